@@ -1,0 +1,374 @@
+//! Values: a version byte, then the fields in order. Numbers are LEB128, texts and bytes are preceded by their length.
+//! Whatever the bytes hold, decoding answers with a value or with `None`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_hub::{Pid, RoomStart, SessionRecord, SocketId};
+use tidegate_types::{
+    Class, Epoch, EventName, Millis, Namespace, Position, Publication, RoomName, SpaceKey, TenantId, UserId,
+};
+
+/// The version of every value below. Another one is a corrupt value: the store's format number, in `meta`, is what keeps
+/// an older program from reading what a newer one wrote.
+const VERSION: u8 = 1;
+
+pub(super) struct Reader<'a> {
+    bytes: &'a [u8],
+    length: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, length: bytes.len() }
+    }
+
+    fn versioned(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Self::new(bytes);
+        (reader.u8()? == VERSION).then_some(reader)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn position(&self) -> usize {
+        self.length - self.bytes.len()
+    }
+
+    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.bytes.split_at_checked(length)?;
+        self.bytes = tail;
+        Some(head)
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        let (first, rest) = self.bytes.split_first()?;
+        self.bytes = rest;
+        Some(*first)
+    }
+
+    pub(super) fn u16_be(&mut self) -> Option<u16> {
+        let (head, tail) = self.bytes.split_first_chunk::<2>()?;
+        self.bytes = tail;
+        Some(u16::from_be_bytes(*head))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                return None;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    fn bool(&mut self) -> Option<bool> {
+        match self.u8()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
+    }
+
+    fn optional(&mut self) -> Option<Option<u64>> {
+        if self.bool()? { self.u64().map(Some) } else { Some(None) }
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(self.u64()?).ok()?;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    /// Like [`Self::bytes`], but shares `whole`, which this reader reads.
+    fn shared(&mut self, whole: &Bytes) -> Option<Bytes> {
+        let length = usize::try_from(self.u64()?).ok()?;
+        let from = self.position();
+        self.take(length)?;
+        Some(whole.slice(from..from + length))
+    }
+
+    fn end<T>(&self, value: T) -> Option<T> {
+        self.is_empty().then_some(value)
+    }
+}
+
+fn put_u64(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_u64(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn put_optional(out: &mut Vec<u8>, value: Option<u64>) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put_u64(out, value);
+    }
+}
+
+/// A stored message: what its key does not say.
+pub(super) struct Message {
+    /// Counts the persistent messages of the room without holes: how a read knows what is over the cap.
+    pub(super) ordinal: u64,
+    pub(super) seq: u64,
+    pub(super) timestamp_ms: Millis,
+    /// Where the rest begins.
+    body: usize,
+}
+
+impl Message {
+    /// Reads the beginning of the value only.
+    pub(super) fn head(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader::versioned(value)?;
+        let (ordinal, seq, timestamp_ms) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        Some(Self { ordinal, seq, timestamp_ms, body: reader.position() })
+    }
+
+    /// The whole publication; `value` is what [`Message::head`] was read from.
+    pub(super) fn publication(
+        &self,
+        value: &Bytes,
+        space: &Arc<SpaceKey>,
+        room: &RoomName,
+        position: Position,
+    ) -> Option<Publication> {
+        let mut reader = Reader { bytes: value.get(self.body..)?, length: value.len() };
+        let class = match reader.u8()? {
+            1 => Class::Recoverable,
+            2 => Class::Persistent,
+            _ => return None,
+        };
+        let event = EventName::try_from(reader.text()?).ok()?;
+        let data = reader.shared(value)?;
+        let count = usize::try_from(reader.u64()?).ok()?;
+        // No capacity is taken from the count: a damaged one would ask for all memory.
+        let attachments = (0..count).map(|_| reader.shared(value)).collect::<Option<Arc<[Bytes]>>>()?;
+        reader.end(Publication {
+            space: Arc::clone(space),
+            room: room.clone(),
+            event,
+            data,
+            attachments,
+            class,
+            position: Some(position),
+            seq: self.seq,
+            timestamp_ms: self.timestamp_ms,
+        })
+    }
+}
+
+pub(super) fn encode_message(publication: &Publication, ordinal: u64) -> Vec<u8> {
+    let event = publication.event.as_str();
+    let mut out = Vec::with_capacity(48 + event.len() + publication.payload_bytes());
+    out.push(VERSION);
+    put_u64(&mut out, ordinal);
+    put_u64(&mut out, publication.seq);
+    put_u64(&mut out, publication.timestamp_ms);
+    out.push(match publication.class {
+        // A volatile message has no position and never comes here.
+        Class::Volatile | Class::Recoverable => 1,
+        Class::Persistent => 2,
+    });
+    put_bytes(&mut out, event.as_bytes());
+    put_bytes(&mut out, &publication.data);
+    put_u64(&mut out, publication.attachments.len() as u64);
+    for attachment in publication.attachments.iter() {
+        put_bytes(&mut out, attachment);
+    }
+    out
+}
+
+/// A saved ring's entry: room and offset, then the message.
+pub(super) fn encode_ring_entry(publication: &Publication) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_bytes(&mut out, publication.room.as_str().as_bytes());
+    put_u64(&mut out, publication.position.map_or(0, |position| position.offset));
+    out.extend_from_slice(&encode_message(publication, 0));
+    out
+}
+
+pub(super) fn decode_ring_entry(value: &[u8], space: &Arc<SpaceKey>, epoch: Epoch) -> Option<Publication> {
+    let mut reader = Reader::new(value);
+    let room = RoomName::try_from(reader.text()?).ok()?;
+    let offset = reader.u64()?;
+    // A copy: the hub keeps the message for minutes, and the value is a piece of a larger block.
+    let rest = Bytes::copy_from_slice(reader.bytes);
+    Message::head(&rest)?.publication(&rest, space, &room, Position { epoch, offset })
+}
+
+/// What is remembered of a room apart from its messages. On append only the message is written; the counters that count
+/// are the larger of these and the last message's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RoomHead {
+    /// No message below this offset is stored: where scans begin, so that they do not walk over what was removed.
+    pub(super) first_offset: u64,
+    pub(super) last_offset: u64,
+    /// Of persistent messages.
+    pub(super) last_seq: u64,
+    pub(super) last_ordinal: u64,
+    pub(super) floor_seq: u64,
+    /// When the room's youngest message was accepted.
+    pub(super) last_timestamp_ms: Millis,
+}
+
+impl RoomHead {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        for number in [
+            self.first_offset,
+            self.last_offset,
+            self.last_seq,
+            self.last_ordinal,
+            self.floor_seq,
+            self.last_timestamp_ms,
+        ] {
+            put_u64(&mut out, number);
+        }
+        out
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader::versioned(value)?;
+        let head = Self {
+            first_offset: reader.u64()?,
+            last_offset: reader.u64()?,
+            last_seq: reader.u64()?,
+            last_ordinal: reader.u64()?,
+            floor_seq: reader.u64()?,
+            last_timestamp_ms: reader.u64()?,
+        };
+        reader.end(head)
+    }
+
+    pub(super) fn start(&self, room: RoomName) -> RoomStart {
+        RoomStart { room, last_offset: self.last_offset, last_persistent_seq: self.last_seq, floor_seq: self.floor_seq }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SpaceRecord {
+    pub(super) epoch: Epoch,
+    pub(super) reserved_seq: u64,
+    /// At the last clean stop, or of a room that was forgotten since.
+    pub(super) last_seq: u64,
+}
+
+impl SpaceRecord {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        put_u64(&mut out, self.epoch.0);
+        put_u64(&mut out, self.reserved_seq);
+        put_u64(&mut out, self.last_seq);
+        out
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader::versioned(value)?;
+        let record = Self { epoch: Epoch(reader.u64()?), reserved_seq: reader.u64()?, last_seq: reader.u64()? };
+        reader.end(record)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub(super) format: u64,
+    /// How often the store has been opened.
+    pub(super) generation: u64,
+    pub(super) clean: bool,
+    /// The kernel's id of the boot under which it was open.
+    pub(super) boot_id: String,
+}
+
+impl Meta {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u64(&mut out, self.format);
+        put_u64(&mut out, self.generation);
+        out.push(u8::from(self.clean));
+        put_bytes(&mut out, self.boot_id.as_bytes());
+        out
+    }
+
+    /// The format alone is read first: what follows it may mean something else in another format.
+    pub(super) fn format(value: &[u8]) -> Option<u64> {
+        Reader::new(value).u64()
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(value);
+        let meta = Self {
+            format: reader.u64()?,
+            generation: reader.u64()?,
+            clean: reader.bool()?,
+            boot_id: reader.text()?.to_owned(),
+        };
+        reader.end(meta)
+    }
+}
+
+/// A session's record, with the generation of the store that wrote it: a session that was connected then is cut now.
+pub(super) fn encode_session(record: &SessionRecord, generation: u64) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    put_u64(&mut out, generation);
+    put_optional(&mut out, record.expires_at);
+    put_optional(&mut out, record.token_expires_at);
+    for text in [record.socket_id.as_str(), record.tenant.as_str(), record.namespace.as_str(), record.user.as_str()] {
+        put_bytes(&mut out, text.as_bytes());
+    }
+    put_u64(&mut out, record.rooms.len() as u64);
+    for (room, seq) in &record.rooms {
+        put_bytes(&mut out, room.as_str().as_bytes());
+        put_u64(&mut out, *seq);
+    }
+    out
+}
+
+/// The generation and the expiry, without the rest: for the sweep.
+pub(super) fn decode_session_expiry(value: &[u8]) -> Option<(u64, Option<Millis>)> {
+    let mut reader = Reader::versioned(value)?;
+    Some((reader.u64()?, reader.optional()?))
+}
+
+pub(super) fn decode_session(pid: &Pid, value: &[u8]) -> Option<SessionRecord> {
+    let mut reader = Reader::versioned(value)?;
+    let _generation = reader.u64()?;
+    let expires_at = reader.optional()?;
+    let token_expires_at = reader.optional()?;
+    let socket_id = SocketId::from(reader.text()?);
+    let tenant = TenantId::try_from(reader.text()?).ok()?;
+    let namespace = Namespace::try_from(reader.text()?).ok()?;
+    let user = UserId::try_from(reader.text()?).ok()?;
+    let count = reader.u64()?;
+    let mut rooms = Vec::new();
+    for _ in 0..count {
+        rooms.push((RoomName::try_from(reader.text()?).ok()?, reader.u64()?));
+    }
+    reader.end(SessionRecord {
+        pid: pid.clone(),
+        socket_id,
+        tenant,
+        namespace,
+        user,
+        rooms,
+        token_expires_at,
+        expires_at,
+    })
+}

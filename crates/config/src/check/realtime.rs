@@ -1,0 +1,198 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tidegate_auth::{ApiKey, Secret};
+use tidegate_types::TenantId;
+
+use crate::check::gateway::known_listener;
+use crate::check::{bytes, count, delay, path, period, small};
+use crate::file;
+use crate::reader::{At, List, Origin, Reader, UrlPath};
+use crate::{Listener, Realtime, RealtimeAuth};
+
+/// RFC 7518 section 3.2: a key of HS256 has at least the size of its hash.
+const MIN_JWT_SECRET_BYTES: usize = 32;
+/// An API key's secret is compared whole, so 128 bits suffice.
+const MIN_API_SECRET_BYTES: usize = 16;
+
+/// The realtime server, or `None` if there is none.
+pub(super) fn realtime(
+    reader: &Reader<'_>,
+    found: Option<At<file::Realtime>>,
+    listeners: &[At<Listener>],
+) -> Option<Realtime> {
+    let At { value: found, place } = found?;
+    let enabled = found.enabled.as_ref().is_none_or(|enabled| enabled.value);
+    let auth = auth(reader, found.auth, place, enabled);
+    let names = match found.listeners {
+        Some(At { value: List(names), place }) => {
+            if names.is_empty() {
+                reader.problem(
+                    place,
+                    "\"listeners\" must name at least one; to switch realtime off, set enabled = false",
+                );
+            }
+            names.iter().for_each(|name| known_listener(reader, name, listeners));
+            names.into_iter().map(|name| name.value.into()).collect()
+        }
+        None => listeners.iter().map(|listener| listener.value.name.clone()).collect(),
+    };
+    let default = Realtime::new(auth, names);
+
+    let path_place = found.path.as_ref().map_or(place, |path| path.place);
+    let api_place = found.api_path.as_ref().map_or(path_place, |path| path.place);
+    let path = found.path.filter(|given| not_root(reader, given)).map_or(default.path, |given| {
+        // Clients send the slash by default; it is not worth a problem.
+        if given.value.0.ends_with('/') { given.value.0.into() } else { format!("{}/", given.value.0).into() }
+    });
+    let api_path: Arc<str> = found
+        .api_path
+        .filter(|given| not_root(reader, given))
+        .map_or(default.api_path, |given| given.value.0.trim_end_matches('/').into());
+    if format!("{api_path}/").starts_with(&*path) || path.starts_with(&format!("{api_path}/")) {
+        reader
+            .problem(api_place, format!("\"path\" {path:?} and \"api_path\" {api_path:?} must not lie in each other"));
+    }
+
+    let max_payload = bytes(reader, found.max_payload, "max_payload", default.max_payload);
+    let outbox_bytes = bytes(reader, found.outbox_bytes, "outbox_bytes", default.outbox_bytes);
+    if outbox_bytes.value < max_payload.value {
+        reader.problem(
+            outbox_bytes.place.max(max_payload.place),
+            "\"outbox_bytes\" must be at least \"max_payload\", or the largest message could never be delivered",
+        );
+    }
+    let messages_per_second =
+        small(reader, found.messages_per_second, "messages_per_second", default.messages_per_second, 0);
+    let message_burst = small(reader, found.message_burst, "message_burst", default.message_burst, 1);
+    let time = |found, key, default| period(reader, found, key, default);
+    let realtime = Realtime {
+        listeners: default.listeners,
+        path,
+        api_path,
+        ping_interval: time(found.ping_interval, "ping_interval", default.ping_interval),
+        ping_timeout: time(found.ping_timeout, "ping_timeout", default.ping_timeout),
+        connect_timeout: time(found.connect_timeout, "connect_timeout", default.connect_timeout),
+        upgrade_timeout: time(found.upgrade_timeout, "upgrade_timeout", default.upgrade_timeout),
+        max_payload: max_payload.value,
+        max_connections: count(reader, found.max_connections, "max_connections", default.max_connections, 1),
+        recovery_window: delay(reader, found.recovery_window, "recovery_window", default.recovery_window),
+        recovery_bytes: bytes(reader, found.recovery_bytes, "recovery_bytes", default.recovery_bytes).value,
+        outbox_bytes: outbox_bytes.value,
+        rooms_per_connection: count(
+            reader,
+            found.rooms_per_connection,
+            "rooms_per_connection",
+            default.rooms_per_connection,
+            1,
+        ),
+        cors_origins: origins(reader, found.cors_origins),
+        sse_heartbeat: time(found.sse_heartbeat, "sse_heartbeat", default.sse_heartbeat),
+        messages_per_second,
+        message_burst,
+        auth: default.auth,
+    };
+    enabled.then_some(realtime)
+}
+
+/// Whether something is left of the path; notes it if not.
+fn not_root(reader: &Reader<'_>, given: &At<UrlPath>) -> bool {
+    let is_root = given.value.0.trim_matches('/').is_empty();
+    if is_root {
+        reader.problem(given.place, "realtime must not take the path \"/\", or nothing else could be served");
+    }
+    !is_root
+}
+
+fn auth(reader: &Reader<'_>, found: Option<At<file::Auth>>, section: usize, enabled: bool) -> RealtimeAuth {
+    let At { value: found, place } = found.unwrap_or_else(|| At::new(file::Auth::default(), section));
+    let lacks_secret = found.lacks("jwt_secret") && found.lacks("jwt_secret_file");
+    let secret = match (found.jwt_secret, found.jwt_secret_file) {
+        (Some(secret), None) => Some(At::new(secret.value.0, secret.place)),
+        (None, Some(file)) if enabled => secret_file(reader, &file),
+        (None, Some(_)) => None,
+        (Some(_), Some(file)) => {
+            reader.problem(file.place, "there is a \"jwt_secret\" already; only one of both can be");
+            None
+        }
+        (None, None) => {
+            if enabled && lacks_secret {
+                let message = "realtime needs a secret: set \"jwt_secret\" or \"jwt_secret_file\" in [realtime.auth]";
+                reader.problem(place, message);
+            }
+            None
+        }
+    };
+    if let Some(secret) = &secret {
+        let length = secret.value.expose().len();
+        if length < MIN_JWT_SECRET_BYTES {
+            reader.problem(
+                secret.place,
+                format!("the JWT secret has {length} bytes; it must have at least {MIN_JWT_SECRET_BYTES}"),
+            );
+        }
+    }
+    RealtimeAuth {
+        jwt_secret: secret.map_or_else(|| Secret::from(""), |secret| secret.value),
+        api_keys: found.api_keys.map(|keys| api_keys(reader, keys.value.0)).unwrap_or_default(),
+    }
+}
+
+fn secret_file(reader: &Reader<'_>, given: &At<String>) -> Option<At<Secret>> {
+    let path = path(reader, given, "jwt_secret_file");
+    match reader.read_file(&path) {
+        // Editors and `echo` end a file with a newline, which belongs to no secret.
+        Ok(text) => Some(At::new(Secret::from(text.trim_end_matches(['\n', '\r'])), given.place)),
+        Err(error) => {
+            reader.problem(given.place, format!("the file {:?} cannot be read: {error}", path.display().to_string()));
+            None
+        }
+    }
+}
+
+fn api_keys(reader: &Reader<'_>, found: Vec<At<file::ApiKey>>) -> Vec<ApiKey> {
+    let mut ids: HashMap<String, usize> = HashMap::new();
+    let mut secrets: Vec<At<Secret>> = Vec::new();
+    let mut keys = Vec::new();
+    for At { value: found, place } in found {
+        for key in ["id", "secret"].into_iter().filter(|key| found.lacks(key)) {
+            reader.problem(place, format!("[[realtime.auth.api_keys]] needs {key:?}"));
+        }
+        let Some(id) = found.id else { continue };
+        if id.value.is_empty() || id.value.chars().any(char::is_control) {
+            reader.problem(id.place, "the \"id\" of an API key must not be empty nor hold control characters");
+        }
+        if let Some(first) = ids.insert(id.value.clone(), id.place) {
+            let line = reader.line(first);
+            reader.problem(id.place, format!("there is an API key {:?} already, at line {line}", id.value));
+        }
+        let tenant = found.tenant.and_then(|tenant| {
+            TenantId::try_from(tenant.value)
+                .map_err(|fault| reader.problem(tenant.place, format!("the \"tenant\" of an API key {fault}")))
+                .ok()
+        });
+        let Some(At { value: secret, place }) = found.secret else { continue };
+        let length = secret.0.expose().len();
+        if length < MIN_API_SECRET_BYTES {
+            let message = format!("the secret has {length} bytes; it must have at least {MIN_API_SECRET_BYTES}");
+            reader.problem(place, message);
+        }
+        if let Some(first) = secrets.iter().find(|first| first.value == secret.0) {
+            let line = reader.line(first.place);
+            reader.problem(place, format!("the API key at line {line} has the same secret"));
+        }
+        secrets.push(At::new(secret.0.clone(), place));
+        keys.push(ApiKey::new(id.value, &secret.0, tenant));
+    }
+    keys
+}
+
+fn origins(reader: &Reader<'_>, found: Option<At<List<Origin>>>) -> Vec<String> {
+    let found = found.map(|found| found.value.0).unwrap_or_default();
+    if found.len() > 1
+        && let Some(any) = found.iter().find(|given| given.value.0 == "*")
+    {
+        reader.problem(any.place, "\"*\" stands for every origin; it must be the only one");
+    }
+    found.into_iter().map(|given| given.value.0).collect()
+}

@@ -1,0 +1,112 @@
+use crate::check::{bytes, count, delay, path, period};
+use crate::file;
+use crate::reader::{At, Reader, Span};
+use crate::text::suggest;
+use crate::{AccessLog, Drain, Fsync, Log, LogFormat, LogLevel, Realtime, Store, StoreKind};
+
+pub(super) fn store(reader: &Reader<'_>, found: Option<At<file::Store>>, realtime: Option<&Realtime>) -> Store {
+    let default = Store::default();
+    let Some(At { value: found, place }) = found else { return default };
+    let embedded = match &found.kind {
+        Some(kind) => kind.value == file::StoreKind::Embedded,
+        None => !found.lacks("path"),
+    };
+    let lacks_path = found.lacks("path");
+    // A kind that cannot be read contradicts nothing.
+    let known = found.kind.is_some() || found.lacks("kind");
+    let fsync = fsync(reader, found.fsync, found.fsync_interval, embedded || !known);
+    let kind = match (&found.path, embedded) {
+        (Some(given), true) => StoreKind::Embedded { path: path(reader, given, "path"), fsync },
+        (None, true) if lacks_path => {
+            let place = found.kind.as_ref().map_or(place, |kind| kind.place);
+            reader.problem(place, "the embedded store needs a \"path\", the directory for its files");
+            StoreKind::Memory
+        }
+        (Some(given), false) if known => {
+            reader.problem(given.place, "a store in memory has no \"path\"; set kind = \"embedded\" to keep messages");
+            StoreKind::Memory
+        }
+        (Some(_) | None, _) => StoreKind::Memory,
+    };
+    let queue_bytes = bytes(reader, found.queue_bytes, "queue_bytes", default.queue_bytes);
+    if realtime.is_some_and(|realtime| queue_bytes.value < realtime.max_payload) {
+        let message =
+            "\"queue_bytes\" must be at least realtime's \"max_payload\", or the largest message could never be kept";
+        reader.problem(if queue_bytes.place == 0 { place } else { queue_bytes.place }, message);
+    }
+    Store {
+        kind,
+        ttl: period(reader, found.ttl, "ttl", default.ttl),
+        max_messages_per_room: count(
+            reader,
+            found.max_messages_per_room,
+            "max_messages_per_room",
+            default.max_messages_per_room,
+            1,
+        ),
+        queue_bytes: queue_bytes.value,
+    }
+}
+
+fn fsync(reader: &Reader<'_>, found: Option<At<file::FsyncKind>>, interval: Option<At<Span>>, embedded: bool) -> Fsync {
+    if let (Some(found), false) = (&found, embedded) {
+        reader.problem(found.place, "a store in memory has no \"fsync\"");
+    }
+    let interval_place = interval.as_ref().map(|interval| interval.place);
+    let interval = period(reader, interval, "fsync_interval", std::time::Duration::from_secs(1));
+    let fsync = match found.as_ref().map(|found| found.value) {
+        None | Some(file::FsyncKind::Always) => Fsync::Always,
+        Some(file::FsyncKind::Interval) => return Fsync::Interval(interval),
+        Some(file::FsyncKind::Never) => Fsync::Never,
+    };
+    if let Some(place) = interval_place {
+        reader.problem(place, "\"fsync_interval\" is only for fsync = \"interval\"");
+    }
+    fsync
+}
+
+pub(super) fn log(reader: &Reader<'_>, found: Option<At<file::Log>>) -> Log {
+    let default = Log::default();
+    let Some(At { value: found, .. }) = found else { return default };
+    Log {
+        level: match found.level.map(|level| level.value) {
+            Some(file::Level::Error) => LogLevel::Error,
+            Some(file::Level::Warn) => LogLevel::Warn,
+            Some(file::Level::Info) => LogLevel::Info,
+            Some(file::Level::Debug) => LogLevel::Debug,
+            Some(file::Level::Trace) => LogLevel::Trace,
+            None => default.level,
+        },
+        format: match found.format.map(|format| format.value) {
+            Some(file::Format::Json) => LogFormat::Json,
+            Some(file::Format::Text) => LogFormat::Text,
+            None => default.format,
+        },
+        access: found.access.map_or(default.access, |given| access(reader, &given)),
+    }
+}
+
+fn access(reader: &Reader<'_>, given: &At<String>) -> AccessLog {
+    match given.value.as_str() {
+        "off" => AccessLog::Off,
+        "stdout" => AccessLog::Stdout,
+        "stderr" => AccessLog::Stderr,
+        // A bare word is rather a slip of the pen than a file's name.
+        word if !word.contains(['/', '.']) => {
+            let hint = suggest(word, ["off", "stdout", "stderr"]);
+            let message = "must be \"stdout\", \"stderr\", \"off\" or a path such as \"/var/log/access.log\"";
+            reader.problem(given.place, format!("\"access\" {message}, not {word:?}{hint}"));
+            AccessLog::Off
+        }
+        file => AccessLog::File(reader.resolve(file)),
+    }
+}
+
+pub(super) fn drain(reader: &Reader<'_>, found: Option<At<file::Drain>>) -> Drain {
+    let default = Drain::default();
+    let Some(At { value: found, .. }) = found else { return default };
+    Drain {
+        timeout: delay(reader, found.timeout, "timeout", default.timeout),
+        reconnect_in: delay(reader, found.reconnect_in, "reconnect_in", default.reconnect_in),
+    }
+}

@@ -1,0 +1,222 @@
+//! What a right file means, and that no text at all is too wrong.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tidegate_config::{AccessLog, Config, Fsync, LogFormat, LogLevel, Problems, StoreKind, Surroundings, load};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn try_read(file: &str, text: &str) -> Result<Config, Problems> {
+    let variable = |name: &str| (name == "JWT").then(|| SECRET.to_owned());
+    let file_text = |path: &std::path::Path| Ok(format!("{SECRET}-{}\r\n", path.display()));
+    load(file, text, Surroundings { variable: &variable, read_file: &file_text })
+}
+
+#[track_caller]
+fn read(text: &str) -> Config {
+    try_read("tidegate.toml", text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+#[test]
+fn a_secret_alone_is_a_realtime_server() {
+    let config = read("realtime.auth.jwt_secret = \"${JWT}\"");
+    let realtime = config.realtime.as_ref().unwrap();
+    assert_eq!(realtime.auth.jwt_secret.expose(), SECRET);
+    assert_eq!(realtime.listeners, ["public".into()]);
+    assert_eq!((&*realtime.path, &*realtime.api_path), ("/socket.io/", "/realtime"));
+    assert_eq!(config.listeners[0].address, ([0, 0, 0, 0], 8080).into());
+    assert_eq!(config.admin.unwrap().address, ([127, 0, 0, 1], 9090).into());
+    assert_eq!(config.store.kind, StoreKind::Memory);
+    assert!(config.routes.is_empty());
+}
+
+#[test]
+fn a_route_alone_is_a_gateway() {
+    let config = read("upstream.a.servers = [\"a:1\"]\nroute = [{ upstream = \"a\" }]");
+    assert!(config.realtime.is_none());
+    assert_eq!((&*config.routes[0].path, &*config.routes[0].name), ("/", "/"));
+    assert_eq!(config.upstreams[0], tidegate_config::Upstream::new("a", &["a:1"]));
+}
+
+#[test]
+fn every_part_of_a_file_is_read() {
+    let config = read(
+        r#"
+        workers = 0x2
+        [[listener]]
+        name = "a"
+        address = "[::1]:1"
+        [[listener]]
+        name = "b"
+        address = "localhost:2"
+        [admin]
+        enabled = false
+        [upstream.z]
+        servers = ["one:1"]
+        connect_timeout = "1s"
+        tunnel_idle_timeout = "1d"
+        keepalive = 0
+        [[upstream.z.server]]
+        address = "[::1]:3"
+        weight = 5
+        [upstream."a b"]
+        servers = ["x:1"]
+        [[route]]
+        name = "first"
+        listener = "b"
+        host = "Example.ORG."
+        path = "/p"
+        upstream = "z"
+        [[route]]
+        host = "other"
+        upstream = "a b"
+        [realtime]
+        listeners = ["b"]
+        path = "/ws/io"
+        api_path = "/rt/"
+        max_payload = "64KiB"
+        cors_origins = ["HTTPS://A.example:8443"]
+        messages_per_second = 0
+        [realtime.auth]
+        jwt_secret_file = "s"
+        api_keys = [{ id = "k", secret = "0123456789abcdef", tenant = "t" }]
+        [store]
+        path = "data"
+        fsync = "interval"
+        fsync_interval = "250ms"
+        ttl = "1h30m"
+        [log]
+        level = "debug"
+        format = "text"
+        access = "access.log"
+        [drain]
+        timeout = "0s"
+        "#,
+    );
+    assert_eq!(config.workers, 2);
+    assert_eq!(config.listeners[1].address, ([127, 0, 0, 1], 2).into());
+    assert_eq!(config.admin, None);
+    let names: Vec<&str> = config.upstreams.iter().map(|upstream| &*upstream.name).collect();
+    assert_eq!(names, ["z", "a b"], "in the order of the file");
+    let z = &config.upstreams[0];
+    let servers: Vec<(&str, u32)> = z.servers.iter().map(|server| (&*server.address, server.weight)).collect();
+    assert_eq!(servers, [("one:1", 1), ("[::1]:3", 5)]);
+    assert_eq!((z.connect_timeout, z.tunnel_idle_timeout), (Duration::from_secs(1), Duration::from_secs(86_400)));
+    assert_eq!(z.keepalive, 0);
+    assert_eq!(config.routes[0].host.as_deref(), Some("example.org"));
+    assert_eq!(config.routes[0].listener.as_deref(), Some("b"));
+    assert_eq!(&*config.routes[1].name, "other/");
+    let realtime = config.realtime.unwrap();
+    assert_eq!((&*realtime.path, &*realtime.api_path), ("/ws/io/", "/rt"));
+    assert_eq!((realtime.max_payload, realtime.messages_per_second), (65_536, 0));
+    assert_eq!(realtime.cors_origins, ["https://a.example:8443"]);
+    assert_eq!(realtime.auth.jwt_secret.expose(), format!("{SECRET}-s"), "without the line's end");
+    assert_eq!(realtime.auth.api_keys[0].tenant().unwrap().as_str(), "t");
+    let fsync = Fsync::Interval(Duration::from_millis(250));
+    assert_eq!(config.store.kind, StoreKind::Embedded { path: PathBuf::from("data"), fsync });
+    assert_eq!(config.store.ttl, Duration::from_secs(5_400));
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Debug, LogFormat::Text));
+    assert_eq!(config.log.access, AccessLog::File("access.log".into()));
+    assert_eq!(config.drain.timeout, Duration::ZERO);
+}
+
+#[test]
+fn paths_are_relative_to_the_file() {
+    let text = "[realtime.auth]\njwt_secret_file = \"s\"\n[store]\npath = \"data\"\n[log]\naccess = \"/var/log/a.log\"";
+    let config = try_read("/etc/tidegate/tidegate.toml", text).unwrap();
+    assert_eq!(config.realtime.unwrap().auth.jwt_secret.expose(), format!("{SECRET}-/etc/tidegate/s"));
+    let path = PathBuf::from("/etc/tidegate/data");
+    assert_eq!(config.store.kind, StoreKind::Embedded { path, fsync: Fsync::Always });
+    assert_eq!(config.log.access, AccessLog::File("/var/log/a.log".into()));
+}
+
+#[test]
+fn a_section_that_is_switched_off_may_lack_its_secret() {
+    let config = read(
+        "[realtime]\nenabled = false\n[upstream.a]\nservers = [\"a:1\"]\n[[route]]\nupstream = \"a\"\npath = \"/socket.io/\"",
+    );
+    assert!(config.realtime.is_none());
+}
+
+#[test]
+fn the_effective_config_is_a_file_that_means_the_same() {
+    let text = include_str!("../../../examples/tidegate.toml").replace("${TIDEGATE_JWT_SECRET}", "${JWT}");
+    let config = read(&text);
+    let effective = config.effective();
+    assert!(!effective.contains(SECRET) && !effective.contains("change-this-before-use"), "{effective}");
+    let again = effective
+        .replace("jwt_secret = \"***\"", "jwt_secret = \"${JWT}\"")
+        .replace("secret = \"***\"", "secret = \"change-this-before-use\"");
+    assert_eq!(read(&again), config, "{effective}");
+    assert!(!format!("{config:?}").contains(SECRET));
+}
+
+#[test]
+fn the_effective_config_keeps_strange_characters() {
+    let config = read(
+        "upstream.\"a\\\"b $ \\\\\".servers = [\"a:1\"]\nroute = [{ upstream = \"a\\\"b $ \\\\\", path = \"/$$x\" }]\nlog.access = \"/a b/'c'.log\"",
+    );
+    assert_eq!(&*config.routes[0].path, "/$x");
+    let effective = config.effective();
+    assert_eq!(read(&effective), config, "{effective}");
+}
+
+/// Text that is made of what stands in config files.
+fn like_toml() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("[[route]]".to_owned()),
+        Just("[[listener]]".to_owned()),
+        Just("[upstream.a]".to_owned()),
+        Just("[[upstream.a.server]]".to_owned()),
+        Just("[realtime]".to_owned()),
+        Just("[realtime.auth]".to_owned()),
+        Just("[store]".to_owned()),
+        Just("[log]".to_owned()),
+        Just("\n".to_owned()),
+        "(name|address|servers|path|host|upstream|listener|weight|jwt_secret|api_keys|ttl|fsync|kind|level|x) = ",
+        "(route|listener|upstream|store|realtime)(\\.[a-z]{1,3})? = ",
+        "\"[a-z0-9:/.$\\{\\}ü-]{0,12}\"",
+        "[0-9]{1,22}",
+        "(true|-1|1\\.5|nan|1979-05-27|\\[|\\]|\\{|\\}|,|'''|\"\"\"|#)",
+        "\\PC{0,6}",
+    ];
+    proptest::collection::vec(piece, 0..40).prop_map(|pieces| {
+        pieces.into_iter().fold(String::new(), |mut text, piece| {
+            if !text.is_empty() && !text.ends_with("= ") && (text.len() + piece.len()) % 5 > 0 {
+                text.push('\n');
+            }
+            text.push_str(&piece);
+            text
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_a_config_or_has_problems_inside_it(text in prop_oneof![like_toml(), "\\PC{0,80}"]) {
+        match try_read("t", &text) {
+            Ok(config) => { let _ = config.effective(); }
+            Err(found) => {
+                prop_assert!(!found.problems.is_empty());
+                let lines = text.split('\n').count();
+                for problem in &found.problems {
+                    prop_assert!(problem.line >= 1 && problem.line <= lines && problem.column >= 1);
+                    prop_assert!(!problem.message.contains('\n'));
+                }
+                prop_assert!(found.problems.is_sorted_by_key(|problem| (problem.line, problem.column)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_example_never_panics(cut in 0..8_000usize) {
+        let text = include_str!("../../../examples/tidegate.toml");
+        let cut = (0..=cut.min(text.len())).rev().find(|cut| text.is_char_boundary(*cut)).unwrap();
+        let _ = try_read("t", &text[..cut]);
+    }
+}

@@ -1,0 +1,415 @@
+//! Sessions that outlive their connection, and what they missed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+use tidegate_types::{ConnId, Millis, Publication, RoomName, SessionOffset, UserId};
+
+use crate::ring::{after_seq, offset_of};
+use crate::room::Room;
+use crate::session::{NewSession, SessionRecord, Who};
+use crate::space::{Connection, Membership, Space};
+use crate::{Effect, Effects, Pid, RoomId, SocketId};
+
+/// The most sessions kept without a connection; beyond it the oldest is dropped, and its client starts afresh.
+const KEPT_SESSIONS: usize = 262_144;
+
+/// The answer to a client that wants its session back.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Resume {
+    /// The session is this connection's now, in all its rooms.
+    Recovered {
+        /// The socket id that it had.
+        socket_id: SocketId,
+        /// Its rooms.
+        rooms: Vec<(RoomName, RoomId)>,
+        /// What it missed, in the order of `seq`.
+        missed: Vec<Arc<Publication>>,
+        /// The released head: live messages after this one come by mailbox.
+        seq: u64,
+    },
+    /// The memory does not reach back, the store may. Nothing is claimed yet: read at least `store_messages` of each
+    /// room (persistent messages with a larger `seq`) and call [`Space::resume_with`].
+    NeedHistory {
+        /// Rooms, and the `seq` after which to read.
+        reads: Vec<(RoomName, u64)>,
+    },
+    /// The client starts afresh (`recovered: false`).
+    Failed(ResumeFailure),
+}
+
+/// Why a session was not resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ResumeFailure {
+    /// No such session, or it has been claimed.
+    #[error("unknown session")]
+    UnknownSession,
+    /// The session belongs to another user.
+    #[error("the session belongs to another user")]
+    OtherSubject,
+    /// The cursor is of another life of the counter.
+    #[error("the cursor is of another epoch")]
+    OtherEpoch,
+    /// It cannot be proven what was missed.
+    #[error("the history does not reach back to the cursor")]
+    TooOld,
+    /// The session's window is over.
+    #[error("the session has expired")]
+    Expired,
+}
+
+/// Who holds a pid.
+#[derive(Debug)]
+enum Holder {
+    Live(ConnId),
+    Kept(Box<Kept>),
+}
+
+/// A session without a connection.
+#[derive(Debug)]
+struct Kept {
+    user: UserId,
+    socket_id: SocketId,
+    rooms: SmallVec<[Membership; 2]>,
+    expires_at: Millis,
+}
+
+/// All sessions of the space by pid.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    by_pid: FxHashMap<Pid, Holder>,
+    /// In the order of expiry; a session resumed since leaves its entry behind.
+    expiry: VecDeque<(Millis, Pid)>,
+    kept: usize,
+}
+
+impl Sessions {
+    pub fn set_live(&mut self, pid: Pid, conn: ConnId) {
+        self.by_pid.insert(pid, Holder::Live(conn));
+    }
+
+    pub fn is_known(&self, pid: &Pid) -> bool {
+        self.by_pid.contains_key(pid)
+    }
+
+    fn live(&self, pid: &Pid) -> Option<ConnId> {
+        match self.by_pid.get(pid)? {
+            Holder::Live(conn) => Some(*conn),
+            Holder::Kept(_) => None,
+        }
+    }
+
+    pub fn forget_live(&mut self, pid: &Pid, conn: ConnId) {
+        if matches!(self.by_pid.get(pid), Some(Holder::Live(by)) if *by == conn) {
+            self.by_pid.remove(pid);
+        }
+    }
+
+    fn keep(&mut self, pid: Pid, kept: Kept) {
+        // Nearly always the end; an imported record may expire before others.
+        let at = self.expiry.partition_point(|(expires_at, _)| *expires_at <= kept.expires_at);
+        self.expiry.insert(at, (kept.expires_at, pid.clone()));
+        self.kept += 1;
+        self.by_pid.insert(pid, Holder::Kept(Box::new(kept)));
+    }
+
+    fn kept(&self, pid: &Pid) -> Option<&Kept> {
+        match self.by_pid.get(pid)? {
+            Holder::Live(_) => None,
+            Holder::Kept(kept) => Some(kept),
+        }
+    }
+
+    fn take(&mut self, pid: &Pid) -> Option<Kept> {
+        self.kept(pid)?;
+        match self.by_pid.remove(pid)? {
+            Holder::Live(_) => None,
+            Holder::Kept(kept) => {
+                self.kept -= 1;
+                Some(*kept)
+            }
+        }
+    }
+}
+
+/// What the store returned for the rooms of a session, by room.
+type Stored<'a> = FxHashMap<&'a RoomName, Vec<&'a Arc<Publication>>>;
+
+enum Missed {
+    All(Vec<Arc<Publication>>),
+    InStore,
+    Unprovable,
+}
+
+impl Space {
+    /// Whether a connection or a kept session holds the pid. If not, the store may have its record: read it, call
+    /// [`Space::import_session`], then [`Space::resume`].
+    pub fn session_known(&self, pid: &Pid) -> bool {
+        self.sessions.is_known(pid)
+    }
+
+    /// The live connection of `user` that holds the pid. A client that comes back while its old connection still counts
+    /// as alive (it changed networks, and nothing told the server) proves by its pid that the old one is dead:
+    /// disconnect it, then [`Space::resume`].
+    pub fn live_holder(&self, pid: &Pid, user: &UserId) -> Option<ConnId> {
+        let conn = self.sessions.live(pid)?;
+        let holder = self.users.get(self.conns.get(&conn)?.user)?;
+        (holder.id == *user).then_some(conn)
+    }
+
+    /// Takes over a record found in the store after a restart. A record of another space or with a known pid is ignored.
+    /// A client that was connected when the process died has the whole window from now on.
+    pub fn import_session(&mut self, record: SessionRecord, now: Millis) {
+        let ours = record.tenant == self.key.tenant && record.namespace == self.key.namespace;
+        if !ours || self.sessions.is_known(&record.pid) {
+            return;
+        }
+        let window_end = now.saturating_add(self.config.session_window_ms);
+        let expires_at = record.expires_at.map_or(window_end, |at| at.min(window_end));
+        let rooms = record.rooms.iter().map(|(name, joined_seq)| {
+            let room = self.rooms.open(name);
+            if let Some(room) = self.rooms.get_mut(room) {
+                room.held += 1;
+            }
+            Membership { room, joined_seq: *joined_seq }
+        });
+        let rooms = rooms.collect();
+        let SessionRecord { pid, user, socket_id, .. } = record;
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at });
+    }
+
+    /// Gives a session back to its client, on a new connection. `who` and `token_expires_at` come from the token verified
+    /// now; `user` is `who`'s.
+    ///
+    /// The session is claimed atomically: while the new connection lives, another resume of the same pid fails.
+    #[allow(clippy::too_many_arguments)]
+    pub fn resume(
+        &mut self,
+        pid: &Pid,
+        offset: SessionOffset,
+        user: &UserId,
+        conn: ConnId,
+        who: Who,
+        token_expires_at: Option<Millis>,
+        now: Millis,
+        fx: &mut Effects,
+    ) -> Resume {
+        self.resume_from(pid, offset, user, conn, who, token_expires_at, None, now, fx)
+    }
+
+    /// As [`Space::resume`], with what the store returned for the reads of [`Resume::NeedHistory`] (in any order).
+    #[allow(clippy::too_many_arguments)]
+    pub fn resume_with(
+        &mut self,
+        pid: &Pid,
+        offset: SessionOffset,
+        user: &UserId,
+        conn: ConnId,
+        who: Who,
+        token_expires_at: Option<Millis>,
+        stored: Vec<Arc<Publication>>,
+        now: Millis,
+        fx: &mut Effects,
+    ) -> Resume {
+        let mut by_room = Stored::default();
+        for publication in &stored {
+            by_room.entry(&publication.room).or_default().push(publication);
+        }
+        self.resume_from(pid, offset, user, conn, who, token_expires_at, Some(by_room), now, fx)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn resume_from(
+        &mut self,
+        pid: &Pid,
+        offset: SessionOffset,
+        user: &UserId,
+        conn: ConnId,
+        who: Who,
+        token_expires_at: Option<Millis>,
+        stored: Option<Stored<'_>>,
+        now: Millis,
+        fx: &mut Effects,
+    ) -> Resume {
+        let Some(kept) = self.sessions.kept(pid) else { return Resume::Failed(ResumeFailure::UnknownSession) };
+        // Before anything else, and without touching the record: a stranger who knows a pid must not be able to end it.
+        if kept.user != *user || who.user != *user {
+            return Resume::Failed(ResumeFailure::OtherSubject);
+        }
+        if kept.expires_at <= now {
+            return self.fail(pid, ResumeFailure::Expired, fx);
+        }
+        // A number above the head was never handed out in this epoch.
+        if offset.epoch != self.epoch || offset.seq > self.order.head_seq() {
+            return self.fail(pid, ResumeFailure::OtherEpoch, fx);
+        }
+        let mut missed = Vec::new();
+        let mut reads = Vec::new();
+        for membership in &kept.rooms {
+            let from = offset.seq.max(membership.joined_seq);
+            let Some(room) = self.rooms.get(membership.room) else { return self.fail(pid, ResumeFailure::TooOld, fx) };
+            match self.missed_in(room, from, stored.as_ref()) {
+                Missed::All(mut messages) => missed.append(&mut messages),
+                Missed::InStore => reads.push((room.name.clone(), from)),
+                Missed::Unprovable => return self.fail(pid, ResumeFailure::TooOld, fx),
+            }
+        }
+        if !reads.is_empty() {
+            return Resume::NeedHistory { reads };
+        }
+        missed.sort_by_key(|publication| publication.seq);
+        let Some(kept) = self.sessions.take(pid) else { return Resume::Failed(ResumeFailure::UnknownSession) };
+        self.claim(pid, kept, missed, conn, who, token_expires_at, now, fx)
+    }
+
+    /// What a member missed in a room after `from`.
+    fn missed_in(&self, room: &Room, from: u64, stored: Option<&Stored<'_>>) -> Missed {
+        if from < room.floor_seq {
+            return Missed::Unprovable;
+        }
+        let ring = after_seq(room, from).cloned();
+        if from >= room.stored_seq {
+            return Missed::All(ring.collect());
+        }
+        let Some(stored) = stored else { return Missed::InStore };
+        let stored = stored.get(&room.name).map_or(&[][..], Vec::as_slice);
+        // The store keeps only so many: a full answer does not prove that nothing before it is gone.
+        if stored.len() >= self.config.store_messages {
+            return Missed::Unprovable;
+        }
+        let in_range = |publication: &&Arc<Publication>| {
+            publication.position.is_some_and(|position| position.epoch == self.epoch)
+                && publication.seq > from
+                && publication.seq <= self.order.head_seq()
+        };
+        let mut all: Vec<_> = stored.iter().copied().filter(in_range).cloned().chain(ring).collect();
+        all.sort_by_key(|publication| publication.seq);
+        all.dedup_by_key(|publication| publication.seq);
+        let reaches_back = !room.stored_exact || all.iter().any(|publication| publication.seq == room.stored_seq);
+        // Everything up to the head has to be there, one offset after the other.
+        let no_hole = all.windows(2).all(|pair| match pair {
+            [before, after] => offset_of(before).checked_add(1) == Some(offset_of(after)),
+            _ => true,
+        });
+        let to_the_head = all.last().is_none_or(|last| offset_of(last) == room.head_offset);
+        if reaches_back && no_hole && to_the_head { Missed::All(all) } else { Missed::Unprovable }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn claim(
+        &mut self,
+        pid: &Pid,
+        kept: Kept,
+        missed: Vec<Arc<Publication>>,
+        conn: ConnId,
+        who: Who,
+        token_expires_at: Option<Millis>,
+        now: Millis,
+        fx: &mut Effects,
+    ) -> Resume {
+        self.disconnect(conn, false, now, fx);
+        let socket_id = kept.socket_id.clone();
+        let session = NewSession { pid: pid.clone(), socket_id: kept.socket_id, token_expires_at };
+        let user = self.attach(conn, who, session, now, fx);
+        let mut rooms = Vec::with_capacity(kept.rooms.len());
+        for membership in kept.rooms {
+            let Some(room) = self.rooms.get_mut(membership.room) else { continue };
+            room.held = room.held.saturating_sub(1);
+            room.enter(conn.shard);
+            rooms.push((room.name.clone(), room.id));
+            if let Some(connection) = self.conns.get_mut(&conn) {
+                connection.rooms.push(membership);
+            }
+            self.add_lease(membership.room, user, conn, now, fx);
+        }
+        self.save_session(conn, fx);
+        Resume::Recovered { socket_id, rooms, missed, seq: self.order.head_seq() }
+    }
+
+    /// Turns the session of a connection that has just gone into one that can be resumed.
+    pub(crate) fn keep_session(&mut self, connection: Connection, user: UserId, now: Millis, fx: &mut Effects) {
+        let Connection { session, rooms, .. } = connection;
+        for membership in &rooms {
+            if let Some(room) = self.rooms.get_mut(membership.room) {
+                room.held += 1;
+            }
+        }
+        let expires_at = now.saturating_add(self.config.session_window_ms);
+        if self.config.durable {
+            fx.push(Effect::SaveSession(self.record(&session, user.clone(), &rooms, Some(expires_at))));
+        }
+        let NewSession { pid, socket_id, .. } = session;
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at });
+    }
+
+    /// Stores what a restart would need to know of a connection's session.
+    pub(crate) fn save_session(&self, conn: ConnId, fx: &mut Effects) {
+        if !self.config.durable {
+            return;
+        }
+        let Some(connection) = self.conns.get(&conn) else { return };
+        let Some(user) = self.users.get(connection.user) else { return };
+        fx.push(Effect::SaveSession(self.record(&connection.session, user.id.clone(), &connection.rooms, None)));
+    }
+
+    fn record(
+        &self,
+        session: &NewSession,
+        user: UserId,
+        rooms: &[Membership],
+        expires_at: Option<Millis>,
+    ) -> SessionRecord {
+        let name = |membership: &Membership| {
+            self.rooms.get(membership.room).map(|room| (room.name.clone(), membership.joined_seq))
+        };
+        SessionRecord {
+            pid: session.pid.clone(),
+            socket_id: session.socket_id.clone(),
+            tenant: self.key.tenant.clone(),
+            namespace: self.key.namespace.clone(),
+            user,
+            rooms: rooms.iter().filter_map(name).collect(),
+            token_expires_at: session.token_expires_at,
+            expires_at,
+        }
+    }
+
+    /// Ends sessions whose window is over, and the oldest beyond the cap.
+    pub(crate) fn expire_sessions(&mut self, now: Millis, fx: &mut Effects) {
+        while let Some((at, _)) = self.sessions.expiry.front() {
+            if *at > now && self.sessions.kept <= KEPT_SESSIONS {
+                break;
+            }
+            let Some((at, pid)) = self.sessions.expiry.pop_front() else { break };
+            // The pid may have been resumed and kept again since: that later entry decides.
+            if self.sessions.kept(&pid).is_some_and(|kept| kept.expires_at <= at) {
+                self.drop_kept(&pid, fx);
+            }
+        }
+    }
+
+    fn fail(&mut self, pid: &Pid, failure: ResumeFailure, fx: &mut Effects) -> Resume {
+        self.drop_kept(pid, fx);
+        Resume::Failed(failure)
+    }
+
+    pub(crate) fn drop_kept(&mut self, pid: &Pid, fx: &mut Effects) {
+        let Some(kept) = self.sessions.take(pid) else { return };
+        for membership in kept.rooms {
+            if let Some(room) = self.rooms.get_mut(membership.room) {
+                room.held = room.held.saturating_sub(1);
+            }
+            self.rooms.settle(membership.room);
+        }
+        if self.config.durable {
+            fx.push(Effect::DropSession(pid.clone()));
+        }
+    }
+
+    /// Sessions without a connection that can still be resumed.
+    pub fn kept_sessions(&self) -> usize {
+        self.sessions.kept
+    }
+}

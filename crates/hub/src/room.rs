@@ -1,0 +1,181 @@
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+use tidegate_types::{Publication, RoomName, ShardId, ShardSet};
+
+use crate::RoomId;
+use crate::presence::RoomPresence;
+
+/// Idle rooms are kept up to this number, so that a room that empties and fills again keeps its offsets; beyond it the
+/// longest idle is forgotten.
+pub(crate) const IDLE_ROOMS: usize = 65_536;
+
+/// Where rooms that this space has no record of begin. Raised by every room forgotten.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Base {
+    /// The last offset that such a room may have handed out.
+    pub offset: u64,
+    /// The highest unreplayable `seq` that such a room may have had.
+    pub floor_seq: u64,
+    /// The highest `seq` of a message of such a room that only the store may have.
+    pub stored_seq: u64,
+}
+
+pub(crate) struct Room {
+    pub id: RoomId,
+    pub name: RoomName,
+    /// The last offset assigned; may still wait for release.
+    pub last_offset: u64,
+    /// The last offset released.
+    pub head_offset: u64,
+    /// Messages released and still in memory, by `seq`.
+    pub ring: VecDeque<Arc<Publication>>,
+    /// The highest `seq` that can be replayed from nowhere: a cursor below it may have a gap.
+    pub floor_seq: u64,
+    /// The highest `seq` of a persistent message that has left the ring: a cursor below it needs the store.
+    pub stored_seq: u64,
+    /// Whether a message with exactly `stored_seq` is known to have been stored.
+    pub stored_exact: bool,
+    /// The highest `seq` of a persistent message.
+    pub last_persistent_seq: u64,
+    /// Members and listeners by shard.
+    by_shard: SmallVec<[(ShardId, u32); 2]>,
+    pub shards: ShardSet,
+    /// Members and listeners.
+    pub subscribers: u32,
+    /// Messages assigned and not yet released.
+    pub waiting: u32,
+    /// Sessions without a connection that may come back to this room.
+    pub held: u32,
+    /// Whether the room stands in the queue of idle rooms.
+    queued_idle: bool,
+    pub presence: RoomPresence,
+}
+
+impl Room {
+    pub fn enter(&mut self, shard: ShardId) {
+        self.subscribers += 1;
+        self.shards.insert(shard);
+        match self.by_shard.iter_mut().find(|(of, _)| *of == shard) {
+            Some((_, count)) => *count += 1,
+            None => self.by_shard.push((shard, 1)),
+        }
+    }
+
+    pub fn exit(&mut self, shard: ShardId) {
+        self.subscribers = self.subscribers.saturating_sub(1);
+        let Some(index) = self.by_shard.iter().position(|(of, _)| *of == shard) else { return };
+        let Some((_, count)) = self.by_shard.get_mut(index) else { return };
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.by_shard.swap_remove(index);
+            self.shards = ShardSet::EMPTY;
+            for (of, _) in &self.by_shard {
+                self.shards.insert(*of);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.subscribers == 0 && self.waiting == 0 && self.held == 0 && self.ring.is_empty()
+    }
+}
+
+/// The rooms of a space by name and by id.
+pub(crate) struct Rooms {
+    slots: Slab<Room>,
+    by_name: FxHashMap<RoomName, RoomId>,
+    born: u64,
+    pub base: Base,
+    idle: VecDeque<RoomId>,
+}
+
+impl Rooms {
+    pub fn new(base: Base) -> Self {
+        Self { slots: Slab::new(), by_name: FxHashMap::default(), born: 0, base, idle: VecDeque::new() }
+    }
+
+    pub fn find(&self, name: &RoomName) -> Option<&Room> {
+        self.by_name.get(name).and_then(|id| self.get(*id))
+    }
+
+    pub fn id(&self, name: &RoomName) -> Option<RoomId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn get(&self, id: RoomId) -> Option<&Room> {
+        self.slots.get(slot(id)).filter(|room| room.id == id)
+    }
+
+    pub fn get_mut(&mut self, id: RoomId) -> Option<&mut Room> {
+        self.slots.get_mut(slot(id)).filter(|room| room.id == id)
+    }
+
+    /// The room of that name, made if there is none.
+    pub fn open(&mut self, name: &RoomName) -> RoomId {
+        if let Some(id) = self.by_name.get(name) {
+            return *id;
+        }
+        self.born += 1;
+        let entry = self.slots.vacant_entry();
+        let id = RoomId((self.born << 32) | (entry.key() as u64 & 0xffff_ffff));
+        entry.insert(Room {
+            id,
+            name: name.clone(),
+            last_offset: self.base.offset,
+            head_offset: self.base.offset,
+            ring: VecDeque::new(),
+            floor_seq: self.base.floor_seq,
+            stored_seq: self.base.stored_seq,
+            stored_exact: false,
+            last_persistent_seq: 0,
+            by_shard: SmallVec::new(),
+            shards: ShardSet::EMPTY,
+            subscribers: 0,
+            waiting: 0,
+            held: 0,
+            queued_idle: false,
+            presence: RoomPresence::default(),
+        });
+        self.by_name.insert(name.clone(), id);
+        id
+    }
+
+    /// To be called when something that keeps a room alive has ended.
+    pub fn settle(&mut self, id: RoomId) {
+        let Some(room) = self.get_mut(id) else { return };
+        if room.is_idle() && !room.queued_idle {
+            room.queued_idle = true;
+            room.presence.forget_batch();
+            self.idle.push_back(id);
+        }
+    }
+
+    /// Forgets the longest idle rooms beyond `keep`. What comes after them starts beyond what they had handed out.
+    pub fn forget_idle(&mut self, keep: usize) {
+        while self.idle.len() > keep {
+            let Some(id) = self.idle.pop_front() else { return };
+            let Some(room) = self.get_mut(id) else { continue };
+            room.queued_idle = false;
+            if !room.is_idle() {
+                continue;
+            }
+            let Some(room) = self.slots.try_remove(slot(id)) else { continue };
+            self.by_name.remove(&room.name);
+            self.base.offset = self.base.offset.max(room.last_offset);
+            self.base.floor_seq = self.base.floor_seq.max(room.floor_seq);
+            self.base.stored_seq = self.base.stored_seq.max(room.stored_seq);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Room> {
+        self.slots.iter().map(|(_, room)| room)
+    }
+}
+
+fn slot(id: RoomId) -> usize {
+    (id.0 & 0xffff_ffff) as usize
+}

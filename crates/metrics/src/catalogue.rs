@@ -1,0 +1,203 @@
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::labels::*;
+use crate::{
+    Buckets, Counter, Family, FloatCounter, FloatGauge, Gauge, Histogram, MillisBuckets, SecondsBuckets, Tenants,
+};
+
+/// One metric, as the documentation shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name as it stands in the exposition and in queries: counters end in `_total`.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What is counted.
+    pub unit: &'static str,
+    /// The label keys.
+    pub labels: &'static [&'static str],
+    /// What it tells.
+    pub help: &'static str,
+}
+
+/// What the catalogue must know about a metric's type.
+trait Kind {
+    const KIND: &'static str;
+    const LABELS: &'static [&'static str] = &[];
+}
+
+impl<N, A> Kind for Counter<N, A> {
+    const KIND: &'static str = "counter";
+}
+
+impl<N, A> Kind for Gauge<N, A> {
+    const KIND: &'static str = "gauge";
+}
+
+impl<B: Buckets> Kind for Histogram<B> {
+    const KIND: &'static str = "histogram";
+}
+
+impl<L: LabelKeys, M: Kind> Kind for Family<L, M> {
+    const KIND: &'static str = M::KIND;
+    const LABELS: &'static [&'static str] = L::KEYS;
+}
+
+/// Shows a metric's name and help even while it has no series yet, so that a dashboard finds every name from the start.
+#[derive(Debug)]
+struct Declared<T>(T);
+
+impl<T: EncodeMetric> EncodeMetric for Declared<T> {
+    fn encode(&self, encoder: MetricEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        self.0.metric_type()
+    }
+}
+
+macro_rules! catalogue {
+    ($($field:ident: $type:ty = $name:literal, $unit:literal, $help:literal;)+) => {
+        /// Every metric there is. Fields are named like the metric without its `websocket_` or `tidegate_`, and
+        /// without `_total`.
+        pub struct Metrics {
+            $(#[doc = concat!("`", $name, "` (", $unit, "): ", $help, ".")] pub $field: $type,)+
+            pub(crate) registry: Registry,
+            pub(crate) tenants: Tenants,
+        }
+
+        /// The whole catalogue, in the order of the exposition.
+        pub const CATALOGUE: &[Entry] = &[$(Entry {
+            name: $name,
+            kind: <$type as Kind>::KIND,
+            unit: $unit,
+            labels: <$type as Kind>::LABELS,
+            help: $help,
+        },)+];
+
+        impl Metrics {
+            pub(crate) fn build(tenants: Tenants) -> Self {
+                let mut registry = Registry::default();
+                $(
+                    let $field = <$type>::default();
+                    // The encoder appends `_total` to counters by itself, and a full stop to every help.
+                    let name = $name.strip_suffix("_total").unwrap_or($name);
+                    registry.register(name, $help, Declared($field.clone()));
+                )+
+                Self { $($field,)+ registry, tenants }
+            }
+        }
+    };
+}
+
+catalogue! {
+    // Realtime: names and labels of the rooms API.
+    active_connections: Family<TenantStatusLabels, Gauge> = "websocket_active_connections", "connections",
+        "Open connections of the realtime server";
+    connections: Family<TenantLabels, Counter> = "websocket_connections_total", "connections",
+        "Connections accepted by the realtime server";
+    active_rooms: Family<TenantLabels, Gauge> = "websocket_active_rooms", "rooms",
+        "Rooms with at least one member or listener";
+    room_subscriptions: Family<TenantLabels, Gauge> = "websocket_room_subscriptions", "subscriptions",
+        "Memberships of connections in rooms";
+    messages_sent: Family<TenantEventLabels, Counter> = "websocket_messages_sent_total", "messages",
+        "Messages sent to connections, one per receiver";
+    messages_received: Family<TenantEventLabels, Counter> = "websocket_messages_received_total", "messages",
+        "Messages received from clients and from the publish API";
+    message_latency_ms: Family<TenantEventLabels, Histogram<MillisBuckets>> = "websocket_message_latency_ms", "milliseconds",
+        "Time from reading a client's message to its acknowledgement";
+    errors: Family<ErrorLabels, Counter> = "websocket_errors_total", "errors",
+        "Errors told to clients, by type and code";
+    disconnections: Family<DisconnectLabels, Counter> = "websocket_disconnections_total", "connections",
+        "Connections that ended, by reason";
+    messages_dropped: Family<DropLabels, Counter> = "websocket_messages_dropped_total", "messages",
+        "Messages that a connection did not get, by reason";
+    messages_persisted: Family<TenantLabels, Counter> = "websocket_messages_persisted_total", "messages",
+        "Messages appended to the history store";
+    auth_failures: Family<AuthFailureLabels, Counter> = "websocket_auth_failures_total", "attempts",
+        "Credentials refused";
+    rate_limit_hits: Family<RateLimitLabels, Counter> = "websocket_rate_limit_hits_total", "attempts",
+        "Attempts refused by a limit";
+    redis_latency_ms: Family<RedisLabels, Histogram<MillisBuckets>> = "websocket_redis_latency_ms", "milliseconds",
+        "Time of a Redis operation (without series unless Redis is used)";
+    event_loop_lag_ms: FloatGauge = "websocket_event_loop_lag_ms", "milliseconds",
+        "How late the slowest worker's last tick came";
+
+    // Realtime: beyond the rooms API.
+    recoveries: Family<RecoveryLabels, Counter> = "tidegate_recoveries_total", "attempts",
+        "Attempts of clients to recover their state after a cut, by outcome";
+    store_latency_ms: Family<StoreLabels, Histogram<MillisBuckets>> = "tidegate_store_latency_ms", "milliseconds",
+        "Time of a history store operation";
+    store_queue_bytes: Gauge = "tidegate_store_queue_bytes", "bytes",
+        "Bytes of messages that wait for the history writer";
+    store_errors: Counter = "tidegate_store_errors_total", "errors",
+        "History store operations that failed";
+
+    // Gateway.
+    http_connections: Counter = "tidegate_http_connections_total", "connections",
+        "Client connections accepted";
+    http_connections_open: Gauge = "tidegate_http_connections_open", "connections",
+        "Client connections open, tunnels included";
+    http_requests: Family<RequestLabels, Counter> = "tidegate_http_requests_total", "requests",
+        "Requests answered, counted when the response has ended";
+    http_request_duration_seconds: Family<RouteLabels, Histogram<SecondsBuckets>> =
+        "tidegate_http_request_duration_seconds", "seconds",
+        "Time from a request's head to the end of its response, without tunnels and event streams";
+    bad_requests: Family<BadRequestLabels, Counter> = "tidegate_bad_requests_total", "requests",
+        "Requests refused as malformed or ambiguous";
+    log_lines_dropped: Counter = "tidegate_log_lines_dropped_total", "lines",
+        "Lines of the access log that were dropped because its target could not keep up";
+    tunnels_open: Family<RouteLabels, Gauge> = "tidegate_tunnels_open", "tunnels",
+        "WebSocket tunnels open";
+    tunnels: Family<RouteLabels, Counter> = "tidegate_tunnels_total", "tunnels",
+        "WebSocket tunnels opened";
+    tunnel_bytes: Family<RouteDirectionLabels, Counter> = "tidegate_tunnel_bytes_total", "bytes",
+        "Bytes carried by WebSocket tunnels";
+    sse_streams_open: Family<RouteLabels, Gauge> = "tidegate_sse_streams_open", "streams",
+        "Event streams open";
+    sse_streams: Family<RouteLabels, Counter> = "tidegate_sse_streams_total", "streams",
+        "Event streams opened";
+    sse_events: Family<RouteLabels, Counter> = "tidegate_sse_events_total", "events",
+        "Events carried by event streams";
+    sse_bytes: Family<RouteLabels, Counter> = "tidegate_sse_bytes_total", "bytes",
+        "Bytes carried by event streams";
+
+    // Upstreams.
+    upstream_requests: Family<UpstreamRequestLabels, Counter> = "tidegate_upstream_requests_total", "attempts",
+        "Attempts to pass a request to a server";
+    upstream_connect_errors: Family<ConnectErrorLabels, Counter> = "tidegate_upstream_connect_errors_total", "errors",
+        "Connections to a server that failed";
+    upstream_retries: Family<UpstreamLabels, Counter> = "tidegate_upstream_retries_total", "retries",
+        "Requests sent again after a dead connection or to another server";
+    upstream_connections_open: Family<UpstreamLabels, Gauge> = "tidegate_upstream_connections_open", "connections",
+        "Connections to an upstream's servers, idle ones included";
+    upstream_connections_idle: Family<UpstreamLabels, Gauge> = "tidegate_upstream_connections_idle", "connections",
+        "Idle connections kept for reuse";
+
+    // Process.
+    build_info: Family<BuildLabels, Gauge> = "tidegate_build_info", "none",
+        "Always 1, with the version as a label";
+    process_cpu_seconds: FloatCounter = "tidegate_process_cpu_seconds_total", "seconds",
+        "User and system CPU time used";
+    process_resident_bytes: Gauge = "tidegate_process_resident_bytes", "bytes",
+        "Resident memory";
+    process_open_fds: Gauge = "tidegate_process_open_fds", "descriptors",
+        "Open file descriptors";
+    process_max_fds: Gauge = "tidegate_process_max_fds", "descriptors",
+        "Limit of open file descriptors";
+    process_threads: Gauge = "tidegate_process_threads", "threads",
+        "Threads of the process";
+    process_start_time_seconds: FloatGauge = "tidegate_process_start_time_seconds", "seconds",
+        "Start of the process since the Unix epoch";
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}

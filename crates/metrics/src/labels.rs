@@ -1,0 +1,468 @@
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use tidegate_types::TenantId;
+
+/// A label value from the config, escaped for the exposition format.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Escapes the text once (OpenMetrics 1.0, `escaped-string`), since the encoder writes label values as they are.
+    pub fn new(text: &str) -> Self {
+        let mut escaped = String::with_capacity(text.len());
+        for character in text.chars() {
+            match character {
+                '\\' => escaped.push_str("\\\\"),
+                '"' => escaped.push_str("\\\""),
+                '\n' => escaped.push_str("\\n"),
+                other => escaped.push(other),
+            }
+        }
+        Self(escaped.into())
+    }
+}
+
+impl EncodeLabelValue for Name {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        encoder.write_str(&self.0)
+    }
+}
+
+/// A tenant as a label. Only [`Metrics::tenant`](crate::Metrics::tenant) makes one, which bounds their number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TenantLabel(Name);
+
+impl TenantLabel {
+    pub(crate) fn of(tenant: &TenantId) -> Self {
+        Self(Name::new(tenant.as_str()))
+    }
+
+    pub(crate) fn other() -> Self {
+        Self(Name::new("other"))
+    }
+}
+
+impl EncodeLabelValue for TenantLabel {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.0.encode(encoder)
+    }
+}
+
+macro_rules! label_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many values there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The label's value; stable.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl EncodeLabelValue for $name {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                encoder.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+label_enum!(
+    /// How an active connection takes part.
+    ConnectionStatus {
+        /// A Socket.IO socket.
+        Connected = "connected",
+        /// A subscriber of a room's event stream (SSE).
+        Listening = "listening",
+    }
+);
+
+label_enum!(
+    /// The first digit of an HTTP status.
+    StatusClass {
+        /// 1xx, which here means 101: a tunnel.
+        Informational = "1xx",
+        /// 2xx.
+        Success = "2xx",
+        /// 3xx.
+        Redirection = "3xx",
+        /// 4xx, and 499-like ends where the client went away before an answer.
+        ClientError = "4xx",
+        /// 5xx.
+        ServerError = "5xx",
+    }
+);
+
+impl StatusClass {
+    /// The class of a status; what is outside 100..=499 counts as a server error.
+    pub fn of(status: u16) -> Self {
+        match status {
+            100..=199 => Self::Informational,
+            200..=299 => Self::Success,
+            300..=399 => Self::Redirection,
+            400..=499 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+}
+
+label_enum!(
+    /// How one attempt to pass a request to a server ended.
+    Outcome {
+        /// A complete response head, whatever its status.
+        Response = "response",
+        /// No connection.
+        ConnectFailed = "connect_failed",
+        /// The server broke off before a response head.
+        Reset = "reset",
+        /// No response head in time.
+        Timeout = "timeout",
+        /// A response that breaks the protocol, or a 101 that does not validate.
+        Invalid = "invalid",
+        /// The client went away first.
+        Cancelled = "cancelled",
+    }
+);
+
+label_enum!(
+    /// Why a connection to a server failed.
+    ConnectError {
+        /// Nobody listens.
+        Refused = "refused",
+        /// No answer in time.
+        Timeout = "timeout",
+        /// The host or network cannot be reached.
+        Unreachable = "unreachable",
+        /// The name does not resolve.
+        Resolve = "resolve",
+        /// Anything else, such as a lack of descriptors or ports.
+        Other = "other",
+    }
+);
+
+label_enum!(
+    /// Which way bytes go.
+    Direction {
+        /// From the client.
+        ToUpstream = "to_upstream",
+        /// To the client.
+        ToClient = "to_client",
+    }
+);
+
+label_enum!(
+    /// Why a message did not reach a connection.
+    DropReason {
+        /// The outbox was full, and the message volatile.
+        OutboxFull = "outbox_full",
+        /// The connection was closed as too slow, with what waited for it.
+        SlowConsumer = "slow_consumer",
+        /// The store could not take it.
+        StoreFailed = "store_failed",
+        /// A worker's mailbox was full.
+        MailboxFull = "mailbox_full",
+        /// The process was closing.
+        Shutdown = "shutdown",
+    }
+);
+
+label_enum!(
+    /// Why a credential was refused.
+    AuthFailure {
+        /// None was given.
+        Missing = "missing",
+        /// Its time is over.
+        Expired = "expired",
+        /// It is malformed, or its signature does not match.
+        Invalid = "invalid",
+        /// It is right, but was refused for another reason.
+        Failed = "failed",
+    }
+);
+
+label_enum!(
+    /// Which limit was met.
+    RateLimit {
+        /// Connections in all, or per tenant or user.
+        Connection = "connection",
+        /// Messages per second.
+        Message = "message",
+        /// Rooms per connection.
+        Room = "room",
+    }
+);
+
+label_enum!(
+    /// What was asked of the history store.
+    StoreOperation {
+        /// Appending a batch, up to its acknowledgement.
+        Append = "append",
+        /// Reading history.
+        Read = "read",
+        /// Flushing to disk.
+        Sync = "sync",
+    }
+);
+
+label_enum!(
+    /// How an attempt to recover a connection's state ended.
+    Recovery {
+        /// State and missed messages were restored.
+        Recovered = "recovered",
+        /// The session is not known.
+        UnknownSession = "unknown_session",
+        /// It belongs to somebody else.
+        OtherSubject = "other_subject",
+        /// The history it refers to was lost.
+        OtherEpoch = "other_epoch",
+        /// It missed more than is kept.
+        TooOld = "too_old",
+        /// Its time is over.
+        Expired = "expired",
+    }
+);
+
+label_enum!(
+    /// An event's name as a label. Clients choose the names of events, so only those of the API are told apart.
+    EventLabel {
+        /// `presence:heartbeat`
+        PresenceHeartbeat = "presence:heartbeat",
+        /// `presence:status`
+        PresenceStatus = "presence:status",
+        /// `presence:update`
+        PresenceUpdate = "presence:update",
+        /// `presence:join`
+        PresenceJoin = "presence:join",
+        /// `presence:leave`
+        PresenceLeave = "presence:leave",
+        /// `room:join`
+        RoomJoin = "room:join",
+        /// `room:leave`
+        RoomLeave = "room:leave",
+        /// `room:send`
+        RoomSend = "room:send",
+        /// `room:history`
+        RoomHistory = "room:history",
+        /// `room:joined`
+        RoomJoined = "room:joined",
+        /// `room:left`
+        RoomLeft = "room:left",
+        /// `room:message`
+        RoomMessage = "room:message",
+        /// `query:presence`
+        QueryPresence = "query:presence",
+        /// `query:rooms`
+        QueryRooms = "query:rooms",
+        /// `connection:established`
+        ConnectionEstablished = "connection:established",
+        /// `connection:error`
+        ConnectionError = "connection:error",
+        /// `system:error`
+        SystemError = "system:error",
+        /// `system:restart`
+        SystemRestart = "system:restart",
+        /// `broadcast`
+        Broadcast = "broadcast",
+        /// An acknowledgement, either way.
+        Ack = "ack",
+        /// Any other name.
+        Other = "other",
+    }
+);
+
+impl EventLabel {
+    /// The label of an event's name.
+    pub fn of(name: &str) -> Self {
+        Self::ALL.iter().copied().find(|label| label.as_str() == name).unwrap_or(Self::Other)
+    }
+}
+
+/// The label keys of a label set, for the catalogue.
+pub trait LabelKeys {
+    /// The keys, in the order in which they are written.
+    const KEYS: &'static [&'static str];
+}
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident $key:literal: $type:ty,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $type,)+ }
+
+        impl LabelKeys for $name {
+            const KEYS: &'static [&'static str] = &[$($key,)+];
+        }
+    )+};
+}
+
+labels! {
+    /// `{tenant}`
+    TenantLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+    }
+    /// `{tenant,status}`
+    TenantStatusLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// How the connection takes part.
+        status "status": ConnectionStatus,
+    }
+    /// `{tenant,event}`
+    TenantEventLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// The event.
+        event "event": EventLabel,
+    }
+    /// `{tenant,type,code}`
+    ErrorLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// What failed.
+        r#type "type": &'static str,
+        /// The stable code.
+        code "code": &'static str,
+    }
+    /// `{tenant,reason}`: the text of a `CloseReason`.
+    DisconnectLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// Why.
+        reason "reason": &'static str,
+    }
+    /// `{tenant,reason}`
+    DropLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// Why.
+        reason "reason": DropReason,
+    }
+    /// `{reason}`
+    AuthFailureLabels {
+        /// Why.
+        reason "reason": AuthFailure,
+    }
+    /// `{tenant,type}`
+    RateLimitLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// Which limit.
+        r#type "type": RateLimit,
+    }
+    /// `{operation}` of Redis.
+    RedisLabels {
+        /// The command.
+        operation "operation": &'static str,
+    }
+    /// `{operation}` of the history store.
+    StoreLabels {
+        /// What was asked.
+        operation "operation": StoreOperation,
+    }
+    /// `{tenant,outcome}`
+    RecoveryLabels {
+        /// The tenant.
+        tenant "tenant": TenantLabel,
+        /// How it ended.
+        outcome "outcome": Recovery,
+    }
+    /// `{route,status_class}`
+    RequestLabels {
+        /// The route.
+        route "route": Name,
+        /// The class of the status.
+        status_class "status_class": StatusClass,
+    }
+    /// `{route}`
+    RouteLabels {
+        /// The route.
+        route "route": Name,
+    }
+    /// `{route,direction}`
+    RouteDirectionLabels {
+        /// The route.
+        route "route": Name,
+        /// Which way.
+        direction "direction": Direction,
+    }
+    /// `{upstream}`
+    UpstreamLabels {
+        /// The upstream.
+        upstream "upstream": Name,
+    }
+    /// `{upstream,server,outcome}`
+    UpstreamRequestLabels {
+        /// The upstream.
+        upstream "upstream": Name,
+        /// The server's address.
+        server "server": Name,
+        /// How it ended.
+        outcome "outcome": Outcome,
+    }
+    /// `{upstream,server,kind}`
+    ConnectErrorLabels {
+        /// The upstream.
+        upstream "upstream": Name,
+        /// The server's address.
+        server "server": Name,
+        /// Why.
+        kind "kind": ConnectError,
+    }
+    /// `{reason}` of a refused request; a stable text such as `duplicate_content_length`.
+    BadRequestLabels {
+        /// Why.
+        reason "reason": &'static str,
+    }
+    /// `{version}`
+    BuildLabels {
+        /// The version.
+        version "version": &'static str,
+    }
+}
+
+/// What each label means and holds, for the documentation.
+pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
+    fn values(all: impl Iterator<Item = &'static str>) -> String {
+        all.map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
+    }
+    macro_rules! of {
+        ($type:ty) => {
+            values(<$type>::ALL.iter().map(|value| value.as_str()))
+        };
+    }
+    vec![
+        ("code", "The stable error code, as in `system:error`.".to_owned()),
+        ("direction", of!(Direction)),
+        ("event", format!("{}.", of!(EventLabel))),
+        ("kind", of!(ConnectError)),
+        ("operation", format!("The Redis command, or for the history store {}.", of!(StoreOperation))),
+        ("outcome", format!("Of a request to an upstream: {}. Of a recovery: {}.", of!(Outcome), of!(Recovery))),
+        (
+            "reason",
+            format!(
+                "Of a refused credential: {}. Of a dropped message: {}. Of a disconnection: the close reason as in the logs. \
+                 Of a bad request: which rule it broke.",
+                of!(AuthFailure),
+                of!(DropReason)
+            ),
+        ),
+        ("route", "The route's name in the config, or `realtime`.".to_owned()),
+        ("server", "The server's address in the config.".to_owned()),
+        ("status", of!(ConnectionStatus)),
+        ("status_class", of!(StatusClass)),
+        ("tenant", format!("The token's tenant; after {} distinct ones, `other`.", crate::MAX_TENANTS)),
+        ("type", format!("Of a rate limit: {}. Of an error: what failed.", of!(RateLimit))),
+        ("upstream", "The upstream's name in the config.".to_owned()),
+        ("version", "The version of Tidegate.".to_owned()),
+    ]
+}

@@ -1,0 +1,269 @@
+//! One coarse clock per worker instead of a timer per exchange.
+//!
+//! Everything that can be idle for too long has an [`Alarm`]: a slot in a slab with its due time. A ticker walks the slab
+//! once per tick and wakes what is due. Setting an alarm is a store, and an idle tunnel costs one slot. With nothing
+//! registered, the ticker sleeps.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::Notify;
+
+/// Milliseconds since the clock was made, as of the last tick.
+pub(crate) type Ticks = u64;
+
+/// What the end of the process means for the owner of an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Species {
+    /// Runs to its end.
+    Exchange,
+    /// Is asked to end at an event boundary when draining begins.
+    Stream,
+    /// Lives until closing.
+    Tunnel,
+}
+
+#[derive(Debug)]
+struct Slot {
+    due: Ticks,
+    /// When draining asks the owner to end.
+    drain_at: Ticks,
+    species: Species,
+    waker: Option<Waker>,
+}
+
+const NEVER: Ticks = Ticks::MAX;
+
+/// A worker's clock.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    tick: Duration,
+    now: Cell<Ticks>,
+    slots: RefCell<Slab<Slot>>,
+    /// Idle connections that wait for their end.
+    parked: Cell<usize>,
+    asleep: Cell<bool>,
+    woken: Notify,
+    stopped: Cell<bool>,
+    closing: Cell<bool>,
+    draining: Cell<bool>,
+    spread: Ticks,
+    seed: Cell<u64>,
+}
+
+impl Clock {
+    pub(crate) fn new(tick: Duration, spread: Duration) -> Rc<Self> {
+        use std::hash::{BuildHasher, RandomState};
+        Rc::new(Self {
+            start: Instant::now(),
+            tick: tick.max(Duration::from_millis(1)),
+            now: Cell::new(0),
+            slots: RefCell::default(),
+            parked: Cell::new(0),
+            asleep: Cell::new(false),
+            woken: Notify::new(),
+            stopped: Cell::new(false),
+            closing: Cell::new(false),
+            draining: Cell::new(false),
+            spread: millis(spread),
+            seed: Cell::new(RandomState::new().hash_one(0u8) | 1),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Ticks {
+        self.now.get()
+    }
+
+    /// The ticker. Ends after [`Clock::stop`], when nothing is registered any more. `each_second` runs about once per
+    /// second while anything is.
+    pub(crate) async fn run(self: Rc<Self>, each_second: impl Fn()) {
+        let mut swept = self.read();
+        loop {
+            if self.slots.borrow().is_empty() && self.parked.get() == 0 {
+                if self.stopped.get() {
+                    return;
+                }
+                self.asleep.set(true);
+                self.woken.notified().await;
+                continue;
+            }
+            tokio::time::sleep(self.tick).await;
+            let now = self.read();
+            self.fire(now);
+            if now.saturating_sub(swept) >= 1000 {
+                swept = now;
+                each_second();
+            }
+        }
+    }
+
+    /// Nobody will need the clock for anything new.
+    pub(crate) fn stop(&self) {
+        self.stopped.set(true);
+        self.woken.notify_one();
+    }
+
+    /// Idle connections come (`true`) and go.
+    pub(crate) fn parked(&self, more: bool, count: usize) {
+        let parked = self.parked.get();
+        self.parked.set(if more { parked + count } else { parked.saturating_sub(count) });
+        if more {
+            self.rouse();
+        }
+    }
+
+    pub(crate) fn alarm(self: &Rc<Self>, species: Species) -> Alarm {
+        self.rouse();
+        let slot = Slot { due: NEVER, drain_at: self.drain_time(species), species, waker: None };
+        let key = self.slots.borrow_mut().insert(slot);
+        Alarm { clock: self.clone(), key }
+    }
+
+    /// Streams are asked to end, spread over the drain window, so that their clients do not come back all at once.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.read();
+        for (_, slot) in self.slots.borrow_mut().iter_mut() {
+            slot.drain_at = self.drain_time(slot.species);
+        }
+    }
+
+    /// Streams and tunnels end now.
+    pub(crate) fn close(&self) {
+        self.closing.set(true);
+        self.draining.set(true);
+        for (_, slot) in self.slots.borrow_mut().iter_mut() {
+            if slot.species != Species::Exchange
+                && let Some(waker) = slot.waker.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+
+    /// A number below `bound`; good enough to spread things.
+    pub(crate) fn random(&self, bound: u64) -> u64 {
+        // xorshift64 (Marsaglia 2003): no secret depends on it.
+        let mut seed = self.seed.get();
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        self.seed.set(seed);
+        seed.checked_rem(bound).unwrap_or(0)
+    }
+
+    fn drain_time(&self, species: Species) -> Ticks {
+        if species == Species::Stream && self.draining.get() {
+            self.now() + self.random(self.spread + 1)
+        } else {
+            NEVER
+        }
+    }
+
+    fn read(&self) -> Ticks {
+        let now = millis(self.start.elapsed());
+        self.now.set(now);
+        now
+    }
+
+    /// The time stood still while the ticker slept.
+    fn rouse(&self) {
+        if self.asleep.replace(false) {
+            self.read();
+            self.woken.notify_one();
+        }
+    }
+
+    fn fire(&self, now: Ticks) {
+        for (_, slot) in self.slots.borrow_mut().iter_mut() {
+            if (slot.due <= now || slot.drain_at <= now)
+                && let Some(waker) = slot.waker.take()
+            {
+                waker.wake();
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> Ticks {
+    u64::try_from(duration.as_millis()).unwrap_or(NEVER)
+}
+
+/// What an alarm says when asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ring {
+    /// The time is up.
+    Due,
+    /// Draining: end at the next good place.
+    Drain,
+    /// Closing: end now.
+    Close,
+}
+
+/// A place in the worker's clock.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    clock: Rc<Clock>,
+    key: usize,
+}
+
+impl Alarm {
+    /// Rings when `timeout` has passed, never early, up to a tick late. One tick is added because the clock's hand may
+    /// be that far behind.
+    pub(crate) fn set(&self, timeout: Duration) {
+        let due = self.clock.now().saturating_add(millis(timeout)).saturating_add(millis(self.clock.tick));
+        self.with(|slot| slot.due = due);
+    }
+
+    /// Turns the owner into something that the drain treats otherwise.
+    pub(crate) fn become_species(&self, species: Species) {
+        let drain_at = self.clock.drain_time(species);
+        self.with(|slot| {
+            slot.species = species;
+            slot.drain_at = drain_at;
+        });
+    }
+
+    /// Registers the task, or tells what is up.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Ring> {
+        let mut slots = self.clock.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(self.key) else { return Poll::Pending };
+        if self.clock.closing.get() && slot.species != Species::Exchange {
+            return Poll::Ready(Ring::Close);
+        }
+        let now = self.clock.now();
+        if slot.due <= now {
+            return Poll::Ready(Ring::Due);
+        }
+        match &mut slot.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => slot.waker = Some(cx.waker().clone()),
+        }
+        // Registered all the same: the owner may have to wait for a good place, and must hear of the rest.
+        if slot.drain_at <= now { Poll::Ready(Ring::Drain) } else { Poll::Pending }
+    }
+
+    pub(crate) fn clock(&self) -> &Rc<Clock> {
+        &self.clock
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Slot)) {
+        if let Some(slot) = self.clock.slots.borrow_mut().get_mut(self.key) {
+            change(slot);
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let mut slots = self.clock.slots.borrow_mut();
+        slots.try_remove(self.key);
+        if slots.is_empty() && slots.capacity() > 1024 {
+            slots.shrink_to_fit();
+        }
+    }
+}

@@ -1,0 +1,82 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_types::{CloseReason, ErrorCode};
+
+use tidegate_metrics::RouteMetrics;
+
+/// What the gateway knows about one request beside the request itself.
+pub struct Exchange {
+    /// Sent on as `X-Request-Id`, both ways, and part of error bodies.
+    pub request_id: Box<str>,
+    /// The client's (real) address, for `X-Forwarded-For` and `X-Real-IP`.
+    pub client: SocketAddr,
+    /// `http` or `https`, for `X-Forwarded-Proto`.
+    pub scheme: &'static str,
+    /// Where tunnels and event streams are counted. Requests and their duration are the caller's to count, in `on_end`.
+    pub route: Arc<RouteMetrics>,
+    /// Called exactly once, when the response body or the tunnel has ended, however it ended.
+    pub on_end: OnEnd,
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("request_id", &self.request_id).field("client", &self.client).finish()
+    }
+}
+
+/// Takes the summary of an exchange.
+pub type OnEnd = Box<dyn FnOnce(ExchangeSummary)>;
+
+/// What an exchange was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExchangeKind {
+    /// An ordinary request and response.
+    Http,
+    /// A response of type `text/event-stream`.
+    Sse,
+    /// A WebSocket tunnel that was established.
+    WebSocket,
+}
+
+impl ExchangeKind {
+    /// Stable text for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Sse => "sse",
+            Self::WebSocket => "websocket",
+        }
+    }
+}
+
+/// How an exchange went; for the access log and the request metrics.
+#[derive(Clone, Debug)]
+pub struct ExchangeSummary {
+    /// As given in the [`Exchange`].
+    pub request_id: Box<str>,
+    /// What it was.
+    pub kind: ExchangeKind,
+    /// The status sent to the client; 499 if the client went away before there was one (as nginx logs it).
+    pub status: u16,
+    /// The server that answered, or that was tried last, as configured.
+    pub upstream: Option<Arc<str>>,
+    /// Bytes of the body (or tunnel) from the client to the upstream.
+    pub bytes_in: u64,
+    /// Bytes of the body (or tunnel) from the upstream to the client.
+    pub bytes_out: u64,
+    /// SSE events passed on.
+    pub sse_events: u64,
+    /// From the call of `forward` until the response head; `None` if none came.
+    pub ttfb: Option<Duration>,
+    /// From the call of `forward` until the end.
+    pub duration: Duration,
+    /// Why it ended; `ClientClosed` for a complete response.
+    pub reason: CloseReason,
+    /// The error that the gateway answered with by itself.
+    pub error: Option<ErrorCode>,
+    /// How many further tries were needed.
+    pub retries: u8,
+}

@@ -1,0 +1,138 @@
+use std::cell::Cell;
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+use tidegate_metrics::RouteMetrics;
+use tidegate_types::{CloseReason, ErrorCode};
+
+use crate::clock::Ticks;
+use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
+
+/// How far the request body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Upload {
+    /// Nothing was asked of it yet: the request can be sent again.
+    Untouched,
+    /// The upstream takes, and the client has nothing at the moment.
+    WaitingForClient,
+    /// The upstream does not take what is there.
+    WaitingForUpstream,
+    /// Complete, or there is none.
+    Done,
+}
+
+/// The state of one exchange that its request body, its response body and the forwarder share.
+pub(crate) struct Flow {
+    pub(crate) request_id: Box<str>,
+    /// The same as a field's value, which is cheap to clone.
+    pub(crate) request_id_value: HeaderValue,
+    pub(crate) client: IpAddr,
+    pub(crate) scheme: &'static str,
+    pub(crate) route: Arc<RouteMetrics>,
+    on_end: Cell<Option<OnEnd>>,
+    started: Instant,
+    ttfb: Cell<Option<Duration>>,
+    upstream: Cell<Option<Arc<str>>>,
+    pub(crate) kind: Cell<ExchangeKind>,
+    pub(crate) status: Cell<u16>,
+    pub(crate) bytes_in: Cell<u64>,
+    pub(crate) bytes_out: Cell<u64>,
+    pub(crate) events: Cell<u64>,
+    pub(crate) retries: Cell<u8>,
+    pub(crate) reason: Cell<CloseReason>,
+    pub(crate) error: Cell<Option<ErrorCode>>,
+    pub(crate) upload: Cell<Upload>,
+    /// When the request body last moved.
+    pub(crate) moved: Cell<Ticks>,
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl Flow {
+    pub(crate) fn set_upstream(&self, address: &Arc<str>) {
+        self.upstream.set(Some(address.clone()));
+    }
+
+    /// A response head has come.
+    pub(crate) fn answered(&self, status: u16) {
+        self.status.set(status);
+        self.ttfb.set(Some(self.started.elapsed()));
+    }
+
+    fn finish(&self) {
+        let Some(on_end) = self.on_end.take() else { return };
+        on_end(ExchangeSummary {
+            request_id: self.request_id.clone(),
+            kind: self.kind.get(),
+            status: self.status.get(),
+            upstream: self.upstream.take(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+            sse_events: self.events.get(),
+            ttfb: self.ttfb.get(),
+            duration: self.started.elapsed(),
+            reason: self.reason.get(),
+            error: self.error.get(),
+            retries: self.retries.get(),
+        });
+    }
+}
+
+/// The one owner of an exchange's end: whoever holds it last ends the exchange.
+#[derive(Debug)]
+pub(crate) struct Ending(Rc<Flow>);
+
+impl Ending {
+    /// Begins an exchange. Until there is an answer, its end means that the client went away.
+    pub(crate) fn begin(exchange: Exchange) -> Self {
+        let request_id_value =
+            HeaderValue::from_str(&exchange.request_id).unwrap_or_else(|_| HeaderValue::from_static("invalid"));
+        Self(Rc::new(Flow {
+            request_id: exchange.request_id,
+            request_id_value,
+            client: exchange.client.ip(),
+            scheme: exchange.scheme,
+            route: exchange.route,
+            on_end: Cell::new(Some(exchange.on_end)),
+            started: Instant::now(),
+            ttfb: Cell::new(None),
+            upstream: Cell::new(None),
+            kind: Cell::new(ExchangeKind::Http),
+            status: Cell::new(499),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            events: Cell::new(0),
+            retries: Cell::new(0),
+            reason: Cell::new(CloseReason::TransportClosed),
+            error: Cell::new(None),
+            upload: Cell::new(Upload::Untouched),
+            moved: Cell::new(0),
+        }))
+    }
+
+    pub(crate) fn flow(&self) -> &Rc<Flow> {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Ending {
+    type Target = Flow;
+
+    fn deref(&self) -> &Flow {
+        &self.0
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}

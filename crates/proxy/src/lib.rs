@@ -1,0 +1,42 @@
+//! HTTP forwarding, SSE pass-through, WebSocket tunnels, upstream pools: the data path.
+//!
+//! One [`Forwarder`] per worker thread owns everything that the worker's exchanges need, so that nothing on the way of a
+//! request is locked or crosses threads; an [`Upstream`] is shared by the process and holds what servers are up.
+//!
+//! Invariants:
+//! - What is forwarded is parsed and written anew, with one unambiguous framing; what is ambiguous is refused
+//!   ([`check_framing`]), never repaired.
+//! - No tunnel before a 101 whose `Sec-WebSocket-Accept` was checked.
+//! - An idle tunnel owns no buffer.
+//! - A body that broke off breaks off at the other side too.
+//! - [`Exchange::on_end`] is called exactly once.
+//!
+//! Start reading at [`Forwarder::forward`].
+
+mod body;
+mod clock;
+mod exchange;
+mod flow;
+mod forward;
+mod framing;
+mod guard;
+mod headers;
+mod inspect;
+mod pool;
+mod refuse;
+mod settings;
+mod stream;
+mod tunnel;
+mod upstream;
+mod websocket;
+
+pub use body::{Body, BodyError};
+pub use exchange::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
+pub use forward::Forwarder;
+pub use framing::{Ambiguity, check_framing};
+pub use guard::Guarded;
+pub use refuse::error_response;
+pub use settings::{ForwarderSettings, ServerSettings, UpstreamSettings};
+pub use tidegate_metrics::RouteMetrics;
+pub use upstream::Upstream;
+pub use websocket::{Taken, take_back};

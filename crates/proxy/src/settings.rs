@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+/// An upstream: a group of servers that are interchangeable, and how patient to be with them.
+///
+/// Timeouts are watched by a ticker of the worker and fire up to one tick ([`ForwarderSettings::tick`]) late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSettings {
+    /// Name for logs and metric labels.
+    pub name: String,
+    /// At least one server; an upstream without servers answers 503.
+    pub servers: Vec<ServerSettings>,
+    /// Until the TCP connection stands (name resolution included).
+    pub connect_timeout: Duration,
+    /// The longest silence of the upstream while a response (head or body) is awaited.
+    pub read_timeout: Duration,
+    /// The longest silence of the client while its request body is awaited, or while it does not take the response.
+    pub send_timeout: Duration,
+    /// From sending a WebSocket handshake until its 101.
+    pub handshake_timeout: Duration,
+    /// The longest silence of a `text/event-stream` response.
+    pub stream_timeout: Duration,
+    /// The longest silence of a WebSocket tunnel, both directions together.
+    pub tunnel_idle_timeout: Duration,
+    /// Idle connections kept per worker and server.
+    pub keepalive_idle: usize,
+    /// How long an idle connection is kept.
+    pub keepalive_timeout: Duration,
+    /// How many requests one connection carries.
+    pub keepalive_requests: u64,
+    /// Failures after which a server is skipped; 0 never skips.
+    pub max_fails: u32,
+    /// How long it is skipped.
+    pub fail_timeout: Duration,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            servers: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(60),
+            handshake_timeout: Duration::from_secs(10),
+            stream_timeout: Duration::from_secs(24 * 3600),
+            tunnel_idle_timeout: Duration::from_secs(3600),
+            keepalive_idle: 32,
+            keepalive_timeout: Duration::from_secs(60),
+            keepalive_requests: 1000,
+            max_fails: 1,
+            fail_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// One server of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// `host:port`, the host a name or an address (`[::1]:80` for IPv6). Names are resolved again after a failed
+    /// connect and every 30 s.
+    pub address: String,
+    /// Share relative to the other servers.
+    pub weight: u32,
+}
+
+/// What a worker's [`crate::Forwarder`] has in common for all upstreams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwarderSettings {
+    /// The resolution of all timeouts.
+    pub tick: Duration,
+    /// Over how long the ends of SSE streams are spread when draining begins.
+    pub drain_spread: Duration,
+}
+
+impl Default for ForwarderSettings {
+    fn default() -> Self {
+        Self { tick: Duration::from_millis(100), drain_spread: Duration::from_secs(5) }
+    }
+}

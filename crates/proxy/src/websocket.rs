@@ -1,0 +1,311 @@
+//! The WebSocket handshake (RFC 6455 section 4) as an intermediary sees it: no tunnel before a 101 that fits the key.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tidegate_balance::Tried;
+use tidegate_metrics::Outcome;
+use tidegate_types::{CloseReason, ErrorCode};
+use tidegate_wire::websocket::{accept_key, is_valid_key};
+use tokio::net::TcpStream;
+
+use crate::body::RequestBody;
+use crate::clock::Species;
+use crate::flow::Ending;
+use crate::forward::{Failure, answer_error, refuse, retry};
+use crate::headers::{add_request_id, has_token, prepare_request, prepare_response};
+use crate::pool::{Connection, Open};
+use crate::tunnel::{End, Tunnel};
+use crate::upstream::Server;
+use crate::{Body, Exchange, ExchangeKind, Forwarder, Guarded, Upstream, error_response};
+
+/// Whether the request asks for a WebSocket. Any other protocol in `Upgrade` is not passed on: the request is then
+/// answered as if it had not asked (RFC 9110 section 7.8).
+pub(crate) fn is_wanted<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    headers.contains_key(UPGRADE)
+        && request.version() == Version::HTTP_11
+        && has_token(headers, &UPGRADE, "websocket")
+        && has_token(headers, &CONNECTION, "upgrade")
+}
+
+/// What is wrong with a client's handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BadHandshake {
+    Method,
+    Body,
+    Key,
+    Version,
+}
+
+fn check<B>(request: &Request<B>) -> Result<HeaderValue, BadHandshake> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err(BadHandshake::Method);
+    }
+    let empty = headers.get(CONTENT_LENGTH).is_none_or(|length| length == "0");
+    if headers.contains_key(TRANSFER_ENCODING) || !empty {
+        return Err(BadHandshake::Body);
+    }
+    if single(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(BadHandshake::Version);
+    }
+    let key = single(headers, &SEC_WEBSOCKET_KEY).ok_or(BadHandshake::Key)?;
+    let valid = key.to_str().is_ok_and(is_valid_key);
+    if valid { Ok(key.clone()) } else { Err(BadHandshake::Key) }
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
+fn refuse_handshake(bad: BadHandshake, ending: Ending) -> Response<Body> {
+    let message = match bad {
+        BadHandshake::Method => "A WebSocket handshake is a GET",
+        BadHandshake::Body => "A WebSocket handshake has no body",
+        BadHandshake::Key => "Sec-WebSocket-Key is missing or invalid",
+        BadHandshake::Version => "Only WebSocket version 13 is supported",
+    };
+    let mut response = error_response(ErrorCode::BadRequest, message, &ending.request_id);
+    if bad == BadHandshake::Version {
+        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        let headers = response.headers_mut();
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
+    }
+    answer_error(response, ErrorCode::BadRequest, CloseReason::ProtocolError, ending)
+}
+
+/// Passes a handshake on, over a connection of its own, and begins the tunnel.
+pub(crate) async fn connect(
+    forwarder: &Rc<Forwarder>,
+    mut request: Request<Incoming>,
+    upstream: &Arc<Upstream>,
+    exchange: Exchange,
+) -> Response<Body> {
+    let key = match check(&request) {
+        Ok(key) => key,
+        Err(bad) => return refuse_handshake(bad, Ending::begin(exchange)),
+    };
+    let client = hyper::upgrade::on(&mut request);
+    let (mut parts, body) = request.into_parts();
+    let ending = Ending::begin(exchange);
+    prepare_request(&mut parts, &ending, &forwarder.addresses);
+    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let request = Request::from_parts(parts, RequestBody::new(body, ending.flow(), &forwarder.clock));
+
+    let (connection, open, server) = match open(forwarder, upstream, &ending).await {
+        Ok(connection) => connection,
+        Err(failure) => return refuse(failure, ending),
+    };
+    let deadline = upstream.settings.handshake_timeout;
+    match tokio::time::timeout(deadline, shake(connection, request, &key)).await {
+        Ok(Ok(Shaken::Tunnel(mut response, stream))) => {
+            server.metrics.requests(Outcome::Response).inc();
+            ending.answered(101);
+            ending.kind.set(ExchangeKind::WebSocket);
+            add_request_id(response.headers_mut(), ending.request_id_value.clone());
+            let timeout = upstream.settings.tunnel_idle_timeout;
+            begin(forwarder, client, deadline, stream, timeout, open, ending);
+            response
+        }
+        Ok(Ok(Shaken::Refused(response, connection))) => {
+            server.metrics.requests(Outcome::Response).inc();
+            let alarm = forwarder.clock.alarm(Species::Exchange);
+            forwarder.answer(response, connection, alarm, upstream, ending)
+        }
+        Ok(Err(failure)) => {
+            server.metrics.requests(failure.outcome()).inc();
+            refuse(failure, ending)
+        }
+        Err(_elapsed) => {
+            server.metrics.requests(Outcome::Timeout).inc();
+            refuse(Failure::Timeout, ending)
+        }
+    }
+}
+
+/// A connection of the tunnel's own, to the first server that can be reached.
+async fn open<'a>(
+    forwarder: &Forwarder,
+    upstream: &'a Arc<Upstream>,
+    ending: &Ending,
+) -> Result<(Connection, Open, &'a Server), Failure> {
+    let mut tried = Tried::default();
+    let mut failure = Failure::NoServer;
+    loop {
+        let Some((index, server)) = upstream.pick(tried) else { return Err(failure) };
+        ending.set_upstream(&server.address);
+        match forwarder.pool.open_upgradable(upstream, index, server).await {
+            Ok(connection) => {
+                upstream.succeeded(index);
+                return Ok((connection, Open::new(&upstream.metrics), server));
+            }
+            Err(error) => {
+                server.metrics.requests(Outcome::ConnectFailed).inc();
+                upstream.failed(index);
+                tried.insert(index);
+                failure = Failure::Connect(error);
+                if !retry(ending, upstream) {
+                    return Err(failure);
+                }
+            }
+        }
+    }
+}
+
+/// The upstream's answer to a handshake.
+enum Shaken {
+    Tunnel(Response<Body>, Taken),
+    Refused(Response<Incoming>, Connection),
+}
+
+async fn shake(
+    mut connection: Connection,
+    request: Request<RequestBody>,
+    key: &HeaderValue,
+) -> Result<Shaken, Failure> {
+    let mut response = match connection.sender.try_send_request(request).await {
+        Ok(response) => response,
+        Err(error) => return Err(Failure::of(&error.into_error())),
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        prepare_response(&mut response).map_err(|_| Failure::Invalid)?;
+        return Ok(Shaken::Refused(response, connection));
+    }
+    let headers = response.headers();
+    let accepted = single(headers, &SEC_WEBSOCKET_ACCEPT)
+        .is_some_and(|accept| *accept == *accept_key(key.to_str().unwrap_or_default()));
+    if !accepted || !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+        return Err(Failure::Invalid);
+    }
+    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Failure::Reset)?;
+    let stream = take_back(upgraded).map_err(|_| Failure::Reset)?;
+    let mut response = response.map(|_| Body::empty());
+    let headers = response.headers_mut();
+    // A 101 has no body, whatever its header says.
+    for name in [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, HeaderName::from_static("keep-alive")] {
+        headers.remove(name);
+    }
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    *response.version_mut() = Version::HTTP_11;
+    Ok(Shaken::Tunnel(response, stream))
+}
+
+/// A stream taken back from hyper.
+#[derive(Debug)]
+pub struct Taken {
+    /// The stream itself.
+    pub stream: TcpStream,
+    /// What hyper had read beyond the head: comes before anything read from the stream.
+    pub read: Bytes,
+}
+
+/// Takes the stream back from an upgraded connection: a [`TcpStream`], [`Guarded`] or not. Fails, giving back what it
+/// got, for any other transport.
+pub fn take_back(upgraded: Upgraded) -> Result<Taken, Upgraded> {
+    let upgraded = match upgraded.downcast::<TokioIo<Guarded<TcpStream>>>() {
+        Ok(parts) => {
+            let (stream, held) = parts.io.into_inner().into_parts();
+            // Bytes that the guard held back come after those that hyper has read.
+            let read = if held.is_empty() { parts.read_buf } else { [parts.read_buf, held].concat().into() };
+            return Ok(Taken { stream, read });
+        }
+        Err(upgraded) => upgraded,
+    };
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+    Ok(Taken { stream: parts.io.into_inner(), read: parts.read_buf })
+}
+
+/// Once the 101 has been sent, both streams go to a task of exactly the tunnel's size.
+fn begin(
+    forwarder: &Rc<Forwarder>,
+    client: OnUpgrade,
+    deadline: Duration,
+    upstream: Taken,
+    timeout: Duration,
+    open: Open,
+    ending: Ending,
+) {
+    let end =
+        End { alarm: forwarder.clock.alarm(Species::Tunnel), timeout, buffer: forwarder.buffer.clone(), open, ending };
+    tokio::task::spawn_local(async move {
+        let Ok(Ok(upgraded)) = tokio::time::timeout(deadline, client).await else { return };
+        let Ok(client) = take_back(upgraded) else {
+            end.ending.reason.set(CloseReason::ProtocolError);
+            return;
+        };
+        tokio::task::spawn_local(Tunnel::new(client, upstream, end));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_the_rfc_gives_the_accept_of_the_rfc() {
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    fn handshake(headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().uri("/").header("upgrade", "websocket").header("connection", "Upgrade");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    const KEY: (&str, &str) = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    const VERSION: (&str, &str) = ("sec-websocket-version", "13");
+
+    #[test]
+    fn a_handshake_needs_a_key_of_16_bytes_and_version_13() {
+        assert!(check(&handshake(&[KEY, VERSION])).is_ok());
+        assert_eq!(check(&handshake(&[KEY])), Err(BadHandshake::Version));
+        assert_eq!(check(&handshake(&[KEY, ("sec-websocket-version", "8")])), Err(BadHandshake::Version));
+        assert_eq!(check(&handshake(&[VERSION])), Err(BadHandshake::Key));
+        assert_eq!(check(&handshake(&[KEY, KEY, VERSION])), Err(BadHandshake::Key));
+        for key in [
+            "",
+            "dGhlIHNhbXBsZSBub25jZQ",
+            "dGhlIHNhbXBsZSBub25j",
+            "!!!!IHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZSBub25jZTEyMw==",
+        ] {
+            assert_eq!(check(&handshake(&[("sec-websocket-key", key), VERSION])), Err(BadHandshake::Key), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_handshake_has_no_body() {
+        assert_eq!(check(&handshake(&[KEY, VERSION, ("content-length", "1")])), Err(BadHandshake::Body));
+        assert!(check(&handshake(&[KEY, VERSION, ("content-length", "0")])).is_ok());
+    }
+
+    #[test]
+    fn other_protocols_are_not_wanted() {
+        let request = Request::builder().header("upgrade", "h2c").header("connection", "upgrade").body(()).unwrap();
+        assert!(!is_wanted(&request));
+        let request = Request::builder().header("upgrade", "websocket").body(()).unwrap();
+        assert!(!is_wanted(&request), "Upgrade is nothing without Connection");
+        let request =
+            Request::builder().header("upgrade", "h2c, WebSocket").header("connection", "keep-alive, Upgrade");
+        assert!(is_wanted(&request.body(()).unwrap()));
+    }
+}

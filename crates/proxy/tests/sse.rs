@@ -1,0 +1,171 @@
+//! Event streams.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Gateway, get};
+use tidegate_proxy::ExchangeKind;
+use tidegate_testkit::{Upstream, local};
+use tidegate_types::{CloseReason, Phase};
+
+#[test]
+fn each_event_is_passed_on_at_once() {
+    local(async {
+        let (upstream, events) = Upstream::event_stream().await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        client.send(get("/events")).await;
+        let head = client.head().await.unwrap();
+        assert_eq!(head.field("content-type"), Some("text/event-stream"));
+        assert_eq!(head.field("cache-control"), Some("no-cache"));
+        assert_eq!(head.field("x-accel-buffering"), Some("no"));
+        assert!(gateway.metrics.encode().contains("tidegate_sse_streams_open{route=\"test\"} 1"));
+        for number in 0..20 {
+            let event = format!("id: {number}\ndata: x\n\n");
+            events.send(event.clone().into()).await.unwrap();
+            assert_eq!(client.chunk().await, event.as_bytes(), "before the next one is sent");
+        }
+        events.send("data: cut ".into()).await.unwrap();
+        assert_eq!(client.chunk().await, "data: cut "[..]);
+        events.send("in two\n\n: ping\n\n".into()).await.unwrap();
+        assert_eq!(client.chunk().await, "in two\n\n: ping\n\n"[..]);
+        drop(events);
+        assert!(client.chunk().await.is_empty());
+        let summary = &gateway.ended(1).await[0];
+        assert_eq!((summary.kind, summary.sse_events), (ExchangeKind::Sse, 21));
+        assert_eq!(summary.reason, CloseReason::ClientClosed);
+        let metrics = gateway.metrics.encode();
+        assert!(metrics.contains("tidegate_sse_events_total{route=\"test\"} 21"), "{metrics}");
+        assert!(metrics.contains("tidegate_sse_streams_open{route=\"test\"} 0"));
+    });
+}
+
+#[test]
+fn events_that_come_together_arrive_complete_and_in_order() {
+    local(async {
+        let event = "11\r\nid: 1\ndata: abc\n\n\r\n";
+        for count in [2usize, 50, 5000] {
+            let upstream = Upstream::closes_after(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n",
+                event.repeat(count)
+            ))
+            .await;
+            let gateway = Gateway::to(&[upstream.address()]).await;
+            let response = gateway.client().await.request(get("/")).await;
+            assert!(response.complete);
+            assert_eq!(response.text(), "id: 1\ndata: abc\n\n".repeat(count));
+            assert_eq!(gateway.ended(1).await[0].sse_events, count as u64);
+        }
+    });
+}
+
+#[test]
+fn headers_of_the_upstream_are_kept() {
+    local(async {
+        let upstream = Upstream::closes_after(
+            "HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; charset=utf-8\r\nCache-Control: no-store\r\nX-Accel-Buffering: yes\r\n\r\ndata: a\n\n",
+        )
+        .await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let response = gateway.client().await.request(get("/")).await;
+        assert_eq!(response.fields("cache-control"), ["no-store"]);
+        assert_eq!(response.fields("x-accel-buffering"), ["yes"]);
+        assert_eq!(response.text(), "data: a\n\n");
+        assert_eq!(gateway.ended(1).await[0].kind, ExchangeKind::Sse);
+    });
+}
+
+#[test]
+fn a_quiet_stream_outlives_the_read_timeout_and_ends_with_its_own() {
+    local(async {
+        let (upstream, events) = Upstream::event_stream().await;
+        let mut settings = common::settings(&[upstream.address()]);
+        settings.read_timeout = Duration::from_millis(40);
+        settings.stream_timeout = Duration::from_millis(400);
+        let gateway = Gateway::with(settings).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        events.send("data: late\n\n".into()).await.unwrap();
+        assert_eq!(client.chunk().await, "data: late\n\n"[..]);
+        assert!(client.is_closed().await, "without the last chunk");
+        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::IdleTimeout);
+    });
+}
+
+#[test]
+fn draining_tells_clients_when_to_come_back_and_ends_between_events() {
+    local(async {
+        let (upstream, events) = Upstream::event_stream().await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        events.send("data: half".into()).await.unwrap();
+        assert_eq!(client.chunk().await, "data: half"[..]);
+        gateway.phase.send(Phase::Draining).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        events.send(" an event\n\n".into()).await.unwrap();
+        assert_eq!(client.chunk().await, " an event\n\n"[..], "nothing is put into the middle of an event");
+        let retry = String::from_utf8(client.chunk().await.to_vec()).unwrap();
+        let millis: u64 =
+            retry.strip_prefix("retry: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap().parse().unwrap();
+        assert!((1000..=5000).contains(&millis), "{retry}");
+        assert!(client.chunk().await.is_empty(), "a complete end");
+        let summary = &gateway.ended(1).await[0];
+        assert_eq!((summary.reason, summary.sse_events), (CloseReason::ServerShutdown, 1));
+    });
+}
+
+#[test]
+fn an_idle_stream_is_ended_by_draining_too() {
+    local(async {
+        let (upstream, _events) = Upstream::event_stream().await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        gateway.phase.send(Phase::Draining).unwrap();
+        assert!(client.chunk().await.starts_with(b"retry: "));
+        assert!(client.chunk().await.is_empty());
+    });
+}
+
+#[test]
+fn closing_ends_a_stream_that_is_in_the_middle_of_an_event() {
+    local(async {
+        let (upstream, events) = Upstream::event_stream().await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        events.send("data: half".into()).await.unwrap();
+        client.chunk().await;
+        gateway.phase.send(Phase::Draining).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        gateway.phase.send(Phase::Closing).unwrap();
+        assert!(client.is_closed().await);
+        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::ServerShutdown);
+    });
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_stream_at_the_upstream() {
+    local(async {
+        let (upstream, events) = Upstream::event_stream().await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        drop(client);
+        let summary = &gateway.ended(1).await[0];
+        assert_eq!((summary.kind, summary.reason), (ExchangeKind::Sse, CloseReason::TransportClosed));
+        drop(events);
+        while !gateway.metrics.encode().contains("tidegate_upstream_connections_open{upstream=\"backend\"} 0") {
+            tokio::task::yield_now().await;
+        }
+    });
+}

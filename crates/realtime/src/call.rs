@@ -1,0 +1,26 @@
+use std::net::TcpStream;
+
+use bytes::Bytes;
+use tidegate_session::Sid;
+use tidegate_types::ConnId;
+use tokio::sync::oneshot;
+
+use crate::polling::PollReply;
+
+/// A request that reached a worker which does not own the session: the kernel spreads TCP connections over workers, and
+/// polls of one session come on any of them.
+pub(crate) enum Call {
+    /// GET: wait for packets.
+    Poll { sid: Sid, reply: oneshot::Sender<PollReply> },
+    /// The client has gone away from its GET.
+    PollAborted { sid: Sid },
+    /// POST: packets from the client.
+    Post { sid: Sid, body: Bytes, reply: oneshot::Sender<PollReply> },
+    /// A WebSocket that has opened for the session, with bytes already read from it.
+    Upgrade { sid: Sid, stream: TcpStream, read: Bytes },
+    /// The connection's session has gone on elsewhere: its client came back before its end was noticed here.
+    Supersede { conn: ConnId },
+    /// A mailbox test's filler.
+    #[cfg(test)]
+    Nothing,
+}

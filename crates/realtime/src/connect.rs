@@ -1,0 +1,281 @@
+//! The way into a namespace: who is it, and is it a session that was cut and comes back?
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use smallvec::SmallVec;
+use tidegate_auth::{AuthError, Principal};
+use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
+use tidegate_metrics::{AuthFailure, AuthFailureLabels, Recovery, StoreLabels, StoreOperation};
+use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey};
+use tidegate_wire::socket_io;
+use tokio::task::spawn_blocking;
+
+use crate::call::Call;
+use crate::connection::{Conn, Socket};
+use crate::encoded::Encoded;
+use crate::id;
+use crate::input::Handled;
+use crate::mailbox::Item;
+use crate::node::{Node, SpaceCell, now_ms};
+use crate::rooms_api;
+use crate::shard::Shard;
+
+/// The longest auth payload read, bytes: a token, a pid and an offset fit many times.
+const MAX_AUTH_BYTES: usize = 64 << 10;
+
+/// The part of the auth payload that concerns the server. What an application adds is its own business.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Auth {
+    token: Option<String>,
+    #[serde(deserialize_with = "text_or_nothing")]
+    pid: Option<String>,
+    #[serde(deserialize_with = "text_or_nothing")]
+    offset: Option<String>,
+}
+
+/// An application may use these names for something else; that must not look like a bad token.
+fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(value.as_str().map(str::to_owned))
+}
+
+pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, auth: &str) -> Handled {
+    if !namespace.is_root() {
+        refuse(shard, conn, &namespace, "Invalid namespace");
+        return Handled::Done;
+    }
+    let auth = if auth.is_empty() {
+        Some(Auth::default())
+    } else {
+        Some(auth).filter(|auth| auth.len() <= MAX_AUTH_BYTES).and_then(|auth| serde_json::from_str(auth).ok())
+    };
+    let verified = match auth.as_ref() {
+        None => Err(AuthError::Invalid),
+        Some(auth) => verify(&shard.node, auth.token.as_deref().or(conn.bearer.borrow().as_deref())),
+    };
+    let principal = match verified {
+        Ok(principal) => Arc::new(principal),
+        Err(error) => {
+            count_failure(&shard.node, error);
+            refuse(shard, conn, &namespace, &error.to_string());
+            return Handled::Done;
+        }
+    };
+    let key = SpaceKey { tenant: principal.tenant.clone(), namespace };
+    let space = match shard.node.space(&key) {
+        Ok(space) => space,
+        Err(error) => {
+            tracing::error!(%error, "a namespace cannot be opened");
+            refuse(shard, conn, &key.namespace, &AuthError::Failed.to_string());
+            return Handled::Done;
+        }
+    };
+    let comeback = auth.and_then(|auth| Some((Pid::from(auth.pid?), auth.offset?.parse::<SessionOffset>())));
+    match comeback {
+        None => enter(shard, conn, &space, principal),
+        Some((_, Err(_))) => {
+            space.metrics.recovery(Recovery::OtherEpoch);
+            enter(shard, conn, &space, principal);
+        }
+        Some((pid, Ok(offset))) => {
+            let (shard, conn) = (shard.clone(), conn.clone());
+            return Handled::Later(Box::pin(async move {
+                if !come_back(&shard, &conn, &space, &principal, pid, offset).await && !conn.is_closed() {
+                    enter(&shard, &conn, &space, principal);
+                }
+            }));
+        }
+    }
+    Handled::Done
+}
+
+/// Checks a token, if there is one.
+pub(crate) fn verify(node: &Node, token: Option<&str>) -> Result<Principal, AuthError> {
+    node.keys.verify(token.filter(|token| !token.is_empty()).ok_or(AuthError::Missing)?, now_ms())
+}
+
+pub(crate) fn count_failure(node: &Node, error: AuthError) {
+    let reason = match error {
+        AuthError::Missing => AuthFailure::Missing,
+        AuthError::Expired => AuthFailure::Expired,
+        AuthError::Invalid => AuthFailure::Invalid,
+        AuthError::Failed => AuthFailure::Failed,
+    };
+    node.metrics.auth_failures.get_or_create(&AuthFailureLabels { reason }).inc();
+}
+
+fn refuse(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, message: &str) {
+    let message = serde_json::json!({ "message": message }).to_string();
+    shard.send(conn, &[], |packet| {
+        packet.push(b'4');
+        socket_io::connect_error(packet, namespace.as_str(), &message);
+    });
+}
+
+fn who(principal: &Principal) -> Who {
+    Who { user: principal.user.clone(), username: principal.username.clone() }
+}
+
+/// Lets a client in with a new session.
+fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: Arc<Principal>) {
+    let pid = Pid::from(id::secret_id());
+    let socket_id = SocketId::from(id::socket_id());
+    let session = NewSession { pid: pid.clone(), socket_id: socket_id.clone(), token_expires_at: principal.expires_at };
+    let now = now_ms();
+    let offset = shard.node.with_space(space, |hub, effects| {
+        hub.connect(conn.id, who(&principal), session, now, effects);
+        SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }
+    });
+    let socket = Socket { space: space.clone(), principal, socket_id, pid, rooms: SmallVec::new() };
+    welcome(shard, conn, socket, offset);
+}
+
+/// Answers CONNECT and says hello. The hello carries an offset, so that a client that hears nothing else can recover.
+fn welcome(shard: &Rc<Shard>, conn: &Rc<Conn>, socket: Socket, offset: SessionOffset) {
+    let namespace = socket.space.key.namespace.clone();
+    let reply = format!(r#"{{"sid":"{}","pid":"{}"}}"#, socket.socket_id.as_str(), socket.pid.as_str());
+    let hello = rooms_api::established(&socket);
+    conn.session.borrow_mut().accept(namespace.clone());
+    socket.space.metrics.connections.inc();
+    socket.space.metrics.connected.inc();
+    conn.sockets.borrow_mut().push(socket);
+    shard.send(conn, &[], |packet| {
+        packet.push(b'4');
+        socket_io::connect(packet, namespace.as_str(), &reply);
+    });
+    rooms_api::emit(shard, conn, &namespace, "connection:established", &hello, Some(&offset.to_string()));
+}
+
+/// Gives a session back to its client; false if it has to start afresh.
+async fn come_back(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    principal: &Arc<Principal>,
+    pid: Pid,
+    offset: SessionOffset,
+) -> bool {
+    if !space.lock().session_known(&pid) {
+        import(shard, space, &pid).await;
+    }
+    if conn.is_closed() {
+        return true;
+    }
+    supersede(shard, conn, space, principal, &pid);
+    let resume = |stored: Option<Vec<Arc<Publication>>>| {
+        let now = now_ms();
+        let (user, expires) = (&principal.user, principal.expires_at);
+        shard.node.with_space(space, |hub, effects| match stored {
+            None => hub.resume(&pid, offset, user, conn.id, who(principal), expires, now, effects),
+            Some(stored) => hub.resume_with(&pid, offset, user, conn.id, who(principal), expires, stored, now, effects),
+        })
+    };
+    let mut resumed = resume(None);
+    if let Resume::NeedHistory { reads } = resumed {
+        let stored = read_missed(shard, space, reads).await;
+        if conn.is_closed() {
+            return true;
+        }
+        // Without the store nobody knows what was missed.
+        let Some(stored) = stored else {
+            space.metrics.recovery(Recovery::TooOld);
+            return false;
+        };
+        resumed = resume(Some(stored));
+    }
+    match resumed {
+        Resume::Recovered { socket_id, rooms, missed, seq } => {
+            space.metrics.recovery(Recovery::Recovered);
+            let mut socket =
+                Socket { space: space.clone(), principal: principal.clone(), socket_id, pid, rooms: SmallVec::new() };
+            for (_, room) in &rooms {
+                shard.add_member(conn, &mut socket, *room, seq);
+            }
+            let missed: Vec<Arc<Encoded>> =
+                missed.into_iter().map(|publication| Arc::new(Encoded::message(publication))).collect();
+            shard.hold_back(conn, &missed);
+            let epoch = space.lock().epoch();
+            welcome(shard, conn, socket, SessionOffset { epoch, seq });
+            shard.let_go(conn);
+            for (room, _) in &rooms {
+                rooms_api::send_snapshot(shard, conn, space, room);
+            }
+            true
+        }
+        Resume::NeedHistory { .. } => {
+            space.metrics.recovery(Recovery::TooOld);
+            false
+        }
+        Resume::Failed(failure) => {
+            space.metrics.recovery(match failure {
+                ResumeFailure::UnknownSession => Recovery::UnknownSession,
+                ResumeFailure::OtherSubject => Recovery::OtherSubject,
+                ResumeFailure::OtherEpoch => Recovery::OtherEpoch,
+                ResumeFailure::TooOld => Recovery::TooOld,
+                ResumeFailure::Expired => Recovery::Expired,
+            });
+            false
+        }
+    }
+}
+
+/// Ends the connection that still holds the session, if it is the same user's: who presents the pid has left it, even if
+/// the network has not told us yet. Without this a client that changes networks could come back only after its old
+/// connection's ping timeout.
+fn supersede(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: &Arc<Principal>, pid: &Pid) {
+    let old = shard.node.with_space(space, |hub, effects| {
+        let old = hub.live_holder(pid, &principal.user).filter(|old| *old != conn.id)?;
+        hub.disconnect(old, true, now_ms(), effects);
+        Some(old)
+    });
+    let Some(old) = old else { return };
+    if let Some(mailbox) = shard.node.mailbox(old.shard) {
+        mailbox.push(Item::Call(Box::new(Call::Supersede { conn: old })));
+    }
+}
+
+/// A session of before the restart may be known to the store.
+async fn import(shard: &Rc<Shard>, space: &Arc<SpaceCell>, pid: &Pid) {
+    let history = shard.node.history.clone();
+    let wanted = pid.clone();
+    let Ok(Ok(Some(record))) = spawn_blocking(move || history.session(&wanted)).await else { return };
+    if record.tenant != space.key.tenant || record.namespace != space.key.namespace {
+        return;
+    }
+    let mut hub = space.lock();
+    if !hub.session_known(pid) {
+        hub.import_session(record, now_ms());
+    }
+}
+
+async fn read_missed(
+    shard: &Rc<Shard>,
+    space: &Arc<SpaceCell>,
+    reads: Vec<(tidegate_types::RoomName, u64)>,
+) -> Option<Vec<Arc<Publication>>> {
+    let history = shard.node.history.clone();
+    let key = space.key.clone();
+    let metrics = shard.node.metrics.clone();
+    let most = shard.node.settings.history_messages;
+    let read = spawn_blocking(move || {
+        let started = std::time::Instant::now();
+        let mut stored = Vec::new();
+        for (room, after) in reads {
+            let room = RoomKey { tenant: key.tenant.clone(), namespace: key.namespace.clone(), room };
+            match history.read_seq(&room, after, most) {
+                Ok(messages) => stored.extend(messages),
+                Err(error) => {
+                    tracing::error!(%error, "the history cannot be read for a recovery");
+                    return None;
+                }
+            }
+        }
+        let labels = StoreLabels { operation: StoreOperation::Read };
+        metrics.store_latency_ms.get_or_create(&labels).observe(started.elapsed().as_secs_f64() * 1_000.0);
+        Some(stored)
+    });
+    read.await.ok().flatten()
+}

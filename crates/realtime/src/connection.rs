@@ -1,0 +1,252 @@
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::task::Waker;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tidegate_auth::Principal;
+use tidegate_hub::{Pid, RoomId, SocketId};
+use tidegate_session::{Session, Sid};
+use tidegate_types::{CloseReason, ConnId, TenantId, UserId};
+use tidegate_wire::websocket::{self, Decoder};
+use tokio::net::TcpStream;
+
+use crate::encoded::Encoded;
+use crate::limits::UserLimit;
+use crate::node::SpaceCell;
+use crate::outbox::{FrameSink, Outbox, Sent};
+use crate::polling::PollState;
+use crate::sse::EventQueue;
+
+/// What a stream did in its life, for the access log.
+#[derive(Clone, Debug)]
+pub struct StreamSummary {
+    /// `socketio` or `sse`.
+    pub kind: &'static str,
+    /// The transport at the end: `websocket`, `polling` or `sse`.
+    pub transport: &'static str,
+    /// The tenant, once known.
+    pub tenant: Option<TenantId>,
+    /// The user, once known.
+    pub user: Option<UserId>,
+    /// Packets or events from the client.
+    pub messages_in: u64,
+    /// Packets or events to the client.
+    pub messages_out: u64,
+    /// Payload bytes from the client.
+    pub bytes_in: u64,
+    /// Payload bytes to the client.
+    pub bytes_out: u64,
+    /// Why it ended.
+    pub reason: CloseReason,
+}
+
+/// Called once when a stream has ended.
+pub type OnEnd = Box<dyn FnOnce(StreamSummary)>;
+
+/// How a connection's bytes travel.
+pub(crate) enum Io {
+    WebSocket(WebSocket),
+    Polling(PollState),
+    Events(EventQueue),
+    Closed,
+}
+
+pub(crate) struct WebSocket {
+    pub stream: TcpStream,
+    pub sink: FrameSink,
+    pub decoder: Decoder,
+    /// The start of a frame whose rest has not come.
+    pub partial: Vec<u8>,
+}
+
+impl WebSocket {
+    pub fn new(stream: TcpStream, max_message: usize, read: Vec<u8>) -> Self {
+        Self {
+            stream,
+            sink: FrameSink::new(),
+            decoder: Decoder::new(websocket::Role::Server, max_message),
+            partial: read,
+        }
+    }
+}
+
+/// One Socket.IO socket (a namespace of a session), or an SSE stream's subscription.
+pub(crate) struct Socket {
+    pub space: Arc<SpaceCell>,
+    pub principal: Arc<Principal>,
+    pub socket_id: SocketId,
+    pub pid: Pid,
+    pub rooms: SmallVec<[Membership; 1]>,
+}
+
+/// A connection's place in a room of its shard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Membership {
+    pub room: RoomId,
+    /// Index into the local room's members.
+    pub index: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    pub messages_in: u32,
+    pub messages_out: u32,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// One client connection of a shard: a Socket.IO session or an SSE stream.
+///
+/// Everything that a hand-over to another process would need is in `io`, `session` and `sockets`; nothing else may be
+/// attached to it.
+pub(crate) struct Conn {
+    pub id: ConnId,
+    pub sid: Option<Box<Sid>>,
+    pub io: RefCell<Io>,
+    pub session: RefCell<Session>,
+    pub sockets: RefCell<SmallVec<[Socket; 1]>>,
+    /// The bearer token of the handshake, for the namespaces that name none.
+    pub bearer: RefCell<Option<Box<str>>>,
+    pub limit: RefCell<Option<Arc<UserLimit>>>,
+    pub traffic: Cell<Traffic>,
+    /// Persistent messages whose ack is outstanding.
+    pub in_flight: Cell<u16>,
+    pub waker: RefCell<Option<Waker>>,
+    pub on_end: RefCell<Option<OnEnd>>,
+}
+
+impl Conn {
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        matches!(*self.io.borrow(), Io::Closed)
+    }
+
+    /// Whether something waits for the socket to take it.
+    pub fn is_blocked(&self) -> bool {
+        matches!(&*self.io.borrow(), Io::WebSocket(socket) if socket.sink.is_blocked())
+    }
+
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub fn count_in(&self, messages: u32, bytes: usize) {
+        let mut traffic = self.traffic.get();
+        traffic.messages_in = traffic.messages_in.saturating_add(messages);
+        traffic.bytes_in += bytes as u64;
+        self.traffic.set(traffic);
+    }
+
+    fn count_out(&self, messages: usize, bytes: usize) {
+        let mut traffic = self.traffic.get();
+        traffic.messages_out = traffic.messages_out.saturating_add(u32::try_from(messages).unwrap_or(u32::MAX));
+        traffic.bytes_out += bytes as u64;
+        self.traffic.set(traffic);
+    }
+
+    /// Sends Engine.IO text packets (without framing), each with its attachments behind it.
+    pub fn send_packet(&self, scratch: &mut Vec<u8>, packet: &[u8], attachments: &[Bytes], limit: usize) -> Sent {
+        let mut io = self.io.borrow_mut();
+        let sent = match &mut *io {
+            Io::WebSocket(socket) => {
+                scratch.clear();
+                websocket::encode_header(scratch, websocket::Opcode::Text, true, packet.len() as u64);
+                scratch.extend_from_slice(packet);
+                for attachment in attachments {
+                    websocket::encode_header(scratch, websocket::Opcode::Binary, true, attachment.len() as u64);
+                    scratch.extend_from_slice(attachment);
+                }
+                let was_blocked = socket.sink.is_blocked();
+                let sent = socket.sink.send(&socket.stream, scratch, limit);
+                let queued = !was_blocked && socket.sink.is_blocked();
+                drop(io);
+                if queued {
+                    self.wake();
+                }
+                sent
+            }
+            Io::Polling(poll) => poll.push_packet(packet, attachments, limit),
+            Io::Events(_) => Sent::Taken,
+            Io::Closed => Sent::Broken,
+        };
+        self.count_out(1, packet.len());
+        sent
+    }
+
+    /// Delivers a run of room messages in order, with one system call where the transport has one. Volatile messages are
+    /// dropped first when the outbox is full. Returns how many were taken.
+    pub fn deliver(&self, run: &[&Arc<Encoded>], limit: usize) -> (usize, Sent) {
+        let (taken, sent) = self.try_deliver(run, limit);
+        if sent != Sent::Full {
+            return (taken, sent);
+        }
+        let kept: SmallVec<[&Arc<Encoded>; 64]> =
+            run.iter().copied().filter(|encoded| !encoded.is_volatile()).collect();
+        if kept.is_empty() {
+            return (0, Sent::Taken);
+        }
+        if kept.len() == run.len() {
+            return (0, Sent::Full);
+        }
+        self.try_deliver(&kept, limit)
+    }
+
+    fn try_deliver(&self, run: &[&Arc<Encoded>], limit: usize) -> (usize, Sent) {
+        let mut io = self.io.borrow_mut();
+        let (taken, sent) = match &mut *io {
+            Io::WebSocket(socket) => {
+                let was_blocked = socket.sink.is_blocked();
+                let sent = socket.sink.send_run(&socket.stream, run, limit);
+                let queued = !was_blocked && socket.sink.is_blocked();
+                drop(io);
+                if queued {
+                    self.wake();
+                }
+                (run.len(), sent)
+            }
+            Io::Polling(poll) => (run.len(), poll.push_run(run, limit)),
+            Io::Events(events) => events.push_run(run, limit),
+            Io::Closed => (0, Sent::Taken),
+        };
+        if sent == Sent::Taken {
+            self.count_out(taken, run.iter().map(|encoded| encoded.payload_bytes()).sum());
+            return (taken, sent);
+        }
+        (0, sent)
+    }
+
+    /// Takes the transport away; what was queued comes along, to be sent before the end.
+    pub fn take_io(&self) -> Io {
+        std::mem::replace(&mut *self.io.borrow_mut(), Io::Closed)
+    }
+
+    /// The socket of a namespace, if connected.
+    pub fn with_socket<T>(&self, namespace: &str, read: impl FnOnce(&Socket) -> T) -> Option<T> {
+        self.sockets.borrow().iter().find(|socket| socket.space.key.namespace.as_str() == namespace).map(read)
+    }
+
+    pub fn summary(&self, reason: CloseReason, transport: &'static str) -> StreamSummary {
+        let traffic = self.traffic.get();
+        let sockets = self.sockets.borrow();
+        let principal = sockets.first().map(|socket| &socket.principal);
+        StreamSummary {
+            kind: if transport == "sse" { "sse" } else { "socketio" },
+            transport,
+            tenant: principal.map(|principal| principal.tenant.clone()),
+            user: principal.map(|principal| principal.user.clone()),
+            messages_in: u64::from(traffic.messages_in),
+            messages_out: u64::from(traffic.messages_out),
+            bytes_in: traffic.bytes_in,
+            bytes_out: traffic.bytes_out,
+            reason,
+        }
+    }
+}
+
+/// What is left to send when a WebSocket ends.
+pub(crate) fn leftover(socket: WebSocket) -> (TcpStream, Option<Box<Outbox>>) {
+    (socket.stream, socket.sink.into_outbox())
+}

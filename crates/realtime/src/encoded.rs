@@ -1,0 +1,112 @@
+use std::sync::{Arc, OnceLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use tidegate_types::Publication;
+use tidegate_wire::{socket_io, sse, websocket};
+
+/// A publication with its bytes for each transport, each encoded once, by whoever needs it first.
+pub(crate) struct Encoded {
+    publication: Arc<Publication>,
+    /// Presence goes to Socket.IO members only.
+    presence: bool,
+    frames: OnceLock<Bytes>,
+    payload: OnceLock<Bytes>,
+    event: OnceLock<Bytes>,
+}
+
+impl Encoded {
+    pub fn message(publication: Arc<Publication>) -> Self {
+        Self { publication, presence: false, frames: OnceLock::new(), payload: OnceLock::new(), event: OnceLock::new() }
+    }
+
+    pub fn presence(publication: Arc<Publication>) -> Self {
+        Self { presence: true, ..Self::message(publication) }
+    }
+
+    pub fn publication(&self) -> &Arc<Publication> {
+        &self.publication
+    }
+
+    pub fn is_presence(&self) -> bool {
+        self.presence
+    }
+
+    pub fn is_volatile(&self) -> bool {
+        self.publication.position.is_none()
+    }
+
+    pub fn seq(&self) -> u64 {
+        self.publication.seq
+    }
+
+    pub fn payload_bytes(&self) -> usize {
+        self.publication.payload_bytes()
+    }
+
+    fn packet(&self, prefix: &[u8]) -> Vec<u8> {
+        let publication = &*self.publication;
+        let offset = publication.session_offset().map(|offset| offset.to_string());
+        let data = std::str::from_utf8(&publication.data).unwrap_or_default();
+        let mut packet = Vec::with_capacity(data.len() + 96);
+        packet.extend_from_slice(prefix);
+        let namespace = publication.space.namespace.as_str();
+        let name = publication.event.as_str();
+        if publication.attachments.is_empty() {
+            socket_io::event(&mut packet, namespace, None, name, data, offset.as_deref());
+        } else {
+            let count = publication.attachments.len();
+            socket_io::binary_event(&mut packet, count, namespace, None, name, data, offset.as_deref());
+        }
+        packet
+    }
+
+    /// Complete WebSocket frames: the packet, then its attachments.
+    pub fn frames(&self) -> &Bytes {
+        self.frames.get_or_init(|| {
+            let packet = self.packet(b"4");
+            let mut out = Vec::with_capacity(packet.len() + 16);
+            websocket::encode_header(&mut out, websocket::Opcode::Text, true, packet.len() as u64);
+            out.extend_from_slice(&packet);
+            for attachment in self.publication.attachments.iter() {
+                websocket::encode_header(&mut out, websocket::Opcode::Binary, true, attachment.len() as u64);
+                out.extend_from_slice(attachment);
+            }
+            out.into()
+        })
+    }
+
+    /// Engine.IO packets as they stand in a polling payload, joined by `\x1e`.
+    pub fn payload(&self) -> &Bytes {
+        self.payload.get_or_init(|| {
+            let mut out = self.packet(b"4");
+            for attachment in self.publication.attachments.iter() {
+                out.extend_from_slice(b"\x1eb");
+                out.extend_from_slice(STANDARD.encode(attachment).as_bytes());
+            }
+            out.into()
+        })
+    }
+
+    /// One SSE event.
+    pub fn event(&self) -> &Bytes {
+        self.event.get_or_init(|| {
+            let publication = &*self.publication;
+            let id = publication.position.map(|position| position.to_string());
+            let data = json_data(publication);
+            let mut out = Vec::with_capacity(data.len() + 64);
+            sse::encode_event(&mut out, id.as_deref(), None, &data);
+            out.into()
+        })
+    }
+}
+
+/// The publication's data for readers that know JSON only: binary values stand in it as `{"base64":"…"}`.
+pub(crate) fn json_data(publication: &Publication) -> String {
+    let data = std::str::from_utf8(&publication.data).unwrap_or_default();
+    if publication.attachments.is_empty() {
+        return data.to_owned();
+    }
+    socket_io::inline_attachments(data, &publication.attachments)
+}

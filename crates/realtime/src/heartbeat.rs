@@ -1,0 +1,115 @@
+//! What happens by the clock: pings, timeouts, comments on silent event streams, and the spaces' own ticks.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tidegate_session::{Session, Transport};
+use tidegate_types::{ConnId, ShardId};
+use tokio::task::spawn_local;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::connection::Io;
+use crate::node::now_ms;
+use crate::shard::{Shard, TICK};
+use crate::wheel::TURNS;
+
+/// A worker's clock stands for everybody's only on the first shard.
+const FIRST: ShardId = ShardId(0);
+/// Ticks between two looks at what is only counted now and then.
+const SHOW_TICKS: u32 = 10;
+/// Ticks between two sweeps.
+const SWEEP_TICKS: u32 = 50;
+
+pub(crate) fn start(shard: &Rc<Shard>) {
+    spawn_local(ping(shard.clone()));
+    spawn_local(comment(shard.clone()));
+    if shard.id == FIRST {
+        spawn_local(tick(shard.clone()));
+    }
+}
+
+fn every(round_ms: u64) -> tokio::time::Interval {
+    let turn = Duration::from_millis((round_ms / TURNS as u64).max(10));
+    let mut interval = interval(turn);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn ping(shard: Rc<Shard>) {
+    let settings = shard.node.settings.session.clone();
+    let mut turns = every(settings.ping_interval_ms);
+    let turn_ms = (settings.ping_interval_ms / TURNS as u64).max(10);
+    // One turn later than the timeout, because a turn may come early by less than one.
+    let timeout_turns = usize::try_from(settings.ping_timeout_ms.div_ceil(turn_ms)).unwrap_or(TURNS) + 1;
+    loop {
+        turns.tick().await;
+        let now = now_ms();
+        let mut due: Vec<ConnId> = Vec::new();
+        shard.wheel.borrow_mut().advance(|id| {
+            let alive = shard.conn(*id).is_some();
+            if alive {
+                due.push(*id);
+            }
+            alive
+        });
+        let waiting: Vec<ConnId> = shard.wheel.borrow().earlier(timeout_turns).to_vec();
+        for conn in waiting.iter().chain(&due).filter_map(|id| shard.conn(*id)) {
+            let expired = conn.session.borrow().expired(now, &settings);
+            if let Some(reason) = expired {
+                shard.end(&conn, reason);
+            }
+        }
+        for conn in due.iter().filter_map(|id| shard.conn(*id)) {
+            if conn.session.borrow_mut().ping_turn(now) {
+                shard.send(&conn, &[], |packet| packet.push(b'2'));
+            }
+        }
+    }
+}
+
+async fn comment(shard: Rc<Shard>) {
+    let mut turns = every(shard.node.settings.sse_heartbeat_ms);
+    loop {
+        turns.tick().await;
+        let mut due: Vec<ConnId> = Vec::new();
+        shard.event_wheel.borrow_mut().advance(|id| {
+            let alive = shard.conn(*id).is_some();
+            if alive {
+                due.push(*id);
+            }
+            alive
+        });
+        for conn in due.iter().filter_map(|id| shard.conn(*id)) {
+            if let Io::Events(events) = &*conn.io.borrow() {
+                events.comment();
+            }
+        }
+    }
+}
+
+async fn tick(shard: Rc<Shard>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count = 0u32;
+    let mut last = std::time::Instant::now();
+    loop {
+        ticks.tick().await;
+        let lag = last.elapsed().saturating_sub(TICK);
+        shard.node.metrics.event_loop_lag_ms.set(lag.as_secs_f64() * 1_000.0);
+        let now = now_ms();
+        shard.node.tick(now);
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(SHOW_TICKS) {
+            shard.node.show();
+        }
+        if count.is_multiple_of(SWEEP_TICKS) {
+            shard.node.sweep(now);
+        }
+        last = std::time::Instant::now();
+    }
+}
+
+/// A session on its way into the shard's table.
+pub(crate) fn new_session(transport: Transport) -> Session {
+    Session::open(transport, now_ms())
+}

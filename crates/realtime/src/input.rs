@@ -1,0 +1,58 @@
+//! From an Engine.IO packet to whoever handles it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use tidegate_session::Input;
+use tidegate_types::{CloseReason, Namespace};
+use tidegate_wire::engine_io::Packet;
+
+use crate::connect;
+use crate::connection::Conn;
+use crate::rooms_api;
+use crate::shard::Shard;
+
+/// What could not be done at once. Boxed, so that an idle connection does not carry its size.
+pub(crate) type Later = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What became of a packet.
+pub(crate) enum Handled {
+    Done,
+    /// The connection's next packet waits for this.
+    Later(Later),
+    Close(CloseReason),
+}
+
+/// Handles one packet of a session on its current transport.
+pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> Handled {
+    let input = conn.session.borrow_mut().receive(packet, &shard.node.settings.session);
+    match input {
+        Err(reason) => Handled::Close(reason),
+        Ok(Input::Nothing) => Handled::Done,
+        Ok(Input::Close) => Handled::Close(CloseReason::ClientClosed),
+        Ok(Input::Connect { namespace, auth }) => connect::connect(shard, conn, namespace, auth),
+        Ok(Input::Event { ack_id, payload, attachments, .. }) => {
+            rooms_api::event(shard, conn, ack_id, &payload, attachments)
+        }
+        // The rooms API asks clients for no acks; a stray one is as harmless as it is in the reference server.
+        Ok(Input::Ack { .. }) => Handled::Done,
+        Ok(Input::Disconnect { namespace }) => {
+            disconnect(shard, conn, &namespace);
+            Handled::Done
+        }
+    }
+}
+
+/// The client has left a namespace on purpose: its session there cannot be recovered.
+fn disconnect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace) {
+    let socket = {
+        let mut sockets = conn.sockets.borrow_mut();
+        let index = sockets.iter().position(|socket| socket.space.key.namespace == *namespace);
+        index.map(|index| sockets.remove(index))
+    };
+    if let Some(socket) = socket {
+        shard.forget_socket(conn, &socket, false, false);
+        socket.space.metrics.disconnected(CloseReason::ClientClosed);
+    }
+}

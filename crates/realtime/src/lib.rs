@@ -1,0 +1,51 @@
+//! The realtime server: transports, shards, outboxes, and the rooms API on them.
+//!
+//! A [`Node`] is what the workers of a process share: the spaces with their locks, the history, the keys. A [`Shard`] is
+//! what one worker owns: its connections, and which of them are in which room. Room traffic is all that crosses threads,
+//! by bounded mailboxes.
+//!
+//! Invariants:
+//! - Within a room, members get messages in the order of their offsets; deliveries enter the mailboxes under the space's
+//!   lock, and each shard works through its mailbox in order.
+//! - A message is encoded once per transport and written by the shard that owns the connection; a queue is used only
+//!   when the socket would block, and it is bounded in bytes.
+//! - An idle connection owns no buffer.
+//!
+//! Start reading at [`Shard::serve`], then `input::packet`, then `rooms_api::event`; for the way out, `Node::with_space`
+//! and `Shard`'s deliveries.
+
+#![forbid(unsafe_code)]
+
+mod body;
+mod call;
+mod connect;
+mod connection;
+mod drain;
+mod encoded;
+mod engine;
+mod heartbeat;
+mod http;
+mod id;
+mod input;
+mod limits;
+mod mailbox;
+mod node;
+mod outbox;
+mod polling;
+mod room;
+mod rooms_api;
+mod rooms_http;
+mod settings;
+mod shard;
+mod sse;
+mod tickets;
+mod websocket;
+mod wheel;
+
+pub use body::Body;
+pub use connection::{OnEnd, StreamSummary};
+pub use http::{Client, Streams, TakeBack};
+pub use node::{Health, Node, OnWritten, OpenError, Stats};
+pub use settings::Settings;
+pub use shard::Shard;
+pub use sse::EventStream;

@@ -1,0 +1,544 @@
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustc_hash::FxHashMap;
+use tidegate_auth::KeySet;
+use tidegate_balance::BucketSettings;
+use tidegate_cluster::{History, HistoryError, Write, Written};
+use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
+use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
+use tidegate_session::SidKey;
+use tidegate_types::{Class, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::encoded::Encoded;
+use crate::limits::UserLimits;
+use crate::mailbox::{Delivery, Item, Mailbox};
+use crate::rooms_api;
+use crate::settings::Settings;
+use crate::shard::Shard;
+use crate::tickets::Tickets;
+
+/// Called by the history's writer after each group commit.
+pub type OnWritten = Arc<dyn Fn(&[Written]) + Send + Sync>;
+
+/// Why the realtime server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The history store cannot be opened or read.
+    #[error(transparent)]
+    History(#[from] HistoryError),
+}
+
+/// One (tenant, namespace) with its lock.
+pub(crate) struct SpaceCell {
+    pub index: u32,
+    pub key: Arc<SpaceKey>,
+    pub metrics: Arc<TenantMetrics>,
+    /// What this space last added to its tenant's gauge of rooms.
+    rooms_shown: AtomicI64,
+    space: Mutex<Space>,
+}
+
+impl SpaceCell {
+    /// Looks at the space. Changes go through [`Node::with_space`], so that their effects happen.
+    pub fn lock(&self) -> MutexGuard<'_, Space> {
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a persistent publication waits for: true once it is as durable as the store's policy says.
+pub(crate) type Durable = oneshot::Receiver<bool>;
+
+/// The realtime server of one process: what its shards share.
+pub struct Node {
+    pub(crate) settings: Settings,
+    pub(crate) keys: KeySet,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) sid_key: SidKey,
+    pub(crate) limits: UserLimits,
+    pub(crate) tickets: Tickets,
+    pub(crate) phase: watch::Receiver<Phase>,
+    pub(crate) message_ids: crate::id::MessageIds,
+    spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
+    mailboxes: Box<[Arc<Mailbox>]>,
+    waiting: Mutex<FxHashMap<(u32, u64), oneshot::Sender<bool>>>,
+    /// Session records on their way to the store, by pid, and who waits for each.
+    saving: Mutex<FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>>,
+    connections: AtomicUsize,
+    emptied: Notify,
+    durable: bool,
+}
+
+/// Messages of one space that may wait for the store.
+const MOST_PENDING: usize = 32_768;
+/// Their payloads, bytes.
+const MOST_PENDING_BYTES: usize = 32 << 20;
+
+thread_local! {
+    /// Effects of one change; kept so that a publish allocates no list.
+    static EFFECTS: Cell<Effects> = const { Cell::new(Effects::new()) };
+}
+
+/// Milliseconds since the Unix epoch.
+pub(crate) fn now_ms() -> Millis {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+impl Node {
+    /// Opens the history and everything it remembers.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the store cannot be opened or read.
+    pub fn open(
+        settings: Settings,
+        history: impl FnOnce(OnWritten) -> Result<Arc<dyn History>, HistoryError>,
+        durable: bool,
+        keys: KeySet,
+        metrics: Arc<Metrics>,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Arc<Self>, OpenError> {
+        // The writer calls back only for what this node submits, so the node is there by then.
+        let late: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let node = late.clone();
+        let on_written: OnWritten = Arc::new(move |written| {
+            if let Some(node) = node.get().and_then(Weak::upgrade) {
+                node.written(written);
+            }
+        });
+        let history = history(on_written)?;
+        let loaded = history.load()?;
+        let mailboxes = (0..settings.shards).map(|_| Arc::default()).collect();
+        let node = Arc::new(Self {
+            sid_key: SidKey::new(&settings.node_secret),
+            message_ids: crate::id::MessageIds::new(),
+            settings,
+            keys,
+            metrics,
+            history,
+            limits: UserLimits::default(),
+            tickets: Tickets::default(),
+            phase,
+            spaces: RwLock::default(),
+            mailboxes,
+            waiting: Mutex::default(),
+            saving: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            emptied: Notify::new(),
+            durable,
+        });
+        for (key, start) in loaded {
+            let mut spaces = node.spaces.write().unwrap_or_else(PoisonError::into_inner);
+            let cell = node.cell(spaces.len(), key.clone(), start);
+            spaces.insert(key, cell);
+        }
+        let _ = late.set(Arc::downgrade(&node));
+        Ok(node)
+    }
+
+    fn cell(&self, index: usize, key: SpaceKey, start: tidegate_hub::SpaceStart) -> Arc<SpaceCell> {
+        let config = SpaceConfig {
+            ring_window_ms: self.settings.recovery_window_ms,
+            ring_bytes: self.settings.ring_bytes,
+            store_messages: self.settings.history_messages,
+            session_window_ms: self.settings.recovery_window_ms,
+            durable: self.durable,
+            ..SpaceConfig::default()
+        };
+        let metrics = self.metrics.tenant(&key.tenant);
+        let key = Arc::new(key);
+        let space = Mutex::new(Space::new(key.clone(), config, start));
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        Arc::new(SpaceCell { index, key, metrics, rooms_shown: AtomicI64::new(0), space })
+    }
+
+    /// The part of the node that one worker owns. To be called on the worker's thread, inside its local runtime.
+    pub fn shard(self: &Arc<Self>, id: ShardId) -> Rc<Shard> {
+        Shard::start(self.clone(), id)
+    }
+
+    pub(crate) fn mailbox(&self, shard: ShardId) -> Option<&Arc<Mailbox>> {
+        self.mailboxes.get(usize::from(shard.0))
+    }
+
+    /// The space, opened if this tenant has never been here.
+    pub(crate) fn space(&self, key: &SpaceKey) -> Result<Arc<SpaceCell>, HistoryError> {
+        if let Some(cell) = self.spaces.read().unwrap_or_else(PoisonError::into_inner).get(key) {
+            return Ok(cell.clone());
+        }
+        // Outside the lock: opening waits for the writer thread, whose callback takes the lock.
+        let start = self.history.open_space(key)?;
+        let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = spaces.get(key) {
+            return Ok(cell.clone());
+        }
+        let cell = self.cell(spaces.len(), key.clone(), start);
+        spaces.insert(key.clone(), cell.clone());
+        Ok(cell)
+    }
+
+    fn cells(&self) -> Vec<Arc<SpaceCell>> {
+        self.spaces.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Changes a space and lets the effects happen: deliveries under the space's lock, because the lock makes the order;
+    /// writes to the store after it, because the store's callback takes the lock.
+    pub(crate) fn with_space<T>(&self, cell: &SpaceCell, change: impl FnOnce(&mut Space, &mut Effects) -> T) -> T {
+        self.change(cell, change, None)
+    }
+
+    /// As [`Node::with_space`]; what comes with the result resolves when the session's changed record is stored. Before,
+    /// the client must not be told of the change: a kill would take it back, and the recovery would not know.
+    pub(crate) fn with_session<T>(
+        &self,
+        cell: &SpaceCell,
+        change: impl FnOnce(&mut Space, &mut Effects) -> T,
+    ) -> (T, Option<oneshot::Receiver<()>>) {
+        let mut saved = None;
+        let result = self.change(cell, change, self.durable.then_some(&mut saved));
+        (result, saved)
+    }
+
+    fn change<T>(
+        &self,
+        cell: &SpaceCell,
+        change: impl FnOnce(&mut Space, &mut Effects) -> T,
+        mut saved: Option<&mut Option<oneshot::Receiver<()>>>,
+    ) -> T {
+        let mut effects = EFFECTS.take();
+        let mut writes = Vec::new();
+        let result = {
+            let mut space = cell.lock();
+            let result = change(&mut space, &mut effects);
+            for effect in effects.drain(..) {
+                self.happen(cell, effect, &mut writes);
+            }
+            result
+        };
+        EFFECTS.set(effects);
+        for write in writes {
+            if let Write::SaveSession(record) = &write {
+                let waiting = saved.take().map(|saved| {
+                    let (sender, receiver) = oneshot::channel();
+                    *saved = Some(receiver);
+                    sender
+                });
+                self.saving().entry(record.pid.clone()).or_default().push_back(waiting);
+            }
+            self.submit(cell, write);
+        }
+        result
+    }
+
+    fn happen(&self, cell: &SpaceCell, effect: Effect, writes: &mut Vec<Write>) {
+        match effect {
+            Effect::Deliver { room_id, shards, publication } => {
+                let encoded = Arc::new(Encoded::message(publication));
+                for shard in shards.iter() {
+                    if let Some(mailbox) = self.mailbox(shard) {
+                        let encoded = encoded.clone();
+                        mailbox.push(Item::Deliver(Delivery {
+                            space: cell.index,
+                            room: room_id,
+                            encoded,
+                            except: None,
+                        }));
+                    }
+                }
+            }
+            Effect::Presence { room_id, room, shards, change, except } => {
+                let (event, data) = rooms_api::presence_event(&room, &change);
+                let publication = Publication {
+                    space: cell.key.clone(),
+                    room,
+                    event,
+                    data: data.into(),
+                    attachments: Arc::from([]),
+                    class: Class::Volatile,
+                    position: None,
+                    seq: 0,
+                    timestamp_ms: 0,
+                };
+                let encoded = Arc::new(Encoded::presence(Arc::new(publication)));
+                for shard in shards.iter() {
+                    match self.mailbox(shard) {
+                        Some(mailbox) if mailbox.has_room() => mailbox.push(Item::Deliver(Delivery {
+                            space: cell.index,
+                            room: room_id,
+                            encoded: encoded.clone(),
+                            except: except.filter(|except| except.shard == shard),
+                        })),
+                        _ => _ = cell.metrics.dropped(DropReason::MailboxFull).inc(),
+                    }
+                }
+            }
+            Effect::Append(publication) => writes.push(Write::Append(publication)),
+            Effect::Reserve { upto } => writes.push(Write::Reserve { space: cell.key.clone(), upto }),
+            Effect::SaveSession(record) => writes.push(Write::SaveSession(record)),
+            Effect::DropSession(pid) => writes.push(Write::DropSession(pid)),
+        }
+    }
+
+    fn saving(&self) -> MutexGuard<'_, FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>> {
+        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The oldest record on its way for the session has arrived, or never will.
+    fn saved(&self, pid: &Pid) {
+        let mut saving = self.saving();
+        let Some(records) = saving.get_mut(pid) else { return };
+        let waiting = records.pop_front().flatten();
+        if records.is_empty() {
+            saving.remove(pid);
+        }
+        drop(saving);
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(());
+        }
+    }
+
+    fn submit(&self, cell: &SpaceCell, write: Write) {
+        let seq = match &write {
+            Write::Append(publication) => Some(publication.seq),
+            Write::Reserve { .. } | Write::SaveSession(_) | Write::DropSession(_) => None,
+        };
+        let pid = match &write {
+            Write::SaveSession(record) => Some(record.pid.clone()),
+            Write::Append(_) | Write::Reserve { .. } | Write::DropSession(_) => None,
+        };
+        if self.history.submit(write).is_ok() {
+            return;
+        }
+        self.metrics.store_errors.inc();
+        if let Some(seq) = seq {
+            self.append_failed(cell, seq);
+        }
+        if let Some(pid) = pid {
+            // It was the last to go; nobody waits for it any more.
+            let mut saving = self.saving();
+            if let Some(records) = saving.get_mut(&pid) {
+                records.pop_back();
+                if records.is_empty() {
+                    saving.remove(&pid);
+                }
+            }
+        }
+        // A reservation is asked for again by the space itself.
+    }
+
+    fn append_failed(&self, cell: &SpaceCell, seq: u64) {
+        cell.metrics.dropped(DropReason::StoreFailed).inc();
+        self.with_space(cell, |space, effects| space.append_failed(seq, effects));
+        self.settle(cell.index, seq, false);
+    }
+
+    fn settle(&self, space: u32, seq: u64, durable: bool) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&(space, seq));
+        if let Some(waiting) = waiting {
+            // The sender may have gone; then nobody waits for its ack.
+            let _ = waiting.send(durable);
+        }
+    }
+
+    fn written(&self, written: &[Written]) {
+        for one in written {
+            let key = match one {
+                Written::Appended { space, .. }
+                | Written::Synced { space, .. }
+                | Written::Reserved { space, .. }
+                | Written::Failed { space, .. } => space,
+                Written::Saved { pid } => {
+                    self.saved(pid);
+                    continue;
+                }
+            };
+            let cell = self.spaces.read().unwrap_or_else(PoisonError::into_inner).get(&**key).cloned();
+            let Some(cell) = cell else { continue };
+            match one {
+                Written::Appended { seq, .. } => {
+                    cell.metrics.messages_persisted.inc();
+                    self.with_space(&cell, |space, effects| space.appended(*seq, effects));
+                }
+                Written::Synced { seq, .. } => self.settle(cell.index, *seq, true),
+                Written::Reserved { upto, .. } => {
+                    self.with_space(&cell, |space, effects| space.reserved(*upto, effects));
+                }
+                Written::Failed { seq, error, .. } => {
+                    tracing::error!(%error, "the history store refused a message");
+                    self.append_failed(&cell, *seq);
+                }
+                Written::Saved { .. } => {}
+            }
+        }
+    }
+
+    /// Whether a publisher may go on, or has to wait for [`Node::publishable`].
+    pub(crate) fn can_publish(&self) -> bool {
+        self.mailboxes.iter().all(|mailbox| mailbox.has_room())
+    }
+
+    /// Resolves when every mailbox has room.
+    pub(crate) async fn publishable(&self) {
+        for mailbox in &self.mailboxes {
+            mailbox.room().await;
+        }
+    }
+
+    /// Publishes. For a persistent message the second value resolves when it is durable. `None` when too much waits for
+    /// the store already: everything behind it waits too, and memory is not for that.
+    pub(crate) fn publish(
+        &self,
+        cell: &SpaceCell,
+        message: Message,
+        now: Millis,
+    ) -> Option<(Published, Option<Durable>)> {
+        self.with_space(cell, |space, effects| {
+            let (waiting, bytes) = space.pending();
+            if message.class != Class::Volatile && (waiting >= MOST_PENDING || bytes >= MOST_PENDING_BYTES) {
+                return None;
+            }
+            let persistent = message.class == Class::Persistent;
+            let published = space.publish(message, now, effects);
+            let durable = persistent.then(|| {
+                let (sender, receiver) = oneshot::channel();
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                waiting.insert((cell.index, published.publication.seq), sender);
+                receiver
+            });
+            Some((published, durable))
+        })
+    }
+
+    /// What has to happen ten times a second: presence diffs, ring and session expiry.
+    pub(crate) fn tick(&self, now: Millis) {
+        for cell in self.cells() {
+            self.with_space(&cell, |space, effects| space.tick(now, effects));
+        }
+    }
+
+    /// Brings the gauge of rooms up to date: counting them on each join and leave would cost more than a look a second.
+    pub(crate) fn show(&self) {
+        for cell in self.cells() {
+            let rooms = i64::try_from(cell.lock().stats().rooms).unwrap_or(i64::MAX);
+            cell.metrics.active_rooms.inc_by(rooms - cell.rooms_shown.swap(rooms, Ordering::Relaxed));
+        }
+    }
+
+    /// What has to happen every few seconds: forgetting what nobody holds.
+    pub(crate) fn sweep(&self, now: Millis) {
+        self.limits.sweep(self.bucket(), now);
+        self.tickets.sweep(now);
+    }
+
+    pub(crate) fn bucket(&self) -> BucketSettings {
+        BucketSettings { rate: self.settings.messages_per_second, burst: self.settings.message_burst }
+    }
+
+    /// Counts a connection in; false when the limit is reached.
+    pub(crate) fn connection_opened(&self) -> bool {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        if before >= self.settings.max_connections {
+            self.connection_closed();
+            return false;
+        }
+        true
+    }
+
+    pub(crate) fn connection_closed(&self) {
+        if self.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    /// Resolves when no connection is left.
+    pub async fn drained(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.connections.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// A clean stop of the store: heads, floors and the messages in memory are kept, so that sessions recover after a
+    /// restart. Call it once all connections have ended.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn close(&self) -> Result<(), HistoryError> {
+        let spaces = self.cells().iter().map(|cell| ((*cell.key).clone(), cell.lock().save())).collect();
+        self.history.close(spaces)
+    }
+
+    /// Connections and the store's state, for `/health`.
+    pub fn health(&self) -> Health {
+        let mut by_tenant: FxHashMap<TenantId, usize> = FxHashMap::default();
+        for cell in self.cells() {
+            let connections = cell.lock().stats().connections;
+            if connections > 0 {
+                *by_tenant.entry(cell.key.tenant.clone()).or_default() += connections;
+            }
+        }
+        let mut by_tenant: Vec<_> = by_tenant.into_iter().collect();
+        by_tenant.sort();
+        Health { connections: self.connections.load(Ordering::Relaxed), by_tenant, store: self.history.healthy() }
+    }
+
+    /// Rooms and subscriptions, for `/stats`.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats { connections: self.connections.load(Ordering::Relaxed), ..Stats::default() };
+        for cell in self.cells() {
+            let space = cell.lock().stats();
+            stats.rooms += space.rooms;
+            stats.subscriptions += space.subscriptions;
+            stats.largest_room = stats.largest_room.max(space.largest_room);
+        }
+        stats
+    }
+}
+
+/// See [`Node::health`].
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Sessions and event streams.
+    pub connections: usize,
+    /// Socket.IO sockets by tenant, by name.
+    pub by_tenant: Vec<(TenantId, usize)>,
+    /// Whether the history store takes messages.
+    pub store: bool,
+}
+
+/// See [`Node::stats`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Sessions and event streams.
+    pub connections: usize,
+    /// Rooms somebody is in.
+    pub rooms: usize,
+    /// Memberships.
+    pub subscriptions: usize,
+    /// Members of the largest room.
+    pub largest_room: usize,
+}
+
+/// Names of the events the server sends of itself, parsed once.
+pub(crate) fn event_name(name: &'static str) -> EventName {
+    thread_local! {
+        static NAMES: std::cell::RefCell<FxHashMap<&'static str, EventName>> = std::cell::RefCell::default();
+    }
+    NAMES.with_borrow_mut(|names| {
+        if let Some(known) = names.get(name) {
+            return known.clone();
+        }
+        #[allow(clippy::expect_used, reason = "the names are literals of this crate")]
+        let parsed = EventName::try_from(name).expect("event names are valid literals");
+        names.insert(name, parsed.clone());
+        parsed
+    })
+}

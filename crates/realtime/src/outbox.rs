@@ -1,0 +1,220 @@
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+use tokio::net::TcpStream;
+
+use crate::encoded::Encoded;
+use std::sync::Arc;
+
+/// The most buffers that one `writev` takes.
+const VECTOR: usize = 64;
+
+/// What became of bytes for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// Handed to the kernel, or waiting in the bounded queue.
+    Taken,
+    /// The queue was full: nothing of it was taken.
+    Full,
+    /// The connection is broken.
+    Broken,
+}
+
+/// Frames that the socket would not take, by reference, oldest first.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Bytes>,
+    bytes: usize,
+    /// Bytes of a replay, which the limit does not count: it is bounded by the ring and the history, and a session that is
+    /// closed over it would ask for it again.
+    replayed: usize,
+}
+
+impl Outbox {
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn fits(&self, bytes: usize, limit: usize) -> bool {
+        self.bytes.saturating_add(bytes) <= limit.saturating_add(self.replayed)
+    }
+
+    /// Queues a part of a replay.
+    pub fn push_replayed(&mut self, bytes: Bytes) {
+        self.replayed += bytes.len();
+        self.push(bytes);
+    }
+
+    pub fn push(&mut self, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.queue.push_back(bytes);
+    }
+
+    pub fn pop(&mut self) -> Option<Bytes> {
+        let bytes = self.queue.pop_front()?;
+        self.bytes -= bytes.len();
+        Some(bytes)
+    }
+
+    /// Everything that waits, oldest first.
+    pub fn take(&mut self) -> VecDeque<Bytes> {
+        self.bytes = 0;
+        self.replayed = 0;
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Writes what the socket takes. Gives capacity back once empty.
+    pub fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let slices: SmallVec<[IoSlice<'_>; VECTOR]> =
+                self.queue.iter().take(VECTOR).map(|bytes| IoSlice::new(bytes)).collect();
+            let written = stream.try_write_vectored(&slices);
+            drop(slices);
+            match written {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => self.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.queue = VecDeque::new();
+        self.replayed = 0;
+        Ok(())
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.bytes = self.bytes.saturating_sub(written);
+        while let Some(first) = self.queue.front_mut() {
+            if first.len() > written {
+                first.advance(written);
+                return;
+            }
+            written -= first.len();
+            self.queue.pop_front();
+        }
+    }
+}
+
+/// A WebSocket's writing half: straight to the socket while it takes bytes, by queue when it does not.
+pub(crate) struct FrameSink {
+    outbox: Option<Box<Outbox>>,
+    /// What is sent only queues: somebody will flush at the end of the turn.
+    corked: bool,
+}
+
+impl FrameSink {
+    pub fn new() -> Self {
+        Self { outbox: None, corked: false }
+    }
+
+    /// Whether bytes can go straight to the socket.
+    fn is_idle(&self) -> bool {
+        self.outbox.is_none() && !self.corked
+    }
+
+    /// Whether something waits until the socket takes it.
+    pub fn is_blocked(&self) -> bool {
+        !self.corked && self.has_queued()
+    }
+
+    /// Whether something waits for [`FrameSink::flush`].
+    pub fn has_queued(&self) -> bool {
+        self.outbox.is_some()
+    }
+
+    /// From now on what is sent only queues.
+    pub fn cork(&mut self) {
+        self.corked = true;
+    }
+
+    /// What is sent is written again.
+    pub fn uncork(&mut self) {
+        self.corked = false;
+    }
+
+    pub fn into_outbox(self) -> Option<Box<Outbox>> {
+        self.outbox
+    }
+
+    fn fits(&self, bytes: usize, limit: usize) -> bool {
+        self.outbox.as_ref().is_none_or(|outbox| outbox.fits(bytes, limit))
+    }
+
+    /// Queues a replayed message without writing it; [`FrameSink::flush`] does.
+    pub fn hold(&mut self, frames: Bytes) {
+        self.outbox.get_or_insert_default().push_replayed(frames);
+    }
+
+    fn queue(&mut self, bytes: Bytes) {
+        self.outbox.get_or_insert_default().push(bytes);
+    }
+
+    /// Sends complete frames that live in a scratch buffer; only what the socket refuses is copied.
+    pub fn send(&mut self, stream: &TcpStream, frames: &[u8], limit: usize) -> Sent {
+        if !self.fits(frames.len(), limit) {
+            return Sent::Full;
+        }
+        let written = if self.is_idle() {
+            match stream.try_write(frames) {
+                Ok(written) => written,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                Err(_) => return Sent::Broken,
+            }
+        } else {
+            0
+        };
+        if let Some(rest) = frames.get(written..).filter(|rest| !rest.is_empty()) {
+            self.queue(Bytes::copy_from_slice(rest));
+        }
+        Sent::Taken
+    }
+
+    /// Sends the frames of a run of messages with one system call. On [`Sent::Full`] nothing of the run was taken.
+    pub fn send_run(&mut self, stream: &TcpStream, run: &[&Arc<Encoded>], limit: usize) -> Sent {
+        if let ([only], true) = (run, self.is_idle()) {
+            let frames = only.frames();
+            return match stream.try_write(frames) {
+                Ok(written) if written == frames.len() => Sent::Taken,
+                Ok(written) => {
+                    self.queue(frames.slice(written..));
+                    Sent::Taken
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.queue(frames.clone());
+                    Sent::Taken
+                }
+                Err(_) => Sent::Broken,
+            };
+        }
+        let total: usize = run.iter().map(|encoded| encoded.frames().len()).sum();
+        if !self.fits(total, limit) {
+            return Sent::Full;
+        }
+        let was_idle = self.is_idle();
+        let outbox = self.outbox.get_or_insert_default();
+        run.iter().for_each(|encoded| outbox.push(encoded.frames().clone()));
+        if was_idle {
+            return self.flush(stream);
+        }
+        Sent::Taken
+    }
+
+    /// Writes queued frames; the socket has become writable.
+    pub fn flush(&mut self, stream: &TcpStream) -> Sent {
+        if let Some(outbox) = self.outbox.as_mut() {
+            if outbox.flush(stream).is_err() {
+                return Sent::Broken;
+            }
+            if outbox.is_empty() {
+                self.outbox = None;
+            }
+        }
+        Sent::Taken
+    }
+}

@@ -1,0 +1,617 @@
+//! The rooms API: the events of namespace `/`, their payloads, and what the server answers.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tidegate_auth::RoomAction;
+use tidegate_hub::{JoinError, Message, PresenceChange};
+use tidegate_metrics::{EventLabel, RateLimit};
+use tidegate_types::{
+    Class, CloseReason, EventName, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName, Status,
+};
+use tidegate_wire::socket_io;
+use tokio::task::{spawn_blocking, spawn_local};
+
+use crate::connection::{Conn, Socket};
+use crate::encoded::json_data;
+use crate::input::Handled;
+use crate::node::{Durable, SpaceCell, event_name, now_ms};
+use crate::shard::Shard;
+
+/// Members listed in a snapshot after a join; `query:presence` lists more.
+const LISTED: usize = 256;
+/// Members listed by `query:presence`.
+const MOST_LISTED: usize = 10_000;
+/// Messages in one reply of `room:history`, unless the client asks for fewer or more.
+const HISTORY: usize = 100;
+/// The most messages in one reply of `room:history`.
+const MOST_HISTORY: usize = 1_000;
+/// Persistent messages of one connection whose ack may be outstanding before its next packet waits.
+const MOST_IN_FLIGHT: u16 = 256;
+
+/// An event in progress: who sent it, and how to answer.
+struct Context<'a> {
+    shard: &'a Rc<Shard>,
+    conn: &'a Rc<Conn>,
+    space: Arc<SpaceCell>,
+    ack_id: Option<u64>,
+    label: EventLabel,
+    started: Instant,
+    now: Millis,
+}
+
+/// What an event is refused with: the code of `system:error`, and the text.
+struct Refusal {
+    code: &'static str,
+    message: Cow<'static, str>,
+    retry_after_ms: Option<Millis>,
+}
+
+impl Refusal {
+    fn new(code: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), retry_after_ms: None }
+    }
+}
+
+#[derive(Deserialize)]
+struct Heartbeat<'a> {
+    #[serde(borrow)]
+    status: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+struct SetStatus<'a> {
+    #[serde(borrow)]
+    status: Cow<'a, str>,
+    metadata: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+struct Join<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+    #[serde(borrow)]
+    metadata: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct InRoom<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct SendMessage<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    #[serde(default)]
+    persistent: bool,
+    #[serde(default)]
+    volatile: bool,
+}
+
+#[derive(Deserialize)]
+struct History<'a> {
+    #[serde(borrow)]
+    room: Cow<'a, str>,
+    since: Option<Position>,
+    limit: Option<usize>,
+}
+
+/// Handles an event of a connected client.
+pub(crate) fn event(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    ack_id: Option<u64>,
+    payload: &str,
+    attachments: Vec<Bytes>,
+) -> Handled {
+    let Ok((name, args)) = socket_io::event_parts(payload) else {
+        return Handled::Close(CloseReason::ProtocolError);
+    };
+    let root = conn.with_socket("/", |socket| socket.space.clone());
+    let Some(space) = root else { return Handled::Close(CloseReason::ProtocolError) };
+    let label = EventLabel::of(&name);
+    space.metrics.received(label).inc();
+    let context = Context { shard, conn, space, ack_id, label, started: Instant::now(), now: now_ms() };
+    if let Err(refusal) = within_limits(&context) {
+        context.space.metrics.limited(RateLimit::Message).inc();
+        context.refuse(&refusal);
+        return Handled::Done;
+    }
+    let handled = match &*name {
+        "room:send" => room_send(&context, args, attachments),
+        "room:join" => room_join(&context, args),
+        "room:leave" => room_leave(&context, args),
+        "room:history" => room_history(&context, args),
+        "presence:heartbeat" => presence_heartbeat(&context, args),
+        "presence:status" => presence_status(&context, args),
+        "query:presence" => query_presence(&context, args),
+        "query:rooms" => query_rooms(&context),
+        // As in the reference server, an event nobody listens to is nobody's error.
+        _ => Ok(Handled::Done),
+    };
+    handled.unwrap_or_else(|refusal| {
+        context.refuse(&refusal);
+        Handled::Done
+    })
+}
+
+/// Counts the time from an event to its answer.
+fn observe(space: &SpaceCell, label: EventLabel, started: Instant) {
+    space.metrics.latency_ms(label).observe(started.elapsed().as_secs_f64() * 1_000.0);
+}
+
+fn within_limits(context: &Context<'_>) -> Result<(), Refusal> {
+    let node = &context.shard.node;
+    let settings = node.bucket();
+    if settings.rate == 0 {
+        return Ok(());
+    }
+    let Some(principal) = context.conn.with_socket("/", |socket| socket.principal.clone()) else { return Ok(()) };
+    let mut limit = context.conn.limit.borrow_mut();
+    let limit = limit.get_or_insert_with(|| node.limits.of(&principal.tenant, &principal.user, settings, context.now));
+    limit.take(settings, context.now).map_err(|retry_after_ms| Refusal {
+        retry_after_ms: Some(retry_after_ms),
+        ..Refusal::new("RATE_LIMIT_EXCEEDED", "Rate limit exceeded")
+    })
+}
+
+/// Reads an event's first argument.
+fn argument<'a, T: Deserialize<'a>>(args: &'a str, code: &'static str) -> Result<T, Refusal> {
+    let mut values = serde_json::Deserializer::from_str(args).into_iter::<T>();
+    match values.next() {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(Refusal::new(code, format!("Invalid payload: {error}"))),
+        None => Err(Refusal::new(code, "Invalid payload: an object is expected")),
+    }
+}
+
+fn room_name(name: &str, code: &'static str) -> Result<RoomName, Refusal> {
+    RoomName::try_from(name).map_err(|error| Refusal::new(code, format!("Invalid room: it {error}")))
+}
+
+impl Context<'_> {
+    fn ack(&self, data: &str) {
+        observe(&self.space, self.label, self.started);
+        ack(self.shard, self.conn, &self.space.key.namespace, self.ack_id, data);
+    }
+
+    fn refuse(&self, refusal: &Refusal) {
+        observe(&self.space, self.label, self.started);
+        refuse(self.shard, self.conn, &self.space, self.ack_id, refusal);
+    }
+
+    /// For an answer that comes later.
+    fn answer(&self, id: String) -> Answer {
+        Answer {
+            shard: self.shard.clone(),
+            conn: self.conn.clone(),
+            space: self.space.clone(),
+            ack_id: self.ack_id,
+            label: self.label,
+            started: self.started,
+            id,
+        }
+    }
+
+    fn allowed(&self, action: RoomAction, room: &RoomName) -> bool {
+        self.conn.with_socket("/", |socket| socket.principal.may(action, room)).unwrap_or(false)
+    }
+}
+
+fn refuse(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, ack_id: Option<u64>, refusal: &Refusal) {
+    shard.node.metrics.error(&space.metrics, "client", refusal.code);
+    let mut error = serde_json::json!({ "code": refusal.code, "message": refusal.message });
+    if let (Some(wait), Some(fields)) = (refusal.retry_after_ms, error.as_object_mut()) {
+        fields.insert("retryAfter".to_owned(), wait.div_ceil(1_000).into());
+    }
+    let namespace = &space.key.namespace;
+    emit(shard, conn, namespace, "system:error", &error.to_string(), None);
+    let answer = serde_json::json!({ "success": false, "error": refusal.message });
+    ack(shard, conn, namespace, ack_id, &answer.to_string());
+}
+
+/// Sends an event to one client. `trailing` is the offset that recovery needs.
+pub(crate) fn emit(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    namespace: &Namespace,
+    event: &str,
+    data: &str,
+    trailing: Option<&str>,
+) {
+    shard.send(conn, &[], |packet| {
+        packet.push(b'4');
+        socket_io::event(packet, namespace.as_str(), None, event, data, trailing);
+    });
+    count_sent(conn, namespace, EventLabel::of(event));
+}
+
+fn count_sent(conn: &Conn, namespace: &Namespace, label: EventLabel) {
+    let _ = conn.with_socket(namespace.as_str(), |socket| socket.space.metrics.sent(label).inc());
+}
+
+fn ack(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, ack_id: Option<u64>, data: &str) {
+    let Some(ack_id) = ack_id else { return };
+    shard.send(conn, &[], |packet| {
+        packet.push(b'4');
+        socket_io::ack(packet, namespace.as_str(), ack_id, data);
+    });
+    count_sent(conn, namespace, EventLabel::Ack);
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+pub(crate) fn established(socket: &Socket) -> String {
+    let tenant = quoted(socket.principal.tenant.as_str());
+    format!(r#"{{"connectionId":"{}","tenantId":{tenant}}}"#, socket.socket_id.as_str())
+}
+
+/// Says that the server is going away and when to come back.
+pub(crate) fn announce_restart(shard: &Rc<Shard>, conn: &Rc<Conn>, reconnect_in_ms: Millis) {
+    let data = format!(r#"{{"reason":"Server shutting down","reconnectIn":{reconnect_in_ms}}}"#);
+    let namespaces: Vec<Namespace> = conn.session.borrow().namespaces().to_vec();
+    for namespace in namespaces {
+        emit(shard, conn, &namespace, "system:restart", &data, None);
+    }
+}
+
+/// The event that tells a room's members of a change of its presence.
+pub(crate) fn presence_event(room: &RoomName, change: &PresenceChange) -> (EventName, String) {
+    let room = quoted(room.as_str());
+    match change {
+        PresenceChange::Join(user) => {
+            let user = serde_json::to_string(user).unwrap_or_default();
+            (event_name("presence:join"), format!(r#"{{"room":{room},"user":{user}}}"#))
+        }
+        PresenceChange::Leave(user) => {
+            let user = quoted(user.as_str());
+            (event_name("presence:leave"), format!(r#"{{"room":{room},"userId":{user}}}"#))
+        }
+        PresenceChange::Update { listed, count } => (event_name("presence:update"), snapshot(&room, listed, *count)),
+    }
+}
+
+fn snapshot(quoted_room: &str, listed: &[PresenceInfo], count: usize) -> String {
+    let presence = serde_json::to_string(listed).unwrap_or_default();
+    if count > listed.len() {
+        return format!(r#"{{"room":{quoted_room},"presence":{presence},"count":{count},"truncated":true}}"#);
+    }
+    format!(r#"{{"room":{quoted_room},"presence":{presence}}}"#)
+}
+
+/// Sends one client who is in a room now.
+pub(crate) fn send_snapshot(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, room: &RoomName) {
+    let (listed, count) = space.lock().presence(room, LISTED);
+    let data = snapshot(&quoted(room.as_str()), &listed, count);
+    emit(shard, conn, &space.key.namespace, "presence:update", &data, None);
+}
+
+fn room_join(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
+    const FAILED: &str = "ROOM_JOIN_FAILED";
+    let join: Join<'_> = argument(args, FAILED)?;
+    let room = room_name(&join.room, FAILED)?;
+    if !context.allowed(RoomAction::Join, &room) {
+        return Err(Refusal::new(FAILED, "Unauthorized"));
+    }
+    let (shard, conn, space) = (context.shard, context.conn, &context.space);
+    let rooms = conn.with_socket("/", |socket| socket.rooms.len()).unwrap_or(0);
+    if rooms >= shard.node.settings.max_rooms_per_connection && !space.lock().is_member(conn.id, &room) {
+        space.metrics.limited(RateLimit::Room).inc();
+        return Err(Refusal::new(FAILED, "Too many rooms"));
+    }
+    let (joined, saved) = shard.node.with_session(space, |hub, effects| hub.join(conn.id, &room, context.now, effects));
+    let joined = joined.map_err(|JoinError::NotConnected| Refusal::new(FAILED, "Not connected"))?;
+    if !joined.already {
+        let mut sockets = conn.sockets.borrow_mut();
+        let socket = sockets.iter_mut().find(|socket| socket.space.index == space.index);
+        if let Some(socket) = socket {
+            shard.add_member(conn, socket, joined.room_id, joined.seq);
+        }
+    }
+    let quoted_room = quoted(room.as_str());
+    let data = match join.metadata.map(RawValue::get) {
+        Some(metadata) => format!(r#"{{"room":{quoted_room},"metadata":{metadata}}}"#),
+        None => format!(r#"{{"room":{quoted_room}}}"#),
+    };
+    let answer = context.answer(String::new());
+    Ok(when_saved(saved, move || {
+        answer.emit("room:joined", &data);
+        answer.succeeded();
+        send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
+    }))
+}
+
+/// Goes on at once, or as soon as the session's record is stored.
+fn when_saved(saved: Option<tokio::sync::oneshot::Receiver<()>>, rest: impl FnOnce() + 'static) -> Handled {
+    match saved {
+        None => {
+            rest();
+            Handled::Done
+        }
+        Some(saved) => Handled::Later(Box::pin(async move {
+            // A record that is lost is not waited for: its client starts afresh after a kill.
+            let _ = saved.await;
+            rest();
+        })),
+    }
+}
+
+fn room_leave(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
+    const FAILED: &str = "ROOM_LEAVE_FAILED";
+    let leave: InRoom<'_> = argument(args, FAILED)?;
+    let room = room_name(&leave.room, FAILED)?;
+    let (shard, conn, space) = (context.shard, context.conn, &context.space);
+    let (left, saved) = shard.node.with_session(space, |hub, effects| hub.leave(conn.id, &room, context.now, effects));
+    if let Some(room_id) = left {
+        let membership = {
+            let mut sockets = conn.sockets.borrow_mut();
+            sockets.iter_mut().find(|socket| socket.space.index == space.index).and_then(|socket| {
+                let index = socket.rooms.iter().position(|membership| membership.room == room_id)?;
+                Some(socket.rooms.remove(index))
+            })
+        };
+        if let Some(membership) = membership {
+            shard.remove_member(space.index, membership);
+            space.metrics.room_subscriptions.dec();
+        }
+    }
+    let data = format!(r#"{{"room":{}}}"#, quoted(room.as_str()));
+    let answer = context.answer(String::new());
+    Ok(when_saved(saved, move || {
+        answer.emit("room:left", &data);
+        answer.succeeded();
+    }))
+}
+
+/// The JSON of `room:message`.
+pub(crate) fn message_data(id: &str, room: &RoomName, from: &str, payload: &str, now: Millis) -> Bytes {
+    let mut data = String::with_capacity(payload.len() + 160);
+    data.push_str(r#"{"id":""#);
+    data.push_str(id);
+    data.push_str(r#"","room":"#);
+    data.push_str(&quoted(room.as_str()));
+    data.push_str(r#","from":"#);
+    data.push_str(&quoted(from));
+    data.push_str(r#","payload":"#);
+    data.push_str(payload);
+    data.push_str(r#","timestamp":"#);
+    data.push_str(itoa::Buffer::new().format(now));
+    data.push('}');
+    data.into()
+}
+
+fn room_send(context: &Context<'_>, args: &str, attachments: Vec<Bytes>) -> Result<Handled, Refusal> {
+    const FAILED: &str = "MESSAGE_SEND_FAILED";
+    let send: SendMessage<'_> = argument(args, FAILED)?;
+    let room = room_name(&send.room, FAILED)?;
+    if !context.allowed(RoomAction::Send, &room) {
+        return Err(Refusal::new(FAILED, "Unauthorized"));
+    }
+    let from = context.conn.with_socket("/", |socket| socket.principal.user.clone());
+    let from = from.ok_or_else(|| Refusal::new(FAILED, "Not connected"))?;
+    let id = context.shard.node.message_ids.next(context.now);
+    let payload = send.payload.map_or("null", RawValue::get);
+    let class = match (send.persistent, send.volatile) {
+        (true, _) => Class::Persistent,
+        (false, true) => Class::Volatile,
+        (false, false) => Class::Recoverable,
+    };
+    let data = message_data(&id, &room, from.as_str(), payload, context.now);
+    let attachments = if attachments.is_empty() { no_attachments() } else { Arc::from(attachments) };
+    let message = Message { room, event: event_name("room:message"), data, attachments, class };
+    let answer = context.answer(id);
+    if context.shard.node.can_publish() {
+        return Ok(publish(answer, message, context.now).map_or(Handled::Done, Handled::Later));
+    }
+    let now = context.now;
+    Ok(Handled::Later(Box::pin(async move {
+        answer.shard.node.publishable().await;
+        if let Some(rest) = publish(answer, message, now) {
+            rest.await;
+        }
+    })))
+}
+
+thread_local! {
+    static NO_ATTACHMENTS: Arc<[Bytes]> = Arc::from([]);
+}
+
+fn no_attachments() -> Arc<[Bytes]> {
+    NO_ATTACHMENTS.with(Arc::clone)
+}
+
+/// Whom to tell what became of a message.
+struct Answer {
+    shard: Rc<Shard>,
+    conn: Rc<Conn>,
+    space: Arc<SpaceCell>,
+    ack_id: Option<u64>,
+    label: EventLabel,
+    started: Instant,
+    id: String,
+}
+
+impl Answer {
+    fn emit(&self, event: &'static str, data: &str) {
+        emit(&self.shard, &self.conn, &self.space.key.namespace, event, data, None);
+    }
+
+    fn ack(&self, data: &str) {
+        observe(&self.space, self.label, self.started);
+        ack(&self.shard, &self.conn, &self.space.key.namespace, self.ack_id, data);
+    }
+
+    fn succeeded(&self) {
+        self.ack(r#"{"success":true}"#);
+    }
+
+    fn sent(&self) {
+        self.ack(&format!(r#"{{"success":true,"messageId":"{}"}}"#, self.id));
+    }
+
+    fn refused(&self, refusal: &Refusal) {
+        observe(&self.space, self.label, self.started);
+        refuse(&self.shard, &self.conn, &self.space, self.ack_id, refusal);
+    }
+
+    async fn when_durable(self, durable: Durable) {
+        let stored = durable.await == Ok(true);
+        self.conn.in_flight.set(self.conn.in_flight.get().saturating_sub(1));
+        if stored {
+            self.sent();
+        } else {
+            self.refused(&Refusal::new("MESSAGE_SEND_FAILED", "The message could not be stored; send it again"));
+        }
+    }
+}
+
+fn publish(answer: Answer, message: Message, now: Millis) -> Option<crate::input::Later> {
+    let (conn, space) = (&answer.conn, &answer.space);
+    if !space.lock().is_member(conn.id, &message.room) {
+        answer.refused(&Refusal::new("NOT_IN_ROOM", "Not in room"));
+        return None;
+    }
+    let Some((_, durable)) = answer.shard.node.publish(space, message, now) else {
+        answer.refused(&Refusal::new("MESSAGE_SEND_FAILED", "The history store is behind; send it again"));
+        return None;
+    };
+    let Some(durable) = durable else {
+        answer.sent();
+        return None;
+    };
+    let in_flight = conn.in_flight.get() + 1;
+    conn.in_flight.set(in_flight);
+    if in_flight < MOST_IN_FLIGHT {
+        spawn_local(answer.when_durable(durable));
+        return None;
+    }
+    Some(Box::pin(answer.when_durable(durable)))
+}
+
+fn room_history(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
+    const FAILED: &str = "ROOM_HISTORY_FAILED";
+    let query: History<'_> = argument(args, FAILED)?;
+    let room = room_name(&query.room, FAILED)?;
+    if !context.allowed(RoomAction::History, &room) {
+        return Err(Refusal::new(FAILED, "Unauthorized"));
+    }
+    let limit = query.limit.unwrap_or(HISTORY).clamp(1, MOST_HISTORY);
+    let since = query.since;
+    let head = context.space.lock().position(&room);
+    let key =
+        RoomKey { tenant: context.space.key.tenant.clone(), namespace: context.space.key.namespace.clone(), room };
+    let history = context.shard.node.history.clone();
+    let answer = context.answer(String::new());
+    Ok(Handled::Later(Box::pin(async move {
+        match spawn_blocking(move || page(&*history, &key, head, since, limit)).await {
+            Ok(Ok(page)) => answer.ack(&page),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the history cannot be read");
+                answer.refused(&Refusal::new(FAILED, "The history cannot be read now"));
+            }
+            Err(_) => answer.refused(&Refusal::new(FAILED, "The history cannot be read now")),
+        }
+    })))
+}
+
+/// A page of a room's history as JSON: `messages` oldest first, `position` to go on from, and `truncated` when messages
+/// that the page should have begun with are no longer kept.
+pub(crate) fn page(
+    history: &dyn tidegate_cluster::History,
+    room: &RoomKey,
+    head: Position,
+    since: Option<Position>,
+    limit: usize,
+) -> Result<String, tidegate_cluster::HistoryError> {
+    let known = since.filter(|since| since.epoch == head.epoch && since.offset <= head.offset);
+    let first_kept = history.bounds(room).map(|(first, _)| first);
+    let (messages, truncated) = match known {
+        Some(since) => {
+            let messages = history.read(room, since.offset, limit)?;
+            let lost = since.offset < head.offset && first_kept.is_none_or(|first| first > since.offset + 1);
+            (messages, lost)
+        }
+        None => {
+            let messages = history.tail(room, None, limit)?;
+            let first = messages.first().and_then(|message| message.position).map(|position| position.offset);
+            (messages, since.is_some() || first.is_some_and(|first| first > 1))
+        }
+    };
+    let last = messages.last().and_then(|message| message.position);
+    let position = match (known, last) {
+        (Some(_), Some(last)) if messages.len() == limit => last,
+        (_, last) => last.filter(|last| last.offset > head.offset).unwrap_or(head),
+    };
+    let mut page = String::from(r#"{"messages":["#);
+    for (index, message) in messages.iter().enumerate() {
+        if index > 0 {
+            page.push(',');
+        }
+        page.push_str(&json_data(message));
+    }
+    page.push_str(&format!(r#"],"position":"{position}","truncated":{truncated}}}"#));
+    Ok(page)
+}
+
+fn presence_heartbeat(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
+    const FAILED: &str = "PRESENCE_UPDATE_FAILED";
+    // The payload is optional here.
+    let status = if args.trim().is_empty() || args.trim_start().starts_with("null") {
+        None
+    } else {
+        let heartbeat: Heartbeat<'_> = argument(args, FAILED)?;
+        heartbeat.status.map(|status| parse_status(&status, FAILED)).transpose()?
+    };
+    let (conn, now) = (context.conn, context.now);
+    context.shard.node.with_space(&context.space, |hub, fx| hub.set_presence(conn.id, status, None, now, fx));
+    context.ack(r#"{"success":true}"#);
+    Ok(Handled::Done)
+}
+
+fn parse_status(status: &str, code: &'static str) -> Result<Status, Refusal> {
+    status.parse().map_err(|error| Refusal::new(code, format!("Invalid payload: {error}")))
+}
+
+fn presence_status(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
+    const FAILED: &str = "PRESENCE_UPDATE_FAILED";
+    let update: SetStatus<'_> = argument(args, FAILED)?;
+    let status = parse_status(&update.status, FAILED)?;
+    let (conn, now) = (context.conn, context.now);
+    context
+        .shard
+        .node
+        .with_space(&context.space, |hub, fx| hub.set_presence(conn.id, Some(status), update.metadata, now, fx));
+    context.ack(r#"{"success":true}"#);
+    Ok(Handled::Done)
+}
+
+fn query_presence(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
+    const FAILED: &str = "PRESENCE_QUERY_FAILED";
+    let query: InRoom<'_> = argument(args, FAILED)?;
+    let room = room_name(&query.room, FAILED)?;
+    if !context.allowed(RoomAction::Join, &room) {
+        return Err(Refusal::new(FAILED, "Unauthorized"));
+    }
+    let (listed, _) = context.space.lock().presence(&room, MOST_LISTED);
+    let presence = serde_json::to_string(&listed).unwrap_or_default();
+    context.ack(&format!(r#"{{"presence":{presence}}}"#));
+    Ok(Handled::Done)
+}
+
+fn query_rooms(context: &Context<'_>) -> Result<Handled, Refusal> {
+    let rooms = context.space.lock().rooms_of(context.conn.id);
+    let rooms = serde_json::to_string(&rooms).unwrap_or_default();
+    context.ack(&format!(r#"{{"rooms":{rooms}}}"#));
+    Ok(Handled::Done)
+}

@@ -1,0 +1,73 @@
+use std::sync::Arc;
+
+use tidegate_auth::ApiKeys;
+use tidegate_types::Millis;
+
+/// What the realtime server needs to know; every field has the default of the rooms API.
+#[derive(Clone)]
+pub struct Settings {
+    /// Path of Socket.IO, with both slashes.
+    pub path: String,
+    /// Path under which SSE, publishing and tickets lie, without a slash at its end.
+    pub api_path: String,
+    /// Heartbeat, timeouts and packet limits of a session.
+    pub session: tidegate_session::Settings,
+    /// The most connections of this process (Socket.IO sessions and SSE streams together).
+    pub max_connections: usize,
+    /// The most rooms one connection may be in.
+    pub max_rooms_per_connection: usize,
+    /// The most bytes waiting for one connection.
+    pub outbox_bytes: usize,
+    /// How long a cut session can be recovered, ms.
+    pub recovery_window_ms: Millis,
+    /// Messages in memory for recovery, bytes per (tenant, namespace).
+    pub ring_bytes: usize,
+    /// How many messages of a room the history keeps.
+    pub history_messages: usize,
+    /// Comment heartbeat of SSE streams, ms.
+    pub sse_heartbeat_ms: Millis,
+    /// Events per second of one user; 0 = no limit.
+    pub messages_per_second: u32,
+    /// Events at once of one user.
+    pub message_burst: u32,
+    /// Origins that may use the endpoints from a browser; `*` for all.
+    pub cors_origins: Vec<String>,
+    /// Keys of backends that publish.
+    pub api_keys: ApiKeys,
+    /// Secret that session ids are authenticated with; kept across restarts where a data directory is.
+    pub node_secret: Arc<[u8]>,
+    /// Number of this node in its cluster.
+    pub node: u16,
+    /// How many workers there are.
+    pub shards: u16,
+    /// When clients are asked to come back after a drain, ms: between so long and five times as long.
+    pub reconnect_in_ms: Millis,
+    /// For how long a drain spreads the closing of its streams, ms.
+    pub drain_spread_ms: Millis,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            path: "/socket.io/".to_owned(),
+            api_path: "/realtime".to_owned(),
+            session: tidegate_session::Settings::default(),
+            max_connections: 10_000,
+            max_rooms_per_connection: 100,
+            outbox_bytes: 4 << 20,
+            recovery_window_ms: 120_000,
+            ring_bytes: 64 << 20,
+            history_messages: 1_000,
+            sse_heartbeat_ms: 30_000,
+            messages_per_second: 100,
+            message_burst: 200,
+            cors_origins: Vec::new(),
+            api_keys: ApiKeys::default(),
+            node_secret: Arc::from([]),
+            node: 0,
+            shards: 1,
+            reconnect_in_ms: 1_000,
+            drain_spread_ms: 2_000,
+        }
+    }
+}

@@ -1,0 +1,424 @@
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use smallvec::SmallVec;
+use tidegate_hub::RoomId;
+use tidegate_metrics::{DropReason, EventLabel, TenantMetrics};
+use tidegate_session::Sid;
+use tidegate_types::{CloseReason, ConnId, Phase, ShardId};
+use tokio::task::spawn_local;
+
+use crate::call::Call;
+use crate::connection::{Conn, Io, Membership, Socket};
+use crate::encoded::Encoded;
+use crate::mailbox::{Delivery, Item, Mailbox};
+use crate::node::{Node, now_ms};
+use crate::outbox::Sent;
+use crate::room::{LocalRoom, Member};
+use crate::wheel::Wheel;
+use crate::{drain, heartbeat, polling, websocket};
+
+/// Publications taken from the mailbox at once; several for one member leave in one system call.
+const BATCH: usize = 64;
+/// Members written to before other tasks of the worker have their turn.
+const CHUNK: usize = 128;
+/// One read takes at most so much, bytes.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+
+type RoomKey = (u32, RoomId);
+
+/// What one worker owns of the realtime server: its connections, and which of them are in which room.
+///
+/// Nothing in it is locked; other threads reach it through its mailbox.
+pub struct Shard {
+    pub(crate) node: Arc<Node>,
+    pub(crate) id: ShardId,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) wheel: RefCell<Wheel>,
+    pub(crate) event_wheel: RefCell<Wheel>,
+    /// WebSockets that have been answered in this turn and not been written to yet.
+    pub(crate) unflushed: RefCell<Vec<Rc<Conn>>>,
+    /// The thread's read buffer; taken while in use.
+    pub(crate) buffer: Cell<Vec<u8>>,
+    conns: RefCell<Slab<Rc<Conn>>>,
+    generation: Cell<u32>,
+    sids: RefCell<FxHashMap<Sid, ConnId>>,
+    rooms: RefCell<FxHashMap<RoomKey, LocalRoom>>,
+    /// Metrics of the spaces delivered to, by index.
+    tenants: RefCell<FxHashMap<u32, Arc<TenantMetrics>>>,
+    packet: Cell<Vec<u8>>,
+    frames: Cell<Vec<u8>>,
+}
+
+impl Shard {
+    pub(crate) fn start(node: Arc<Node>, id: ShardId) -> Rc<Self> {
+        let mailbox = node.mailbox(id).cloned().unwrap_or_default();
+        let shard = Rc::new(Self {
+            node,
+            id,
+            mailbox,
+            wheel: RefCell::new(Wheel::new()),
+            event_wheel: RefCell::new(Wheel::new()),
+            unflushed: RefCell::default(),
+            buffer: Cell::default(),
+            conns: RefCell::default(),
+            generation: Cell::new(0),
+            sids: RefCell::default(),
+            rooms: RefCell::default(),
+            tenants: RefCell::default(),
+            packet: Cell::default(),
+            frames: Cell::default(),
+        });
+        spawn_local(read_mailbox(shard.clone()));
+        heartbeat::start(&shard);
+        drain::start(&shard);
+        shard
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.node.phase.borrow()
+    }
+
+    /// Enters a connection into the shard's table.
+    pub(crate) fn open(&self, make: impl FnOnce(ConnId) -> Conn) -> Rc<Conn> {
+        let mut conns = self.conns.borrow_mut();
+        let entry = conns.vacant_entry();
+        let generation = self.generation.get().wrapping_add(1);
+        self.generation.set(generation);
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let conn = Rc::new(make(ConnId { shard: self.id, slot, generation }));
+        entry.insert(conn.clone());
+        if let Some(sid) = conn.sid.as_deref() {
+            self.sids.borrow_mut().insert(*sid, conn.id);
+        }
+        conn
+    }
+
+    pub(crate) fn conn(&self, id: ConnId) -> Option<Rc<Conn>> {
+        self.conns.borrow().get(id.slot as usize).filter(|conn| conn.id == id).cloned()
+    }
+
+    pub(crate) fn conn_of(&self, sid: &Sid) -> Option<Rc<Conn>> {
+        let id = self.sids.borrow().get(sid).copied()?;
+        self.conn(id)
+    }
+
+    pub(crate) fn conn_ids(&self) -> Vec<ConnId> {
+        self.conns.borrow().iter().map(|(_, conn)| conn.id).collect()
+    }
+
+    /// Ends a connection: it leaves everything at once; what is queued for it is still sent.
+    pub(crate) fn end(self: &Rc<Self>, conn: &Rc<Conn>, reason: CloseReason) {
+        let io = conn.take_io();
+        let transport = match &io {
+            Io::WebSocket(_) => "websocket",
+            Io::Polling(_) => "polling",
+            Io::Events(_) => "sse",
+            Io::Closed => return,
+        };
+        let summary = conn.summary(reason, transport);
+        for socket in std::mem::take(&mut *conn.sockets.borrow_mut()) {
+            let listening = transport == "sse";
+            self.forget_socket(conn, &socket, listening, reason.recoverable());
+            socket.space.metrics.disconnected(reason);
+        }
+        if let Some(sid) = conn.sid.as_deref() {
+            self.sids.borrow_mut().remove(sid);
+        }
+        {
+            let mut conns = self.conns.borrow_mut();
+            if conns.get(conn.id.slot as usize).is_some_and(|known| known.id == conn.id) {
+                conns.remove(conn.id.slot as usize);
+            }
+            if conns.is_empty() {
+                conns.shrink_to_fit();
+            }
+        }
+        match io {
+            Io::WebSocket(socket) => websocket::say_goodbye(socket, reason),
+            Io::Polling(poll) => poll.end(reason),
+            Io::Events(events) => events.end(),
+            Io::Closed => {}
+        }
+        if let Some(on_end) = conn.on_end.borrow_mut().take() {
+            on_end(summary);
+        }
+        conn.wake();
+        self.node.connection_closed();
+    }
+
+    /// Takes one socket (namespace) out of its rooms and its space.
+    pub(crate) fn forget_socket(&self, conn: &Conn, socket: &Socket, listening: bool, keep_session: bool) {
+        let space = socket.space.index;
+        for membership in &socket.rooms {
+            self.remove_member(space, *membership);
+        }
+        let node = &self.node;
+        let metrics = &socket.space.metrics;
+        if listening {
+            metrics.listening.dec();
+            metrics.room_subscriptions.dec_by(socket.rooms.len() as i64);
+            return;
+        }
+        metrics.connected.dec();
+        metrics.room_subscriptions.dec_by(socket.rooms.len() as i64);
+        let now = now_ms();
+        node.with_space(&socket.space, |space, effects| space.disconnect(conn.id, keep_session, now, effects));
+    }
+
+    /// Makes a connection a local member of a room that its space has just let it into. Messages up to `after_seq` are
+    /// not delivered to it.
+    pub(crate) fn add_member(&self, conn: &Conn, socket: &mut Socket, room: RoomId, after_seq: u64) {
+        let mut rooms = self.rooms.borrow_mut();
+        let local = rooms.entry((socket.space.index, room)).or_default();
+        let index = local.add(Member { slot: conn.id.slot, after_seq });
+        socket.rooms.push(Membership { room, index });
+        socket.space.metrics.room_subscriptions.inc();
+    }
+
+    /// Takes a member out of its local room. The caller drops the membership.
+    pub(crate) fn remove_member(&self, space: u32, membership: Membership) {
+        let key = (space, membership.room);
+        let mut rooms = self.rooms.borrow_mut();
+        let Some(local) = rooms.get_mut(&key) else { return };
+        let moved = local.remove(membership.index);
+        if local.is_empty() {
+            rooms.remove(&key);
+        }
+        drop(rooms);
+        if let Some(member) = moved {
+            self.moved(key, member, membership.index);
+        }
+    }
+
+    fn moved(&self, (space, room): RoomKey, member: Member, index: u32) {
+        let conns = self.conns.borrow();
+        let Some(conn) = conns.get(member.slot as usize) else { return };
+        for socket in conn.sockets.borrow_mut().iter_mut().filter(|socket| socket.space.index == space) {
+            for membership in socket.rooms.iter_mut().filter(|membership| membership.room == room) {
+                membership.index = index;
+            }
+        }
+    }
+
+    /// Sends one Engine.IO message packet built by `write` (which appends to the buffer), with its attachments.
+    pub(crate) fn send(self: &Rc<Self>, conn: &Rc<Conn>, attachments: &[Bytes], write: impl FnOnce(&mut Vec<u8>)) {
+        let mut packet = self.packet.take();
+        let mut frames = self.frames.take();
+        packet.clear();
+        write(&mut packet);
+        let sent = conn.send_packet(&mut frames, &packet, attachments, self.node.settings.outbox_bytes);
+        keep_small(&mut packet);
+        keep_small(&mut frames);
+        self.packet.set(packet);
+        self.frames.set(frames);
+        conn.flush_poll();
+        self.settle(conn, sent);
+    }
+
+    /// Queues what a client has missed. It leaves with the CONNECT reply behind it, in one write: stock clients keep events
+    /// that come before CONNECT, even if the connection breaks off between the two, and would show them twice.
+    pub(crate) fn hold_back(&self, conn: &Conn, missed: &[Arc<Encoded>]) {
+        match &mut *conn.io.borrow_mut() {
+            Io::WebSocket(socket) => missed.iter().for_each(|encoded| socket.sink.hold(encoded.frames().clone())),
+            Io::Polling(poll) => missed.iter().for_each(|encoded| poll.hold(encoded.payload().clone())),
+            Io::Events(_) | Io::Closed => {}
+        }
+    }
+
+    /// Sends what was held back.
+    pub(crate) fn let_go(self: &Rc<Self>, conn: &Rc<Conn>) {
+        conn.flush_poll();
+        websocket::flush(self, conn);
+        conn.wake();
+    }
+
+    fn settle(self: &Rc<Self>, conn: &Rc<Conn>, sent: Sent) {
+        match sent {
+            Sent::Taken => {}
+            Sent::Full => {
+                if let Some(socket) = conn.sockets.borrow().first() {
+                    socket.space.metrics.dropped(DropReason::SlowConsumer).inc();
+                }
+                self.end(conn, CloseReason::SlowConsumer);
+            }
+            Sent::Broken => self.end(conn, CloseReason::TransportClosed),
+        }
+    }
+
+    /// Delivers a run of messages of one room to its local members, in chunks.
+    async fn deliver(self: &Rc<Self>, key: RoomKey, run: &[Arc<Encoded>], except: Option<ConnId>) {
+        let mut from = 0;
+        let mut delivered = 0;
+        let mut troubled: Vec<(Rc<Conn>, Sent)> = Vec::new();
+        let limit = self.node.settings.outbox_bytes;
+        let messages: SmallVec<[&Arc<Encoded>; BATCH]> = run.iter().collect();
+        let last_of_all = run.iter().map(|encoded| encoded.seq()).max().unwrap_or(0);
+        loop {
+            let finished = {
+                let mut rooms = self.rooms.borrow_mut();
+                let Some(local) = rooms.get_mut(&key) else { return };
+                let conns = self.conns.borrow();
+                let members = local.walk(from, CHUNK);
+                from += members.len();
+                for member in members {
+                    if member.is_gone() {
+                        continue;
+                    }
+                    let Some(conn) = conns.get(member.slot as usize) else { continue };
+                    if except == Some(conn.id) {
+                        continue;
+                    }
+                    let fresh = member.after_seq == 0 || run.iter().all(|encoded| is_new(encoded, member));
+                    let (taken, sent) = if fresh {
+                        conn.deliver(&messages, limit)
+                    } else if last_of_all == 0 || last_of_all > member.after_seq {
+                        let rest: SmallVec<[&Arc<Encoded>; BATCH]> =
+                            run.iter().filter(|encoded| is_new(encoded, member)).collect();
+                        conn.deliver(&rest, limit)
+                    } else {
+                        continue;
+                    };
+                    delivered += taken;
+                    if sent != Sent::Taken {
+                        troubled.push((conn.clone(), sent));
+                    } else if taken > 0 {
+                        conn.flush_poll();
+                    }
+                }
+                members.len() < CHUNK
+            };
+            for (conn, sent) in troubled.drain(..) {
+                self.settle(&conn, sent);
+            }
+            if finished {
+                break;
+            }
+            self.flush_answers();
+            tokio::task::yield_now().await;
+        }
+        self.walked(key);
+        self.count_delivered(key.0, run, delivered);
+    }
+
+    fn walked(&self, key: RoomKey) {
+        let moved = {
+            let mut rooms = self.rooms.borrow_mut();
+            let Some(local) = rooms.get_mut(&key) else { return };
+            let moved = local.walked();
+            if local.is_empty() {
+                rooms.remove(&key);
+            }
+            moved
+        };
+        for (member, index) in moved {
+            self.moved(key, member, index);
+        }
+    }
+
+    fn count_delivered(&self, space: u32, run: &[Arc<Encoded>], delivered: usize) {
+        let Some(first) = run.first() else { return };
+        let publication = first.publication();
+        let mut tenants = self.tenants.borrow_mut();
+        let metrics = tenants.entry(space).or_insert_with(|| self.node.metrics.tenant(&publication.space.tenant));
+        metrics.sent(EventLabel::of(publication.event.as_str())).inc_by(delivered as u64);
+    }
+
+    /// The connection has answers in its queue: they are written when the mailbox has had its turn, because what the
+    /// client's packets have caused for the client itself is in there.
+    pub(crate) fn flush_soon(&self, conn: &Rc<Conn>) {
+        self.unflushed.borrow_mut().push(conn.clone());
+        self.mailbox.nudge();
+    }
+
+    fn flush_answers(self: &Rc<Self>) {
+        let waiting = std::mem::take(&mut *self.unflushed.borrow_mut());
+        for conn in &waiting {
+            websocket::flush(self, conn);
+            if conn.is_blocked() {
+                conn.wake();
+            }
+        }
+        let mut kept = self.unflushed.borrow_mut();
+        if kept.is_empty() {
+            *kept = waiting;
+            kept.clear();
+        }
+    }
+
+    async fn take(self: &Rc<Self>, items: &mut Vec<Item>) {
+        let mut run: Vec<Arc<Encoded>> = Vec::new();
+        let mut run_key = None;
+        for item in items.drain(..) {
+            match item {
+                Item::Deliver(Delivery { space, room, encoded, except }) => {
+                    let key = ((space, room), except, encoded.is_presence());
+                    if run_key != Some(key) {
+                        self.finish_run(&mut run, run_key).await;
+                        run_key = Some(key);
+                    }
+                    run.push(encoded);
+                }
+                Item::Call(call) => {
+                    self.finish_run(&mut run, run_key.take()).await;
+                    self.answer(*call);
+                }
+            }
+        }
+        self.finish_run(&mut run, run_key).await;
+    }
+
+    async fn finish_run(self: &Rc<Self>, run: &mut Vec<Arc<Encoded>>, key: Option<(RoomKey, Option<ConnId>, bool)>) {
+        if let (Some((key, except, _)), false) = (key, run.is_empty()) {
+            self.deliver(key, run, except).await;
+        }
+        run.clear();
+    }
+
+    fn answer(self: &Rc<Self>, call: Call) {
+        match call {
+            Call::Poll { sid, reply } => polling::poll(self, &sid, reply),
+            Call::PollAborted { sid } => polling::aborted(self, &sid),
+            Call::Post { sid, body, reply } => polling::post(self, &sid, body, reply),
+            Call::Upgrade { sid, stream, read } => websocket::adopt(self, &sid, stream, read),
+            Call::Supersede { conn } => {
+                if let Some(conn) = self.conn(conn) {
+                    self.end(&conn, CloseReason::Kicked);
+                }
+            }
+            #[cfg(test)]
+            Call::Nothing => {}
+        }
+    }
+}
+
+fn is_new(encoded: &Encoded, member: &Member) -> bool {
+    encoded.seq() == 0 || encoded.seq() > member.after_seq
+}
+
+fn keep_small(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > 4 * READ_BYTES {
+        *buffer = Vec::new();
+    }
+}
+
+async fn read_mailbox(shard: Rc<Shard>) {
+    let mut items = Vec::with_capacity(BATCH);
+    loop {
+        shard.mailbox.arrived().await;
+        shard.mailbox.take(&mut items, BATCH);
+        shard.take(&mut items).await;
+        // Answers come after deliveries, so that an ack and the sender's own message leave together.
+        shard.flush_answers();
+        // Reads of the worker's other connections must not starve under a full mailbox.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// How often a worker looks at a tenth of a second's work.
+pub(crate) const TICK: Duration = Duration::from_millis(100);

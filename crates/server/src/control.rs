@@ -1,0 +1,179 @@
+//! The process's life: serving, draining, closing. Also the admin listener, which must answer while all of that goes on.
+
+use std::convert::Infallible;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_realtime::Node;
+use tidegate_types::{ErrorCode, Phase};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::admin::{self, Admin};
+use crate::{StartError, exit};
+
+/// Admin connections at a time; scrapers and probes need few.
+const ADMIN_CONNECTIONS: usize = 64;
+/// How long an admin client may take for a request's head, or keep a connection idle.
+const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the embedding process, or a signal, wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Drain,
+    Close,
+}
+
+pub(crate) struct Control {
+    pub admin: Arc<Admin>,
+    pub node: Option<Arc<Node>>,
+    pub socket: Option<StdListener>,
+    pub phase: watch::Sender<Phase>,
+    pub orders: mpsc::Receiver<Order>,
+    /// Ends when every worker has dropped its sender: nobody has a connection any more.
+    pub all_idle: mpsc::Receiver<Infallible>,
+    pub signals: bool,
+    pub drain_delay: Duration,
+    pub deadline: Duration,
+}
+
+/// Starts the thread.
+pub(crate) fn start(control: Control) -> Result<JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+    let signals = {
+        // Handlers are installed before the server is said to run, so that an early signal is not lost.
+        let _inside = runtime.enter();
+        if control.signals { Some(Signals::install().map_err(StartError::Thread)?) } else { None }
+    };
+    let run = move || LocalSet::new().block_on(&runtime, control.run(signals));
+    std::thread::Builder::new().name("control".to_owned()).spawn(run).map_err(StartError::Thread)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The exit code that the next signal stands for.
+    async fn next(signals: &mut Option<Self>) -> u8 {
+        let Some(signals) = signals else { return std::future::pending().await };
+        tokio::select! {
+            Some(()) = signals.terminate.recv() => exit::TERMINATED,
+            Some(()) = signals.interrupt.recv() => exit::INTERRUPTED,
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Control {
+    async fn run(mut self, mut signals: Option<Signals>) {
+        if let Some(socket) = self.socket.take() {
+            match TcpListener::from_std(socket) {
+                Ok(listener) => _ = spawn_local(serve(listener, self.admin.clone())),
+                Err(error) => tracing::error!(%error, "the admin listener does not work"),
+            }
+        }
+        let order = tokio::select! {
+            order = self.orders.recv() => order.unwrap_or(Order::Drain),
+            _ = Signals::next(&mut signals) => Order::Drain,
+        };
+        if order == Order::Drain {
+            let second = tokio::select! {
+                () = self.drain() => None,
+                code = Signals::next(&mut signals) => Some(code),
+            };
+            if let Some(code) = second {
+                tracing::warn!("a second signal: ending at once");
+                std::process::exit(i32::from(code));
+            }
+        }
+        self.admin.set_ready(false);
+        self.phase.send_replace(Phase::Closing);
+    }
+
+    /// Readiness fails first, so that balancers send nobody new; then the listeners close and clients are told to move;
+    /// then whoever is left has until the deadline.
+    async fn drain(&mut self) {
+        self.admin.set_ready(false);
+        tracing::info!(deadline_s = self.deadline.as_secs(), "draining");
+        tokio::select! {
+            () = tokio::time::sleep(self.drain_delay) => {}
+            () = close_ordered(&mut self.orders) => return,
+        }
+        self.phase.send_replace(Phase::Draining);
+        let node = self.node.clone();
+        let all_gone = async {
+            // Ends when every worker has dropped its sender.
+            let _ = self.all_idle.recv().await;
+            // A session between two polls has no connection, and is one all the same.
+            if let Some(node) = &node {
+                node.drained().await;
+            }
+        };
+        tokio::select! {
+            () = all_gone => tracing::info!("every connection has ended"),
+            () = tokio::time::sleep(self.deadline) => tracing::warn!("the drain deadline has passed: closing what is left"),
+            () = close_ordered(&mut self.orders) => {}
+        }
+    }
+}
+
+/// Resolves when the embedding process wants everything closed.
+async fn close_ordered(orders: &mut mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        if order == Order::Close {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        spawn_local(async move {
+            let service = service_fn(move |request: http::Request<Incoming>| {
+                let answer = admin.answer(request.method(), request.uri().path());
+                let answer = answer.unwrap_or_else(|| {
+                    admin::error(
+                        ErrorCode::NotFound,
+                        "Here are /health, /health/ready, /health/live, /stats and /metrics",
+                    )
+                });
+                std::future::ready(Ok::<_, Infallible>(answer.map(Full::<Bytes>::new)))
+            });
+            // An error means that the client went away or sent garbage; hyper has answered what can be answered.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(ADMIN_PATIENCE)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            drop(place);
+        });
+    }
+}

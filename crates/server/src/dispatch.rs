@@ -1,0 +1,213 @@
+//! Which part of the gateway answers a request, and the line it leaves in the access log.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Incoming;
+use tidegate_proxy::{Exchange, ExchangeKind, ExchangeSummary, Upstream, check_framing, error_response};
+use tidegate_realtime::Shard;
+use tidegate_types::ErrorCode;
+
+use crate::access_log::Entry;
+use crate::body::Body;
+use crate::plan::{Route, Site};
+use crate::realtime;
+use crate::request_id::X_REQUEST_ID;
+use crate::slots::Held;
+use crate::worker::Worker;
+
+/// What the access log says about a request, kept until its end. Shared with the request, not copied.
+pub(crate) struct Line {
+    client: SocketAddr,
+    method: Method,
+    host: Option<HeaderValue>,
+    uri: Uri,
+    pub route: Option<Arc<str>>,
+}
+
+impl Line {
+    pub fn of(request: &Request<Incoming>, client: SocketAddr, route: Option<&Route>) -> Self {
+        Self {
+            client,
+            method: request.method().clone(),
+            host: request.headers().get(HOST).cloned(),
+            uri: request.uri().clone(),
+            route: route.map(|route| route.name.clone()),
+        }
+        .compact_if(request.headers().contains_key(UPGRADE))
+    }
+
+    /// What is shared with the request keeps the buffer alive that its head was read into. A tunnel or session lives
+    /// long after it and must not: it gets copies.
+    fn compact_if(mut self, long_lived: bool) -> Self {
+        if long_lived {
+            self.host = self.host.and_then(|host| HeaderValue::from_bytes(host.as_bytes()).ok());
+            self.uri = Uri::try_from(self.uri.path()).unwrap_or_default();
+        }
+        self
+    }
+
+    pub fn entry<'a>(&'a self, request_id: &'a str, kind: &'static str, status: u16) -> Entry<'a> {
+        Entry {
+            kind,
+            request_id,
+            client: self.client,
+            method: self.method.as_str(),
+            host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
+            path: self.uri.path(),
+            status,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            ttfb: None,
+            route: self.route.as_deref(),
+            upstream: None,
+            retries: 0,
+            events: 0,
+            transport: None,
+            tenant: None,
+            user: None,
+            reason: None,
+            error: None,
+        }
+    }
+}
+
+/// Who answers.
+enum Way {
+    Here(Response<Bytes>),
+    Refused(ErrorCode, &'static str),
+    Upstream(Arc<Upstream>, Exchange),
+    Realtime(Rc<Shard>),
+}
+
+/// Answers one request of a client connection.
+pub(crate) async fn handle(
+    worker: Rc<Worker>,
+    held: Rc<Held>,
+    site: Arc<Site>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    held.slot.busy();
+    let mut response = match choose(&worker, &held, &site, &request) {
+        Way::Upstream(upstream, exchange) => {
+            worker.forwarder.forward(request, &upstream, exchange).await.map(Body::Proxy)
+        }
+        // Boxed, so that the memory of a plain connection does not hold a place for it.
+        Way::Realtime(shard) => Box::pin(realtime::serve(&worker, &held, shard, request)).await.map(Body::Realtime),
+        Way::Here(response) => here(&worker, &held, &request, response),
+        Way::Refused(code, message) => refuse(&worker, &held, &request, code, message),
+    };
+    if worker.draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<Incoming>) -> Way {
+    if let Err(ambiguity) = check_framing(request) {
+        worker.refused(ambiguity.as_str());
+        return Way::Refused(ErrorCode::BadRequest, ambiguity.message());
+    }
+    if site.realtime
+        && let Some(shard) = &worker.shard
+        && shard.serves(request.uri().path())
+    {
+        return Way::Realtime(shard.clone());
+    }
+    if let Some(local) = &worker.local
+        && let Some(response) = local(request)
+    {
+        return Way::Here(response);
+    }
+    if let Some(admin) = &worker.admin
+        && let Some(response) = admin.answer(request.method(), request.uri().path())
+    {
+        return Way::Here(response);
+    }
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let Some(route) = site.routes.find(host, request.uri().path()) else {
+        return Way::Refused(ErrorCode::NoRoute, "No route matches this host and path");
+    };
+    let line = Line::of(request, held.slot.client, Some(route));
+    let counted = route.metrics.clone();
+    let (at_end, place) = (worker.clone(), held.clone());
+    let exchange = Exchange {
+        request_id: worker.ids.of(request.headers()),
+        client: held.slot.client,
+        scheme: "http",
+        route: route.metrics.clone(),
+        on_end: Box::new(move |summary| {
+            place.idle();
+            counted.answered(summary.status);
+            if summary.kind == ExchangeKind::Http {
+                counted.duration_seconds.observe(summary.duration.as_secs_f64());
+            }
+            log(&at_end, &line, &summary);
+        }),
+    };
+    Way::Upstream(route.upstream.clone(), exchange)
+}
+
+fn log(worker: &Worker, line: &Line, summary: &ExchangeSummary) {
+    worker.lines.write(&Entry {
+        bytes_in: summary.bytes_in,
+        bytes_out: summary.bytes_out,
+        duration: summary.duration,
+        ttfb: summary.ttfb,
+        upstream: summary.upstream.as_deref(),
+        retries: summary.retries,
+        events: summary.sse_events,
+        reason: Some(summary.reason.as_str()),
+        error: summary.error.map(ErrorCode::as_str),
+        ..line.entry(&summary.request_id, summary.kind.as_str(), summary.status)
+    });
+}
+
+/// The process's own answer.
+fn here(worker: &Worker, held: &Held, request: &Request<Incoming>, mut response: Response<Bytes>) -> Response<Body> {
+    let start = Instant::now();
+    let id = worker.ids.of(request.headers());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    let line = Line::of(request, held.slot.client, None);
+    let status = response.status().as_u16();
+    let bytes_out = response.body().len() as u64;
+    worker.lines.write(&Entry { bytes_out, duration: start.elapsed(), ..line.entry(&id, "http", status) });
+    held.idle();
+    response.map(Body::Full)
+}
+
+fn refuse(
+    worker: &Worker,
+    held: &Held,
+    request: &Request<Incoming>,
+    code: ErrorCode,
+    message: &'static str,
+) -> Response<Body> {
+    let id = worker.ids.of(request.headers());
+    let line = Line::of(request, held.slot.client, None);
+    let response = error_response(code, message, &id);
+    let bytes_out = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+    let error = Some(code.as_str());
+    worker.lines.write(&Entry { bytes_out, error, ..line.entry(&id, "http", code.status()) });
+    worker.unrouted.answered(code.status());
+    held.idle();
+    response.map(Body::Proxy)
+}
+
+/// The line of a request whose head could not be read, so that nothing of it is known.
+pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, status: u16) {
+    worker.unrouted.answered(status);
+    let line = Line { client, method: Method::GET, host: None, uri: Uri::default(), route: None };
+    let id = worker.ids.make();
+    let error = Some(ErrorCode::BadRequest.as_str());
+    worker.lines.write(&Entry { method: "", path: "", error, ..line.entry(&id, "http", status) });
+}

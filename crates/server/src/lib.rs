@@ -1,0 +1,39 @@
+//! Listeners, dispatch, drain, admin: the composition root's library.
+//!
+//! [`Server::start`] turns a [`Config`](tidegate_config::Config) into running threads: N workers, each with a
+//! single-threaded runtime and its own listening sockets; one control thread with the admin listener, the signals and the
+//! drain; one that writes the access log. A worker owns what it accepted from the first byte to the last.
+//!
+//! Invariants:
+//! - An address is never shared silently with another process.
+//! - Every request leaves exactly one line in the access log (unless lines are dropped, which is counted); no line holds
+//!   a query, a token or a cookie.
+//! - Readiness fails before a listener closes, and what waits in an accept queue is served before it does.
+//! - No timer, no lock and no formatting per request on the way to an upstream, except the log line at its end.
+//!
+//! Start reading at [`Server::start`], then `worker` and `dispatch`.
+
+mod access_log;
+mod admin;
+mod body;
+mod control;
+mod dispatch;
+mod error;
+mod extras;
+mod json;
+mod listen;
+mod logging;
+mod plan;
+mod process;
+mod realtime;
+mod request_id;
+mod server;
+mod slots;
+mod timestamp;
+mod worker;
+
+pub use error::{StartError, exit};
+pub use extras::{Extras, Local};
+pub use logging::start_logging;
+pub use server::{Running, Server};
+pub use slots::ClientTimeouts;

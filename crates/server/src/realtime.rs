@@ -1,0 +1,221 @@
+//! The realtime server as a part of this process: opened from the config, served to requests.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
+use tidegate_auth::{ApiKeys, KeySet};
+use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
+use tidegate_config::{Config, StoreKind};
+use tidegate_metrics::Metrics;
+use tidegate_realtime::{Body, Client, Node, Settings, Shard, StreamSummary, Streams};
+use tidegate_types::{Phase, ShardId};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::StartError;
+use crate::access_log::Entry;
+use crate::dispatch::Line;
+use crate::request_id::X_REQUEST_ID;
+use crate::slots::Held;
+use crate::worker::Worker;
+
+/// A drain closes its streams over at most so long, ms; longer makes no reconnect wave gentler.
+const MOST_SPREAD_MS: u64 = 10_000;
+
+/// Opens the realtime server and its history, if the config has one.
+pub(crate) fn open(
+    config: &Config,
+    shards: u16,
+    metrics: &Arc<Metrics>,
+    phase: &watch::Receiver<Phase>,
+) -> Result<Option<Arc<Node>>, StartError> {
+    let Some(realtime) = &config.realtime else { return Ok(None) };
+    let mut node_secret = [0; 32];
+    // Session ids are as unguessable as this is. They need not outlive the process: sessions are recovered by other means.
+    getrandom::fill(&mut node_secret).map_err(|error| StartError::Store(error.to_string()))?;
+    let settings = Settings {
+        path: realtime.path.to_string(),
+        api_path: realtime.api_path.to_string(),
+        session: tidegate_session::Settings {
+            ping_interval_ms: millis(realtime.ping_interval),
+            ping_timeout_ms: millis(realtime.ping_timeout),
+            connect_timeout_ms: millis(realtime.connect_timeout),
+            upgrade_timeout_ms: millis(realtime.upgrade_timeout),
+            max_payload_bytes: realtime.max_payload,
+            ..tidegate_session::Settings::default()
+        },
+        max_connections: realtime.max_connections,
+        max_rooms_per_connection: realtime.rooms_per_connection,
+        outbox_bytes: realtime.outbox_bytes,
+        recovery_window_ms: millis(realtime.recovery_window),
+        ring_bytes: realtime.recovery_bytes,
+        history_messages: config.store.max_messages_per_room,
+        sse_heartbeat_ms: millis(realtime.sse_heartbeat),
+        messages_per_second: realtime.messages_per_second,
+        message_burst: realtime.message_burst,
+        cors_origins: realtime.cors_origins.clone(),
+        api_keys: ApiKeys::new(realtime.auth.api_keys.iter().cloned()),
+        node_secret: Arc::from(node_secret),
+        shards,
+        reconnect_in_ms: millis(config.drain.reconnect_in),
+        // A third of the deadline: what is slow to close still has the rest of it.
+        drain_spread_ms: millis(config.drain.timeout / 3).min(MOST_SPREAD_MS),
+        ..Settings::default()
+    };
+    let store = &config.store;
+    let mut history = HistorySettings {
+        ttl_ms: millis(store.ttl),
+        max_messages_per_room: store.max_messages_per_room,
+        queue_bytes: store.queue_bytes,
+        session_grace_ms: millis(realtime.recovery_window),
+        ..HistorySettings::default()
+    };
+    let keys = KeySet::hs256(realtime.auth.jwt_secret.expose());
+    let (metrics, phase) = (metrics.clone(), phase.clone());
+    let node = match &store.kind {
+        StoreKind::Memory => Node::open(
+            settings,
+            |on_written| Ok(Arc::new(MemoryHistory::open(history, on_written)?) as Arc<dyn History>),
+            false,
+            keys,
+            metrics,
+            phase,
+        ),
+        StoreKind::Embedded { path, fsync } => {
+            history.fsync = match fsync {
+                tidegate_config::Fsync::Always => Fsync::Always,
+                tidegate_config::Fsync::Interval(every) => Fsync::Interval(millis(*every)),
+                tidegate_config::Fsync::Never => Fsync::Never,
+            };
+            Node::open(
+                settings,
+                |on_written| Ok(Arc::new(EmbeddedHistory::open(path, history, on_written)?) as Arc<dyn History>),
+                true,
+                keys,
+                metrics,
+                phase,
+            )
+        }
+    };
+    node.map(Some).map_err(|error| StartError::Store(error.to_string()))
+}
+
+/// The worker's part of the realtime server.
+pub(crate) fn shard(node: Option<Arc<Node>>, id: ShardId) -> Option<Rc<Shard>> {
+    node.map(|node| node.shard(id))
+}
+
+/// What is said about a request at its end, or at the end of the stream that it opened.
+struct Report {
+    worker: Rc<Worker>,
+    line: Line,
+    request_id: Box<str>,
+    started: Instant,
+    status: Cell<u16>,
+    ttfb: Cell<Option<Duration>>,
+    /// Keeps the client's connection counted as open while a stream is on it.
+    held: RefCell<Option<Rc<Held>>>,
+    told: Cell<bool>,
+}
+
+impl Report {
+    fn entry<'a>(&'a self, kind: &'static str) -> Entry<'a> {
+        Entry {
+            duration: self.started.elapsed(),
+            ttfb: self.ttfb.get(),
+            ..self.line.entry(&self.request_id, kind, self.status.get())
+        }
+    }
+
+    fn request_ended(&self, bytes_out: u64) {
+        self.told.set(true);
+        self.worker.realtime.answered(self.status.get());
+        self.worker.lines.write(&Entry { bytes_out, ..self.entry("http") });
+    }
+
+    /// A stream's end; the polling session's too, whose opening request has had its own line.
+    fn stream_ended(&self, summary: &StreamSummary) {
+        if !self.told.replace(true) {
+            self.worker.realtime.answered(self.status.get());
+        }
+        self.worker.lines.write(&Entry {
+            bytes_in: summary.bytes_in,
+            bytes_out: summary.bytes_out,
+            events: summary.messages_in.saturating_add(summary.messages_out),
+            reason: Some(summary.reason.as_str()),
+            transport: Some(summary.transport),
+            tenant: summary.tenant.as_ref().map(AsRef::as_ref),
+            user: summary.user.as_ref().map(AsRef::as_ref),
+            ..self.entry(summary.kind)
+        });
+        if let Some(held) = self.held.take() {
+            held.idle();
+        }
+    }
+}
+
+/// A WebSocket that joins a session which exists already ends with that session, and is not reported again.
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.told.get() {
+            self.worker.realtime.answered(self.status.get());
+            self.worker.lines.write(&self.entry("socketio"));
+        }
+    }
+}
+
+/// Serves a request of the realtime server.
+pub(crate) async fn serve(
+    worker: &Rc<Worker>,
+    held: &Rc<Held>,
+    shard: Rc<Shard>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let request_id = worker.ids.of(request.headers());
+    let mut line = Line::of(&request, held.slot.client, None);
+    line.route = Some("realtime".into());
+    let report = Rc::new(Report {
+        worker: worker.clone(),
+        line,
+        request_id: request_id.clone(),
+        started: Instant::now(),
+        status: Cell::new(499),
+        ttfb: Cell::new(None),
+        held: RefCell::new(None),
+        told: Cell::new(false),
+    });
+    let at_end = report.clone();
+    let client = Client {
+        request_id: request_id.clone(),
+        take_back,
+        on_end: Box::new(move |summary: StreamSummary| at_end.stream_ended(&summary)),
+    };
+    let mut response = shard.serve(request, client).await;
+    report.status.set(response.status().as_u16());
+    report.ttfb.set(Some(report.started.elapsed()));
+    if response.extensions().get::<Streams>().is_some() {
+        report.held.replace(Some(held.clone()));
+    } else {
+        report.request_ended(http_body::Body::size_hint(response.body()).exact().unwrap_or(0));
+        held.idle();
+    }
+    if let Ok(id) = HeaderValue::from_str(&request_id) {
+        response.headers_mut().insert(X_REQUEST_ID, id);
+    }
+    response
+}
+
+fn take_back(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
+    let taken = tidegate_proxy::take_back(upgraded).ok()?;
+    Some((taken.stream, taken.read))
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,185 @@
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use tidegate_config::Config;
+use tidegate_metrics::Metrics;
+use tidegate_realtime::Node;
+use tidegate_types::{MAX_SHARDS, Phase, ShardId};
+use tokio::sync::{mpsc, watch};
+
+use crate::access_log::{AccessLog, Lines};
+use crate::admin::Admin;
+use crate::control::{self, Control, Order};
+use crate::listen::listen;
+use crate::worker::{self, Start};
+use crate::{Extras, StartError, exit, plan, process, realtime};
+
+/// The server of a process. See [`Server::start`].
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Opens everything the config names and starts the threads. When this returns, clients are served.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running.
+    pub fn start(config: Config, extras: Extras) -> Result<Running, StartError> {
+        if let Err(error) = process::raise_fd_limit() {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+        }
+        let workers = worker_count(config.workers);
+        let metrics = Metrics::new();
+        let (phase_sender, phase) = watch::channel(Phase::Serving);
+        let log = AccessLog::open(&config.log.access)?;
+
+        let upstreams = plan::upstreams(&config, &metrics);
+        let mut per_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        for listener in &config.listeners {
+            let site = Arc::new(plan::site(&config, listener, &upstreams, &metrics)?);
+            let (address, sockets) =
+                listen(listener.address, usize::from(workers), &format!("listener {:?}", listener.name))?;
+            addresses.push(address);
+            for (mine, socket) in per_worker.iter_mut().zip(sockets) {
+                mine.push((socket, site.clone()));
+            }
+        }
+        let (admin_address, admin_socket) = match &config.admin {
+            Some(at) => {
+                let (address, mut sockets) = listen(at.address, 1, "admin listener")?;
+                (Some(address), sockets.pop())
+            }
+            None => (None, None),
+        };
+
+        let node = realtime::open(&config, workers, &metrics, &phase)?;
+        let admin = Arc::new(Admin::new(metrics.clone(), node.clone()));
+
+        let (ended, endings) = sync_channel(usize::from(workers));
+        let (busy, all_idle) = mpsc::channel(1);
+        for (index, listeners) in (0..workers).zip(per_worker) {
+            let start = Start {
+                shard: ShardId(index),
+                listeners,
+                metrics: metrics.clone(),
+                phase: phase.clone(),
+                timeouts: extras.timeouts,
+                local: extras.local.clone(),
+                node: node.clone(),
+                admin: extras.admin_everywhere.then(|| admin.clone()),
+                busy: busy.clone(),
+            };
+            spawn_worker(start, log.lines(metrics.log_lines_dropped.clone()), ended.clone())?;
+        }
+        drop((ended, busy));
+        let (orders, received) = mpsc::channel(4);
+        let control = control::start(Control {
+            admin: admin.clone(),
+            node: node.clone(),
+            socket: admin_socket,
+            phase: phase_sender,
+            orders: received,
+            all_idle,
+            signals: extras.signals,
+            drain_delay: extras.drain_delay,
+            deadline: config.drain.timeout,
+        })?;
+        admin.set_ready(true);
+        Ok(Running { addresses, admin: admin_address, orders, control, endings, workers, phase, node, log })
+    }
+}
+
+/// A server that runs on threads of its own.
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    orders: mpsc::Sender<Order>,
+    control: JoinHandle<()>,
+    endings: Receiver<WorkerEnd>,
+    workers: u16,
+    phase: watch::Receiver<Phase>,
+    node: Option<Arc<Node>>,
+    log: AccessLog,
+}
+
+/// How a worker thread ended.
+enum WorkerEnd {
+    Done,
+    Failed,
+}
+
+impl Running {
+    /// Where clients are served, in the order of the config's listeners.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the admin listener is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Begins to drain, as on SIGTERM. Returns at once.
+    pub fn drain(&self) {
+        // A full queue holds such an order already.
+        let _ = self.orders.try_send(Order::Drain);
+    }
+
+    /// Closes everything without waiting for clients. Returns at once.
+    pub fn close(&self) {
+        let _ = self.orders.try_send(Order::Close);
+    }
+
+    /// Waits until the server has ended, and closes what it had open. The result is the process's exit code: see
+    /// [`exit`].
+    pub fn wait(self) -> u8 {
+        let mut code = exit::OK;
+        for _ in 0..self.workers {
+            match self.endings.recv() {
+                Ok(WorkerEnd::Done) if *self.phase.borrow() == Phase::Closing => {}
+                // A worker that is gone leaves its listening socket's share of the clients without an answer. Better
+                // to end, and be started again.
+                Ok(WorkerEnd::Done | WorkerEnd::Failed) | Err(_) => return exit::DEFECT,
+            }
+        }
+        if self.control.join().is_err() {
+            code = exit::DEFECT;
+        }
+        if let Some(node) = &self.node
+            && let Err(error) = node.close()
+        {
+            tracing::error!(%error, "the history store was not closed cleanly; the next start takes that into account");
+            code = code.max(exit::IO);
+        }
+        self.log.close();
+        code
+    }
+}
+
+fn spawn_worker(start: Start, lines: Lines, ended: SyncSender<WorkerEnd>) -> Result<(), StartError> {
+    let name = format!("worker-{}", start.shard.0);
+    let run = move || {
+        let end = match catch_unwind(AssertUnwindSafe(|| worker::run(start, lines))) {
+            Ok(Ok(())) => WorkerEnd::Done,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a worker cannot go on");
+                WorkerEnd::Failed
+            }
+            // The panic itself has been reported by the panic hook.
+            Err(_) => WorkerEnd::Failed,
+        };
+        // Nobody listens any more when another worker ended the process.
+        let _ = ended.send(end);
+    };
+    std::thread::Builder::new().name(name).spawn(run).map(drop).map_err(StartError::Thread)
+}
+
+fn worker_count(configured: u16) -> u16 {
+    let cores =
+        std::thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(MAX_SHARDS));
+    let wanted = if configured == 0 { cores } else { configured };
+    wanted.clamp(1, MAX_SHARDS)
+}

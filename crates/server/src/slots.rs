@@ -1,0 +1,182 @@
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tidegate_metrics::Gauge;
+
+/// How patient to be with clients between exchanges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientTimeouts {
+    /// From accepting a connection to the end of its first request's head.
+    pub header: Duration,
+    /// From the end of a response to the end of the next request's head.
+    pub keepalive: Duration,
+}
+
+impl Default for ClientTimeouts {
+    /// Those of nginx: 60 s and 75 s.
+    fn default() -> Self {
+        Self { header: Duration::from_secs(60), keepalive: Duration::from_secs(75) }
+    }
+}
+
+/// What a client connection is doing, as far as its timeout is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No head has come yet since that tick.
+    First(u32),
+    /// Between two exchanges since that tick.
+    Between(u32),
+    /// In an exchange, which has timeouts of its own.
+    Busy,
+}
+
+/// One client connection. Its task looks here when it is woken; whoever wants something of it writes here and wakes it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub client: SocketAddr,
+    state: Cell<State>,
+    cut: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Slot {
+    /// Whether the connection must end now.
+    pub fn is_cut(&self) -> bool {
+        self.cut.get()
+    }
+
+    /// Whether a request has been read from it.
+    pub fn was_used(&self) -> bool {
+        !matches!(self.state.get(), State::First(_))
+    }
+
+    /// Remembers whom to wake.
+    pub fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// The connection's task ends. A tunnel or a session that goes on holds the slot, and through a waker it would hold the
+    /// ended task's memory too.
+    pub fn unwatch(&self) {
+        *self.waker.borrow_mut() = None;
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// An exchange begins.
+    pub fn busy(&self) {
+        self.state.set(State::Busy);
+    }
+}
+
+/// One worker's client connections, and their timeouts: one walk a second instead of a timer per connection.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    slots: RefCell<Slab<Rc<Slot>>>,
+    tick: Cell<u32>,
+    header_ticks: u32,
+    keepalive_ticks: u32,
+    open: Gauge,
+}
+
+/// Holds a connection's place; counts it as open until dropped. A tunnel keeps it longer than the connection's task.
+#[derive(Debug)]
+pub(crate) struct Held {
+    slots: Rc<Slots>,
+    key: usize,
+    pub slot: Rc<Slot>,
+}
+
+impl Held {
+    /// The exchange has ended: from now on the next one is awaited.
+    pub fn idle(&self) {
+        self.slot.state.set(State::Between(self.slots.tick.get()));
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.slots.slots.borrow_mut().try_remove(self.key);
+        self.slots.open.dec();
+    }
+}
+
+/// How often [`Slots::tick`] is to be called.
+pub(crate) const TICK: Duration = Duration::from_millis(250);
+
+impl Slots {
+    pub fn new(timeouts: ClientTimeouts, open: Gauge) -> Rc<Self> {
+        let ticks =
+            |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
+        Rc::new(Self {
+            slots: RefCell::default(),
+            tick: Cell::new(0),
+            header_ticks: ticks(timeouts.header),
+            keepalive_ticks: ticks(timeouts.keepalive),
+            open,
+        })
+    }
+
+    /// A connection was accepted.
+    pub fn open(self: &Rc<Self>, client: SocketAddr) -> Held {
+        let slot = Rc::new(Slot {
+            client,
+            state: Cell::new(State::First(self.tick.get())),
+            cut: Cell::new(false),
+            waker: RefCell::default(),
+        });
+        let key = self.slots.borrow_mut().insert(slot.clone());
+        self.open.inc();
+        Held { slots: self.clone(), key, slot }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots.borrow().is_empty()
+    }
+
+    /// A quarter of a second has passed. Every fourth time, connections that waited too long are cut.
+    pub fn tick(&self) {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        if !now.is_multiple_of(4) && self.header_ticks >= 4 && self.keepalive_ticks >= 4 {
+            return;
+        }
+        for (_, slot) in self.slots.borrow().iter() {
+            let late = match slot.state.get() {
+                State::First(since) => now.wrapping_sub(since) >= self.header_ticks,
+                State::Between(since) => now.wrapping_sub(since) >= self.keepalive_ticks,
+                State::Busy => false,
+            };
+            if late {
+                slot.cut.set(true);
+                slot.wake();
+            }
+        }
+    }
+
+    /// Every connection's task looks whether the server is draining.
+    pub fn wake_all(&self) {
+        for (_, slot) in self.slots.borrow().iter() {
+            slot.wake();
+        }
+    }
+
+    /// Every connection ends now.
+    pub fn cut_all(&self) {
+        for (_, slot) in self.slots.borrow().iter() {
+            slot.cut.set(true);
+            slot.wake();
+        }
+    }
+}

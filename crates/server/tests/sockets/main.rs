@@ -1,0 +1,8 @@
+//! The server on live sockets: real listeners, real workers, raw clients.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod drain;
+mod harness;
+mod hostile;
+mod log;
+mod serving;

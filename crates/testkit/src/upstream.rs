@@ -1,0 +1,181 @@
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::{Message, RawClient, WebSocket};
+
+/// One accepted connection of an upstream: reads requests, answers with any bytes.
+pub type Peer = RawClient;
+
+/// An upstream under the test's control. It stops when dropped, with all its connections.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    state: Rc<State>,
+    accepting: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    connections: Cell<usize>,
+    requests: RefCell<Vec<Message>>,
+    tasks: RefCell<Vec<AbortHandle>>,
+}
+
+impl Upstream {
+    /// Runs `serve` for each connection; `index` counts them from 0.
+    pub async fn script<F, Fut>(serve: F) -> Self
+    where
+        F: Fn(Peer, usize, Requests) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let state = Rc::new(State::default());
+        let shared = state.clone();
+        let accepting = tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = stream.set_nodelay(true);
+                let index = shared.connections.replace(shared.connections.get() + 1);
+                let task = tokio::task::spawn_local(serve(Peer::from(stream), index, Requests(shared.clone())));
+                shared.tasks.borrow_mut().push(task.abort_handle());
+            }
+        });
+        Self { address, state, accepting: accepting.abort_handle() }
+    }
+
+    /// Answers every request of every connection with the same bytes.
+    pub async fn answers(response: impl Into<String>) -> Self {
+        let response: Rc<str> = response.into().into();
+        Self::script(move |mut peer, _, requests| {
+            let response = response.clone();
+            async move {
+                while let Some(request) = peer.message(false).await {
+                    requests.record(request);
+                    peer.send(&*response).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers with 200 and a text, keeping connections alive.
+    pub async fn ok(text: &str) -> Self {
+        Self::answers(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())).await
+    }
+
+    /// Takes requests and never answers.
+    pub async fn silent() -> Self {
+        Self::script(|mut peer, _, requests| async move {
+            while let Some(request) = peer.message(false).await {
+                requests.record(request);
+            }
+        })
+        .await
+    }
+
+    /// Sends the bytes after the first request of each connection, then closes.
+    pub async fn closes_after(response: impl Into<String>) -> Self {
+        let response: Rc<str> = response.into().into();
+        Self::script(move |mut peer, _, requests| {
+            let response = response.clone();
+            async move {
+                if let Some(request) = peer.message(false).await {
+                    requests.record(request);
+                    peer.send(&*response).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// A WebSocket server that sends each frame back, ends with the client, and closes after a Close frame.
+    pub async fn websocket_echo() -> Self {
+        Self::script(|mut peer, _, requests| async move {
+            let Some(request) = peer.message(false).await else { return };
+            peer.send(WebSocket::accept(&request, "")).await;
+            requests.record(request);
+            let mut socket = WebSocket::server(peer);
+            while let Some(frame) = socket.receive().await {
+                socket.send(frame.first & 0x0f, &frame.payload).await;
+                if frame.first & 0x0f == 8 {
+                    return;
+                }
+            }
+        })
+        .await
+    }
+
+    /// An event stream: what is sent to the returned channel goes out as one chunk; the end of the channel ends the
+    /// response. For one connection.
+    pub async fn event_stream() -> (Self, mpsc::Sender<Bytes>) {
+        let (sender, receiver) = mpsc::channel::<Bytes>(1024);
+        let receiver = Rc::new(RefCell::new(Some(receiver)));
+        let upstream = Self::script(move |mut peer, _, requests| {
+            let receiver = receiver.borrow_mut().take();
+            async move {
+                let Some(request) = peer.message(false).await else { return };
+                requests.record(request);
+                let Some(mut receiver) = receiver else { return };
+                peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+                    .await;
+                while let Some(bytes) = receiver.recv().await {
+                    let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+                    chunk.extend_from_slice(&bytes);
+                    chunk.extend_from_slice(b"\r\n");
+                    peer.send(chunk).await;
+                }
+                peer.send("0\r\n\r\n").await;
+                while peer.message(false).await.is_some() {}
+            }
+        })
+        .await;
+        (upstream, sender)
+    }
+
+    /// An address where nobody listens.
+    pub async fn nobody() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        listener.local_addr().expect("an address")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections were accepted.
+    pub fn connections(&self) -> usize {
+        self.state.connections.get()
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Message> {
+        self.state.requests.borrow().clone()
+    }
+}
+
+/// Where an upstream notes its requests.
+#[derive(Clone, Debug)]
+pub struct Requests(Rc<State>);
+
+impl Requests {
+    /// Notes a request.
+    pub fn record(&self, request: Message) {
+        self.0.requests.borrow_mut().push(request);
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        for task in self.state.tasks.borrow_mut().drain(..) {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection of the generator: reads through one buffer for all, writes straight to the socket.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Poll, ready};
+
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Mutex;
+
+/// The read buffer that all connections share: an idle connection owns none.
+#[derive(Clone)]
+pub struct Scratch(Rc<RefCell<Vec<u8>>>);
+
+impl Scratch {
+    /// 64 KiB.
+    pub fn new() -> Self {
+        Self(Rc::new(RefCell::new(vec![0; 64 * 1024])))
+    }
+}
+
+/// The reading half.
+pub struct Reader {
+    half: OwnedReadHalf,
+    scratch: Scratch,
+    /// What was read but is not complete yet.
+    rest: Vec<u8>,
+}
+
+/// The writing half; shared by the tasks of one connection.
+pub struct Writer {
+    half: OwnedWriteHalf,
+    turn: Mutex<()>,
+}
+
+/// Makes the two halves of a connection.
+pub fn halves(stream: TcpStream, scratch: &Scratch) -> (Reader, Rc<Writer>) {
+    let (read, write) = stream.into_split();
+    (
+        Reader { half: read, scratch: scratch.clone(), rest: Vec::new() },
+        Rc::new(Writer { half: write, turn: Mutex::new(()) }),
+    )
+}
+
+impl Reader {
+    /// Waits for bytes and hands them, after what was left the last time, to `take`, which says how many it used up.
+    /// `false` when the peer has closed.
+    ///
+    /// `poll_read` instead of `readable` + `try_read`, because after a short read tokio knows that the socket is empty:
+    /// that saves the second system call of every delivery.
+    pub async fn read(&mut self, mut take: impl FnMut(&mut [u8]) -> anyhow::Result<usize>) -> anyhow::Result<bool> {
+        poll_fn(|context| {
+            let mut scratch = self.scratch.0.borrow_mut();
+            let mut buffer = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.half).poll_read(context, &mut buffer))?;
+            let filled = buffer.filled_mut();
+            if filled.is_empty() {
+                return Poll::Ready(Ok(false));
+            }
+            if self.rest.is_empty() {
+                let used = take(filled)?;
+                self.rest.extend_from_slice(filled.get(used..).unwrap_or_default());
+            } else {
+                self.rest.extend_from_slice(filled);
+                let used = take(&mut self.rest)?.min(self.rest.len());
+                self.rest.drain(..used);
+                if self.rest.is_empty() {
+                    self.rest = Vec::new();
+                }
+            }
+            Poll::Ready(Ok(true))
+        })
+        .await
+    }
+}
+
+impl Writer {
+    /// Writes all of `bytes`.
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        let _turn = self.turn.lock().await;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.half.try_write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.half.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` if the socket takes them at once; how many it took.
+    pub fn offer(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.half.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            other => other,
+        }
+    }
+}

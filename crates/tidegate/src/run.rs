@@ -1,0 +1,59 @@
+//! `run`, `check` and `config-schema`: what has to do with the config file.
+
+use std::path::Path;
+
+use tidegate_config::{Config, Surroundings};
+use tidegate_server::{Extras, Server, exit, start_logging};
+
+use crate::cli::{CheckArgs, RunArgs};
+use crate::failure::Failure;
+use crate::output::print;
+
+/// Serves what the config says, until a signal.
+pub fn run(args: &RunArgs) -> Result<u8, Failure> {
+    let config = load(&args.config)?;
+    start_logging(&config.log);
+    let extras = Extras { signals: true, drain_delay: args.drain_delay, ..Extras::default() };
+    let running = Server::start(config, extras)?;
+    for address in running.addresses() {
+        tracing::info!(%address, "listening on http://{address}");
+    }
+    if let Some(address) = running.admin_address() {
+        tracing::info!(%address, "admin on http://{address}");
+    }
+    Ok(running.wait())
+}
+
+/// Reports what is wrong with a config, or that nothing is.
+pub fn check(args: &CheckArgs) -> Result<u8, Failure> {
+    let config = load(&args.config)?;
+    if args.print {
+        print(&config.effective())?;
+    } else {
+        print(&format!("{}: ok\n", args.config.display()))?;
+    }
+    Ok(exit::OK)
+}
+
+/// Prints the schema.
+pub fn config_schema() -> Result<u8, Failure> {
+    let schema = serde_json::to_string_pretty(&tidegate_config::json_schema()).map_err(anyhow::Error::from)?;
+    print(&format!("{schema}\n"))?;
+    Ok(exit::OK)
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let advice = if error.kind() == std::io::ErrorKind::NotFound {
+            " (name it with --config; `tidegate dev` needs none)"
+        } else {
+            ""
+        };
+        Failure::usage(format!("cannot read the config {}: {error}{advice}", path.display()))
+    })?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let read_file = |path: &Path| std::fs::read_to_string(path);
+    let surroundings = Surroundings { variable: &variable, read_file: &read_file };
+    tidegate_config::load(&path.display().to_string(), &text, surroundings)
+        .map_err(|problems| Failure::usage(format!("the config has problems\n{problems}")))
+}

@@ -1,0 +1,148 @@
+// The page in a real Chromium, as two people would use it.
+import { chromium } from "playwright-core";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { assert, atEnd, PATIENCE_MS, settings } from "./lib.mjs";
+
+const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"];
+
+async function browser({ colorScheme = "light", viewport = { width: 1280, height: 900 } } = {}) {
+  const profile = mkdtempSync(join(tmpdir(), "tidegate-chromium-"));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: flags, colorScheme, viewport,
+  });
+  atEnd(async () => { await context.close(); rmSync(profile, { recursive: true, force: true }); });
+  context.setDefaultTimeout(PATIENCE_MS);
+  const problems = [];
+  const open = async (query) => {
+    const page = await context.newPage();
+    page.on("pageerror", (error) => problems.push(String(error)));
+    page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+    page.on("request", (request) => { if (!request.url().startsWith(settings.url.replace("http", "")) && !request.url().includes(new URL(settings.url).host) && !request.url().startsWith("data:")) problems.push(`foreign request ${request.url()}`); });
+    page.id = (name) => page.locator(`[data-testid="${name}"]`);
+    page.says = (name, pattern) => page.waitForFunction(([id, source]) => new RegExp(source).test(document.querySelector(`[data-testid="${id}"]`)?.textContent ?? ""), [name, pattern.source]);
+    await page.goto(`${settings.url}/?${new URLSearchParams(query)}`);
+    return page;
+  };
+  return { context, open, problems };
+}
+
+async function say(page, text, persistent = true) {
+  await page.id("persistent").setChecked(persistent);
+  await page.id("text").fill(text);
+  await page.id("send").click();
+  await page.says("messages", new RegExp(text));
+}
+
+export async function twoTabsChat() {
+  const { open, problems } = await browser();
+  const ada = await open({ name: "ada", room: "lobby" });
+  await ada.says("room-state", /^connected/);
+  const grace = await open({ name: "grace", room: "lobby" });
+  await grace.says("room-state", /^connected/);
+  for (const page of [ada, grace]) {
+    await page.says("people", /ada[^]*grace/);
+    assert.equal(await page.id("people-count").textContent(), "2");
+    await page.says("events-state", /live/);
+  }
+  await say(ada, "high water at noon");
+  await say(grace, "two boats are waiting");
+  await ada.says("messages", /two boats are waiting/);
+  await grace.says("messages", /high water at noon/);
+  await say(ada, "this one is not kept", false);
+  await grace.says("messages", /this one is not kept/);
+  // The third panel hears the same room over EventSource, each event with its position.
+  for (const page of [ada, grace]) {
+    await page.says("events", /high water at noon[^]*two boats are waiting[^]*this one is not kept/);
+    const ids = await page.id("events").locator("li[data-id]").evaluateAll((items) => items.map((item) => item.dataset.id));
+    assert.equal(ids.length, 3);
+    assert.ok(ids.every((id) => /-\d+$/.test(id)), ids.join());
+  }
+  // Presence follows a status and a departure.
+  await grace.id("status").selectOption("busy");
+  await ada.says("people", /grace\s*busy/);
+  // A reload replays what was stored, and only that.
+  await grace.reload();
+  await grace.says("messages", /high water at noon[^]*two boats are waiting/);
+  assert.ok(!(await grace.id("messages").textContent()).includes("this one is not kept"));
+  assert.equal(await grace.id("messages").locator("[data-replayed=true]").count(), 2);
+  await say(grace, "back again");
+  await ada.says("messages", /back again/);
+  assert.equal(await ada.id("messages").locator(".message").count(), 4, "nothing twice");
+  await grace.close();
+  await ada.says("people-count", /^1$/);
+  // A cut line comes back with its session.
+  await ada.id("cut").click();
+  await ada.says("room-state", /^recovered/);
+  await say(ada, "alone now");
+  assert.equal(await ada.id("messages").locator(".message").count(), 5);
+  await ada.id("ticket").click();
+  await ada.says("ticket-out", /ticket=/);
+  assert.deepEqual(problems, []);
+}
+
+export async function proxyPanels() {
+  const { open, problems } = await browser({ colorScheme: "dark" });
+  const page = await open({ name: "ada", room: "harbour" });
+  await page.says("room-state", /^connected/);
+  await page.id("report").click();
+  await page.says("percent", /^(4|8|12|[2-8]\d) %$/);
+  await page.says("report-state", /completed/);
+  assert.equal(await page.id("progress").evaluate((bar) => bar.value), 100);
+  assert.ok(await page.id("report-log").locator("li").count() >= 5, "progress came in steps");
+  await page.id("echo").click();
+  await page.says("rtt", /^\d/);
+  await page.id("echo-burst").click();
+  await page.waitForFunction(() => document.getElementById("rtt-count").textContent === "101");
+  assert.ok((await page.id("echo-log").textContent()).includes("is the tide in? #100"));
+  await page.says("counter-connections", /^1$/);
+  await page.says("counter-rooms", /^1$/);
+  await page.says("counter-tunnels", /^1$/);
+  await page.says("counter-streams", /^1$/);
+  await page.says("counter-requests", /^[1-9]/);
+  const received = Number((await page.id("counter-received").textContent()).replace(/,/g, ""));
+  await say(page, "count this");
+  await page.waitForFunction((before) => Number(document.querySelector('[data-testid="counter-received"]').textContent.replace(/,/g, "")) > before, received);
+  const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const dark = await background();
+  await page.id("theme").click();
+  assert.notEqual(await background(), dark, "the toggle goes to light");
+  await page.id("theme").click();
+  assert.equal(await background(), dark, "and to dark");
+  assert.deepEqual(problems, []);
+}
+
+export async function smallScreen() {
+  const { open, problems } = await browser({ viewport: { width: 360, height: 740 } });
+  const page = await open({ name: "ada", room: "lobby" });
+  await page.says("room-state", /^connected/);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+  assert.ok(wide <= 360, `scrolls sideways: ${wide}`);
+  const unnamed = await page.evaluate(() => [...document.querySelectorAll("input, select, button")]
+    .filter((node) => !node.labels?.length && !node.getAttribute("aria-label") && !node.textContent.trim()).map((node) => node.id));
+  assert.deepEqual(unnamed, [], "every control has a name");
+  assert.deepEqual(problems, []);
+}
+
+export async function screenshot() {
+  const { open } = await browser({ viewport: { width: 1280, height: 1056 } });
+  const ada = await open({ name: "ada", room: "lobby" });
+  await ada.says("room-state", /^connected/);
+  const grace = await open({ name: "grace", room: "lobby" });
+  await grace.says("room-state", /^connected/);
+  await say(ada, "High water at noon. Who takes the north gate?");
+  await say(grace, "I do. Two boats are waiting outside.");
+  await grace.id("status").selectOption("busy");
+  await ada.bringToFront();
+  await ada.id("report").click();
+  await ada.id("echo").click();
+  await ada.id("echo-burst").click();
+  await say(ada, "Then we open at ten to twelve.");
+  await ada.id("cut").click();
+  await ada.says("room-state", /^recovered/);
+  await say(ada, "(my line was cut, and nothing is missing)");
+  await ada.says("percent", /^[4-6]\d %$/);
+  await ada.says("rate-received", /\d/);
+  await ada.screenshot({ path: process.env.XTASK_SCREENSHOT });
+}

@@ -1,0 +1,156 @@
+// Health, counters, the proxied paths, and going down politely.
+import { PATIENCE_MS, assert, atEnd, connected, joined, metric, next, range, relay, request, server, settings, stream, token, until, within } from "./lib.mjs";
+import { WebSocket } from "ws";
+
+export async function healthAndStats() {
+  const health = await request("/health");
+  assert.equal(health.status, 200);
+  assert.equal(health.json.status, "healthy");
+  for (const key of ["timestamp", "uptime", "connections", "memory"]) assert.ok(key in health.json, key);
+  assert.equal(typeof health.json.connections.total, "number");
+  assert.deepEqual((await request("/health/ready")).json, { ready: true });
+  assert.deepEqual((await request("/health/live")).json, { alive: true });
+  await joined("ada", "quay");
+  const bob = await joined("bob", "quay");
+  await bob.call("room:join", { room: "pier" });
+  const stats = (await request("/stats")).json;
+  assert.equal(stats.rooms.totalRooms, 2);
+  assert.equal(stats.rooms.totalSubscriptions, 3);
+  assert.equal(stats.rooms.avgSubscriptionsPerRoom, 1.5);
+  assert.ok("clustering" in stats && "connections" in stats);
+  assert.equal((await request("/health")).json.connections.total, 2);
+}
+
+async function becomes(name, wanted) {
+  const end = Date.now() + PATIENCE_MS;
+  for (;;) {
+    const value = await metric(name, 'tenant="default"');
+    if (value === wanted) return;
+    if (Date.now() > end) assert.equal(value, wanted, name);
+  }
+}
+
+export async function countersMove() {
+  const before = { received: await metric("websocket_messages_received_total"), requests: await metric("tidegate_http_requests_total") };
+  const ada = await joined("ada", "quay");
+  const bob = await joined("bob", "quay");
+  for (const n of range(10)) await ada.call("room:send", { room: "quay", payload: n, persistent: true });
+  await until(() => bob.payloads().length === 10, "ten messages");
+  for (const _ of range(5)) await request("/api/hello");
+  assert.equal(await metric("websocket_active_connections", 'tenant="default"'), 2);
+  await becomes("websocket_active_rooms", 1);
+  assert.equal(await metric("websocket_room_subscriptions", 'tenant="default"'), 2);
+  assert.equal(await metric("websocket_messages_persisted_total", 'tenant="default"'), 10);
+  assert.ok(await metric("websocket_messages_received_total") >= before.received + 12);
+  assert.ok(await metric("websocket_messages_sent_total", 'event="room:message"') >= 20);
+  assert.ok(await metric("tidegate_http_requests_total") >= before.requests + 5);
+  ada.disconnect();
+  bob.disconnect();
+  await becomes("websocket_active_connections", 0);
+  await becomes("websocket_active_rooms", 0);
+  await becomes("websocket_room_subscriptions", 0);
+  const { text } = await request("/metrics");
+  assert.ok(text.trimEnd().endsWith("# EOF"));
+  for (const secret of [settings.secret, settings.apiKey, token("ada").split(".")[2]]) assert.ok(!text.includes(secret));
+}
+
+export async function proxiedRequests() {
+  const hello = await request("/api/hello?a=1&b=%2F", { headers: { "x-request-id": "harbour-1" } });
+  assert.equal(hello.status, 200);
+  assert.equal(hello.json.uri, "/api/hello?a=1&b=%2F", "the target goes through as it came");
+  assert.match(hello.json.forwardedFor, /127\.0\.0\.1/);
+  assert.equal(hello.json.forwardedProto, "http");
+  assert.ok(hello.json.requestId);
+  for (const code of [200, 201, 204, 304, 404, 418, 500, 503]) assert.equal((await request(`/api/status/${code}`)).status, code);
+  const body = "tide ".repeat(400_000);
+  const echoed = await request("/api/echo", { method: "POST", body });
+  assert.equal(echoed.text, body);
+  const chunks = async function* () { for (const n of range(50)) yield Buffer.from(`chunk ${n};`); };
+  const streamed = await fetch(`${settings.url}/api/echo`, { method: "POST", body: chunks(), duplex: "half" });
+  assert.equal(await streamed.text(), range(50).map((n) => `chunk ${n};`).join(""));
+  assert.equal((await request("/api/nothing")).status, 404);
+}
+
+export async function reportRun() {
+  const started = await request("/api/projects/p1/initial-report", { method: "POST" });
+  assert.equal(started.status, 202);
+  const one = await stream("/api/projects/p1/initial-report-status/stream");
+  const two = await stream("/api/projects/p1/initial-report-status/stream");
+  await until(() => [one, two].every((found) => found.events.some((event) => event.event === "complete")), "the run to end");
+  for (const found of [one, two]) {
+    const progress = found.events.map((event) => JSON.parse(event.data).progress);
+    assert.ok(progress.length >= 5, "streamed, not delivered at the end");
+    assert.deepEqual(progress, [...progress].sort((a, b) => a - b));
+    assert.equal(found.events[0].event, "status");
+    assert.equal(progress.at(-1), 100);
+  }
+  const late = await stream("/api/projects/p1/initial-report-status/stream");
+  await until(() => late.events.length > 0, "the present state");
+  assert.equal(JSON.parse(late.events[0].data).status, "completed");
+}
+
+export async function echoThroughTheProxy() {
+  const socket = new WebSocket(`${settings.url.replace("http", "ws")}/echo`);
+  atEnd(() => socket.terminate());
+  await next(socket, "open");
+  const got = [];
+  socket.on("message", (data, binary) => got.push([binary, data]));
+  const sent = [[false, Buffer.from("hello \u{1F30A}")], [true, Buffer.alloc(0)], [true, Buffer.alloc(125, 1)], [true, Buffer.alloc(126, 2)], [true, Buffer.alloc(70_000, 3)], [false, Buffer.alloc(300_000, "a")], [true, Buffer.alloc(900_000, 4)]];
+  for (const [binary, data] of sent) socket.send(data, { binary });
+  socket.send("in ", { fin: false });
+  socket.send("three ", { fin: false });
+  socket.send("parts", { fin: true });
+  sent.push([false, Buffer.from("in three parts")]);
+  const pong = next(socket, "pong");
+  socket.ping("are you there");
+  assert.equal(String(await pong), "are you there");
+  await until(() => got.length === sent.length, "all echoes");
+  got.forEach(([binary, data], index) => {
+    assert.equal(binary, sent[index][0]);
+    assert.ok(data.equals(sent[index][1]), `echo ${index}: ${data.length} bytes`);
+  });
+  const closed = next(socket, "close");
+  socket.close(4001, "done");
+  const code = await closed;
+  assert.equal(code, 4001);
+}
+
+export async function goingDownPolitely() {
+  const line = await relay();
+  const ada = await joined("ada", "quay", { url: line.url, reconnection: false });
+  const polling = await joined("bob", "quay", { url: line.url, transports: ["polling"], reconnection: false });
+  const listener = await stream("/realtime/rooms/quay/events", { headers: { authorization: `Bearer ${token("cleo")}` } });
+  const restarts = Promise.all([next(ada, "system:restart"), next(polling, "system:restart")]);
+  const gone = Promise.all([next(ada, "disconnect"), next(polling, "disconnect")]);
+  await server("term");
+  for (const restart of await restarts) {
+    assert.deepEqual(Object.keys(restart).sort(), ["reason", "reconnectIn"]);
+    assert.equal(restart.reason, "Server shutting down");
+    assert.ok(restart.reconnectIn > 0 && restart.reconnectIn <= 60_000);
+  }
+  await gone;
+  await within(listener.closed, "the stream to end");
+  assert.ok(listener.retry > 0, "retry: tells the browser when to come back");
+  const { code } = await server("wait");
+  assert.equal(code, 0);
+}
+
+export async function aSecondSignalEndsAtOnce() {
+  const ada = await connected("ada");
+  const held = fetch(`${settings.url}/api/slow?ms=60000`).then((response) => response.text()).catch(() => "cut");
+  await ada.call("room:join", { room: "quay" });
+  await server("term");
+  await server("term");
+  await server("wait");
+  await held;
+}
+
+export async function aRequestUnderWayIsFinishedOnTerm() {
+  const slow = request("/api/slow?ms=700");
+  // The request is under way once the gateway counts it as open at the backend; a tunnel opened after it is good enough proof.
+  await joined("ada", "quay");
+  await server("term");
+  assert.equal((await slow).status, 200);
+  const { code } = await server("wait");
+  assert.equal(code, 0);
+}

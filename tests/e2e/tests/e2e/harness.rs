@@ -1,0 +1,262 @@
+//! Starts the binary, and runs node scenarios that may ask for it to be stopped and started again.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use serde_json::{Value, json};
+
+/// Lines of the server's output that are kept to be shown when a test fails.
+const KEPT_LINES: usize = 200;
+
+/// The binary under test: `TIDEGATE_BIN`, or the one beside this test in the target directory.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("TIDEGATE_BIN") {
+        return PathBuf::from(path);
+    }
+    let beside = std::env::current_exe().unwrap();
+    let path = beside.parent().and_then(Path::parent).unwrap().join("tidegate");
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build -p tidegate` first, or `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
+fn node_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("node")
+}
+
+/// A running `tidegate dev` with its data directory. Killed when dropped.
+pub struct Server {
+    child: Option<Child>,
+    data: tempfile::TempDir,
+    pub address: SocketAddr,
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let log = Arc::default();
+        let (child, address) = spawn(data.path(), &log);
+        Self { child: Some(child), data, address, log }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
+    /// A secret that `dev` generated into its data directory.
+    fn secret(&self, name: &str) -> String {
+        let path = self.data.path().join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+    }
+
+    pub fn jwt_secret(&self) -> String {
+        self.secret("jwt-secret")
+    }
+
+    pub fn api_key(&self) -> String {
+        self.secret("api-key")
+    }
+
+    /// A token from the page's own way to get one.
+    pub fn token(&self, name: &str) -> String {
+        let answer = crate::raw::get(self.address, &format!("/dev/session?name={name}"));
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        body["token"].as_str().unwrap().to_owned()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
+        assert!(sent.success(), "kill -{name}");
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.take().expect("the server runs").wait().unwrap()
+    }
+
+    fn restart(&mut self) {
+        let (child, address) = spawn(self.data.path(), &self.log);
+        self.child = Some(child);
+        self.address = address;
+    }
+
+    fn wipe(&self) {
+        for entry in std::fs::read_dir(self.data.path()).unwrap() {
+            let path = entry.unwrap().path();
+            // The secrets stay: it is the store that is lost.
+            if path.is_dir() {
+                std::fs::remove_dir_all(path).unwrap();
+            }
+        }
+    }
+
+    /// Private resident memory, KiB (`RssAnon` of proc(5)).
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    pub fn assert_alive(&mut self) {
+        let ended = self.child.as_mut().expect("the server runs").try_wait().unwrap();
+        assert!(ended.is_none(), "the server ended with {ended:?}:\n{}", self.output());
+        assert_eq!(crate::raw::get(self.address, "/health/live").status, 200);
+    }
+
+    pub fn output(&self) -> String {
+        self.log.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Panics must not only be survived, there must be none.
+    pub fn assert_no_panic(&self) {
+        let output = self.output();
+        assert!(!output.contains("panicked at"), "{output}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("--- the server's last lines ---\n{}", self.output());
+        }
+    }
+}
+
+fn spawn(data: &Path, log: &Arc<Mutex<VecDeque<String>>>) -> (Child, SocketAddr) {
+    let mut child = Command::new(binary())
+        .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    keep_lines(child.stderr.take().unwrap(), Arc::clone(log));
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let Some(address) = listening(&mut stdout, log) else {
+        let _ = child.kill();
+        let status = child.wait().unwrap();
+        panic!(
+            "the server said no address and ended with {status}:\n{}",
+            log.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n")
+        );
+    };
+    keep_lines(stdout, Arc::clone(log));
+    (child, address)
+}
+
+/// Reads up to the line `listening on http://ADDRESS:PORT`, wherever in the line it stands.
+fn listening(stdout: &mut BufReader<ChildStdout>, log: &Mutex<VecDeque<String>>) -> Option<SocketAddr> {
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stdout.read_line(&mut line).unwrap() == 0 {
+            return None;
+        }
+        push(log, line.trim_end());
+        if let Some((_, rest)) = line.split_once("listening on http://") {
+            return rest
+                .split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit())
+                .next()
+                .and_then(|text| text.parse().ok());
+        }
+    }
+}
+
+fn push(log: &Mutex<VecDeque<String>>, line: &str) {
+    let mut log = log.lock().unwrap();
+    if log.len() >= KEPT_LINES {
+        log.pop_front();
+    }
+    log.push_back(line.to_owned());
+}
+
+fn keep_lines(from: impl Read + Send + 'static, log: Arc<Mutex<VecDeque<String>>>) {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            push(&log, &line);
+        }
+    });
+}
+
+/// Runs `node run.mjs file name` against a server of its own and fails with what the scenario says.
+pub fn scenario(file: &str, name: &str) {
+    let mut server = Server::start();
+    run_against(&mut server, file, name);
+    server.assert_no_panic();
+}
+
+fn run_against(server: &mut Server, file: &str, name: &str) {
+    let folder = node_folder();
+    assert!(
+        folder.join("node_modules").exists(),
+        "node modules are missing: run `cargo xtask test`, or npm ci in {}",
+        folder.display()
+    );
+    let mut node = Command::new("node")
+        .args(["run.mjs", file, name])
+        .current_dir(folder)
+        .env("TIDEGATE_URL", server.url())
+        .env("TIDEGATE_JWT_SECRET", server.jwt_secret())
+        .env("TIDEGATE_API_KEY", server.api_key())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("node runs");
+    let mut stdin = node.stdin.take().unwrap();
+    let stdout = BufReader::new(node.stdout.take().unwrap());
+    let mut outcome = None;
+    for line in stdout.lines() {
+        let line = line.unwrap();
+        let Ok(value) = serde_json::from_str::<Value>(&line) else {
+            println!("{line}");
+            continue;
+        };
+        if let Some(action) = value["do"].as_str() {
+            let answer = act(server, action);
+            writeln!(stdin, "{answer}").unwrap();
+        } else if value["scenario"].is_string() {
+            outcome = Some(value);
+        }
+    }
+    let status = node.wait().unwrap();
+    let outcome = outcome.unwrap_or_else(|| panic!("the scenario said nothing and ended with {status}"));
+    assert_eq!(outcome["ok"], true, "{}", outcome["error"].as_str().unwrap_or("no reason given"));
+}
+
+fn act(server: &mut Server, action: &str) -> Value {
+    match action {
+        "term" => server.signal("TERM"),
+        "kill" => server.signal("KILL"),
+        "wait" => return json!({ "code": server.wait().code() }),
+        "start" => {
+            server.restart();
+            return json!({ "url": server.url() });
+        }
+        "wipe" => server.wipe(),
+        "memory" => return json!({ "kib": server.memory_kib() }),
+        other => panic!("the scenario asks for {other}"),
+    }
+    json!({})
+}

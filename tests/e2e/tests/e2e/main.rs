@@ -1,0 +1,9 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+//! The one integration-test binary of the package; see the crate's documentation.
+
+mod browser;
+mod harness;
+mod hostile;
+mod hostile_realtime;
+mod raw;
+mod scenarios;

@@ -1,0 +1,273 @@
+//! The node scenarios, each with a server of its own. What they do is in `node/`.
+
+use crate::harness::scenario;
+
+#[test]
+fn a_client_on_polling_alone_joins_and_talks() {
+    scenario("transports", "pollingOnly");
+}
+
+#[test]
+fn a_client_on_websocket_alone_joins_and_talks() {
+    scenario("transports", "websocketOnly");
+}
+
+#[test]
+fn an_upgrade_under_traffic_loses_and_repeats_nothing() {
+    scenario("transports", "upgradeUnderTraffic");
+}
+
+#[test]
+fn binary_goes_both_ways_over_websocket() {
+    scenario("transports", "binaryOverWebsocket");
+}
+
+#[test]
+fn binary_goes_both_ways_over_polling() {
+    scenario("transports", "binaryOverPolling");
+}
+
+#[test]
+fn a_message_over_the_limit_ends_its_connection_only() {
+    scenario("transports", "tooManyBytes");
+}
+
+#[test]
+fn unknown_namespaces_are_refused_by_name() {
+    scenario("transports", "namespaces");
+}
+
+#[test]
+fn refusals_say_why_in_the_documented_words() {
+    scenario("transports", "connectErrors");
+}
+
+#[test]
+fn connection_established_names_the_socket_and_the_tenant() {
+    scenario("transports", "established");
+}
+
+#[test]
+fn engine_io_handshake_errors_are_those_of_the_protocol() {
+    scenario("transports", "handshakeErrors");
+}
+
+#[test]
+fn a_join_is_told_in_the_documented_order() {
+    scenario("rooms", "joinOrder");
+}
+
+#[test]
+fn a_message_has_the_documented_shape_and_the_tokens_sender() {
+    scenario("rooms", "messageShape");
+}
+
+#[test]
+fn leaving_and_asking_who_and_where() {
+    scenario("rooms", "leaveAndQueries");
+}
+
+#[test]
+fn query_rooms_takes_its_ack_alone() {
+    scenario("rooms", "queryRoomsTakesItsAckAlone");
+}
+
+#[test]
+fn a_user_with_two_connections_is_present_once_and_leaves_once() {
+    scenario("rooms", "presenceOfOneUserTwice");
+}
+
+#[test]
+fn presence_status_and_metadata_merge_and_reach_everybody() {
+    scenario("rooms", "presenceStatus");
+}
+
+#[test]
+fn who_is_not_in_the_room_cannot_send_to_it() {
+    scenario("rooms", "notInRoom");
+}
+
+#[test]
+fn malformed_requests_are_answered_with_their_code() {
+    scenario("rooms", "badRequests");
+}
+
+#[test]
+fn tenants_with_the_same_room_name_never_meet() {
+    scenario("rooms", "tenantsAreIsolated");
+}
+
+#[test]
+fn history_pages_from_a_position() {
+    scenario("rooms", "history");
+}
+
+#[test]
+fn a_room_keeps_its_newest_thousand_messages() {
+    scenario("rooms", "historyCap");
+}
+
+#[test]
+fn a_user_over_the_rate_is_told_so() {
+    scenario("rooms", "rateLimit");
+}
+
+#[test]
+fn a_crowd_that_joins_at_once_sees_itself() {
+    scenario("rooms", "manyJoinAtOnce");
+}
+
+#[test]
+fn a_cut_websocket_recovers_what_it_missed() {
+    scenario("recovery", "afterACut");
+}
+
+#[test]
+fn a_cut_websocket_recovers_persistent_messages() {
+    scenario("recovery", "afterACutPersistent");
+}
+
+#[test]
+fn a_cut_polling_client_recovers_what_it_missed() {
+    scenario("recovery", "afterACutPolling");
+}
+
+#[test]
+fn a_client_that_never_got_a_message_recovers_too() {
+    scenario("recovery", "idleClientRecovers");
+}
+
+#[test]
+fn cuts_under_traffic_lose_and_repeat_nothing() {
+    scenario("recovery", "underTraffic");
+}
+
+#[test]
+fn a_clean_restart_is_recovered_from() {
+    scenario("recovery", "afterAStop");
+}
+
+#[test]
+fn a_killed_server_is_recovered_from() {
+    scenario("recovery", "afterAKill");
+}
+
+#[test]
+fn acknowledged_history_survives_a_kill() {
+    scenario("recovery", "historySurvivesAKill");
+}
+
+#[test]
+fn another_user_cannot_take_a_session() {
+    scenario("recovery", "anotherUserCannotTakeASession");
+}
+
+#[test]
+fn an_expired_token_recovers_nothing() {
+    scenario("recovery", "anExpiredTokenRecoversNothing");
+}
+
+#[test]
+fn unknown_sessions_are_not_recovered() {
+    scenario("recovery", "unknownSessionsAreNotRecovered");
+}
+
+#[test]
+fn a_session_is_held_by_one_connection_the_last() {
+    scenario("recovery", "twoCannotRecoverTheSameSession");
+}
+
+#[test]
+fn a_client_is_back_with_its_session_before_its_loss_is_noticed() {
+    scenario("recovery", "comesBackBeforeTheLossIsNoticed");
+}
+
+#[test]
+fn a_slow_consumer_is_closed_and_recovers() {
+    scenario("recovery", "slowConsumerIsClosedAndRecovers");
+}
+
+#[test]
+fn a_wiped_store_is_told_apart() {
+    scenario("recovery", "aWipedStoreIsToldApart");
+}
+
+#[test]
+fn a_stream_is_the_same_room_as_socket_io() {
+    scenario("sse", "sameRoomAsSocketIo");
+}
+
+#[test]
+fn last_event_id_resumes_without_a_seam() {
+    scenario("sse", "lastEventIdResumes");
+}
+
+#[test]
+fn resuming_again_and_again_under_traffic_makes_one_sequence() {
+    scenario("sse", "resumeUnderTraffic");
+}
+
+#[test]
+fn a_stream_resumes_after_a_restart() {
+    scenario("sse", "resumeAfterARestart");
+}
+
+#[test]
+fn a_token_is_taken_from_header_and_cookie_but_not_from_the_query() {
+    scenario("sse", "waysToShowAToken");
+}
+
+#[test]
+fn a_ticket_opens_one_stream_once() {
+    scenario("sse", "aTicketOpensOneStreamOnce");
+}
+
+#[test]
+fn streams_of_two_tenants_never_meet() {
+    scenario("sse", "tenantsOfStreamsAreIsolated");
+}
+
+#[test]
+fn a_backend_publishes_with_its_key_and_gets_the_position() {
+    scenario("sse", "publishing");
+}
+
+#[test]
+fn health_and_stats_have_the_documented_shapes() {
+    scenario("ops", "healthAndStats");
+}
+
+#[test]
+fn counters_move_with_what_happens() {
+    scenario("ops", "countersMove");
+}
+
+#[test]
+fn requests_go_through_the_proxy_as_they_came() {
+    scenario("ops", "proxiedRequests");
+}
+
+#[test]
+fn a_report_run_streams_through_the_proxy() {
+    scenario("ops", "reportRun");
+}
+
+#[test]
+fn a_websocket_echoes_through_the_proxy() {
+    scenario("ops", "echoThroughTheProxy");
+}
+
+#[test]
+fn sigterm_tells_everybody_before_it_closes() {
+    scenario("ops", "goingDownPolitely");
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    scenario("ops", "aSecondSignalEndsAtOnce");
+}
+
+#[test]
+fn a_request_under_way_is_finished_on_sigterm() {
+    scenario("ops", "aRequestUnderWayIsFinishedOnTerm");
+}

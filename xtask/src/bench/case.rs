@@ -1,0 +1,253 @@
+//! What is measured.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use super::peer::Peer;
+
+/// One measured case.
+pub struct Case {
+    /// Name for `--only`.
+    pub name: &'static str,
+    /// Label of the table.
+    pub label: &'static str,
+    /// The generator's arguments; `@HTTP@`, `@WS@` become the peer's address.
+    pub args: &'static [&'static str],
+    /// Who takes part.
+    pub peers: &'static [Peer],
+    /// The generator's figure that is compared.
+    pub figure: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// What to reach.
+    pub goal: Goal,
+    /// Tidegate is started as `tidegate dev`.
+    pub dev: bool,
+    /// The generator's figures that must be 0, and those that must be equal.
+    pub zero: &'static [&'static str],
+    /// Pairs that must be equal.
+    pub equal: &'static [(&'static str, &'static str)],
+}
+
+/// What a figure is held against.
+#[derive(Clone, Copy)]
+pub enum Goal {
+    /// At most this many times the peer's figure.
+    AtMost(f64, Peer),
+    /// At least this many times the peer's figure.
+    AtLeast(f64, Peer),
+    /// At most this figure.
+    Below(f64),
+    /// At least this figure.
+    Reach(f64),
+    /// Only reported.
+    None,
+}
+
+const PROXIES: &[Peer] = &[Peer::Nginx, Peer::Haproxy, Peer::Tidegate];
+const SOCKETIO: &[Peer] = &[Peer::Node, Peer::Tidegate];
+const ONLY: &[Peer] = &[Peer::Tidegate];
+const ECHO_ZERO: &[&str] = &["failures", "wrong"];
+const FANOUT_ZERO: &[&str] = &["failures", "lost", "repeated", "refused"];
+const ALL_ALIVE: &[(&str, &str)] = &[("alive", "wanted")];
+
+/// All cases, in the order of the table.
+pub fn all() -> &'static [Case] {
+    const CASES: &[Case] = &[
+        Case {
+            name: "http",
+            label: "HTTP keep-alive, 64 connections, 256 B: CPU per request",
+            args: &["http", "--url", "http://@ADDR@/", "--connections", "64"],
+            peers: PROXIES,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.10, Peer::Nginx),
+            dev: false,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "new-connection",
+            label: "HTTP, one connection per request: CPU per connection",
+            args: &["http", "--url", "http://@ADDR@/", "--connections", "32", "--new-connections"],
+            peers: PROXIES,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            dev: false,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "websocket",
+            label: "WebSocket tunnel, 50 connections, 64 B: CPU per round trip",
+            args: &["echo", "--websocket", "--url", "ws://@ADDR@/ws", "--connections", "50", "--size", "64"],
+            peers: PROXIES,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.05, Peer::Nginx),
+            dev: false,
+            zero: ECHO_ZERO,
+            equal: &[("alive", "connections")],
+        },
+        Case {
+            name: "sse",
+            label: "SSE, 100 streams × 50 events/s: CPU per event",
+            args: &["sse", "--url", "http://@ADDR@/events", "--subscribers", "100"],
+            peers: PROXIES,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(0.85, Peer::Nginx),
+            dev: false,
+            zero: &["failures", "gaps"],
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "idle-tunnel",
+            label: "5,000 idle WebSocket tunnels: private memory of each",
+            args: &["idle", "--url", "ws://@ADDR@/ws", "--count", "5000"],
+            peers: PROXIES,
+            figure: "kib_per_connection",
+            unit: "KiB",
+            goal: Goal::Below(5.0),
+            dev: false,
+            zero: &["failures"],
+            equal: ALL_ALIVE,
+        },
+        Case {
+            name: "idle-socketio",
+            label: "5,000 idle Socket.IO sessions, rooms of 10, presence: private memory of each",
+            args: &[
+                "idle",
+                "--socketio",
+                "--url",
+                "ws://@ADDR@",
+                "--count",
+                "5000",
+                "--room-size",
+                "10",
+                "--ramp",
+                "1000",
+            ],
+            peers: SOCKETIO,
+            figure: "kib_per_connection",
+            unit: "KiB",
+            goal: Goal::Below(5.0),
+            dev: false,
+            zero: &["failures"],
+            equal: ALL_ALIVE,
+        },
+        Case {
+            name: "fanout",
+            label: "Socket.IO fan-out, 1,000 × 50/s × 128 B: CPU per delivery",
+            args: &["fanout", "--url", "ws://@ADDR@", "--subscribers", "1000", "--rate", "50", "--size", "128"],
+            peers: SOCKETIO,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(0.55, Peer::Node),
+            dev: false,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "fanout-persistent",
+            label: "the same, each message persistent (embedded store)",
+            args: &[
+                "fanout",
+                "--url",
+                "ws://@ADDR@",
+                "--subscribers",
+                "1000",
+                "--rate",
+                "50",
+                "--size",
+                "128",
+                "--persistent",
+            ],
+            peers: ONLY,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::None,
+            dev: false,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "full-speed",
+            label: "Socket.IO fan-out to 1,000 at full speed, 128 B: deliveries per second",
+            args: &["fanout", "--full-speed", "--url", "ws://@ADDR@", "--subscribers", "1000", "--size", "128"],
+            peers: SOCKETIO,
+            figure: "per_second",
+            unit: "/s",
+            goal: Goal::AtLeast(6.0, Peer::Node),
+            dev: false,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "echo",
+            label: "Socket.IO echo and ack, 50 connections, 64 B: CPU per message",
+            args: &["echo", "--url", "ws://@ADDR@", "--connections", "50", "--size", "64"],
+            peers: SOCKETIO,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(0.35, Peer::Node),
+            dev: false,
+            zero: ECHO_ZERO,
+            equal: &[("alive", "connections")],
+        },
+        Case {
+            name: "hold",
+            label: "Socket.IO sessions held by one `tidegate dev`, rooms of 100",
+            args: &[
+                "idle",
+                "--socketio",
+                "--url",
+                "ws://@ADDR@",
+                "--count",
+                "10000",
+                "--room-size",
+                "100",
+                "--ramp",
+                "1000",
+            ],
+            peers: ONLY,
+            figure: "alive",
+            unit: "alive",
+            goal: Goal::Reach(10_000.0),
+            dev: true,
+            zero: &["failures"],
+            equal: ALL_ALIVE,
+        },
+    ];
+    CASES
+}
+
+/// The names, for messages.
+pub fn names() -> String {
+    all().iter().map(|case| case.name).collect::<Vec<_>>().join(", ")
+}
+
+impl Case {
+    /// Whether its connections are Socket.IO sessions, which have to be let in.
+    pub fn socketio(&self) -> bool {
+        let has = |arg: &str| self.args.contains(&arg);
+        (has("fanout") || has("echo") || has("--socketio")) && !has("--websocket")
+    }
+
+    /// Whether the peer did the whole work: a figure of work that was not done is worth nothing.
+    pub fn verify(&self, values: &Value) -> anyhow::Result<()> {
+        let number = |key: &str| values.get(key).and_then(Value::as_f64).with_context(|| format!("no figure `{key}`"));
+        for key in self.zero {
+            let found = number(key)?;
+            let reasons = values.get("failure_reasons").map(|reasons| format!(": {reasons}")).unwrap_or_default();
+            ensure!(found == 0.0, "{key} = {found}{reasons}");
+        }
+        for (one, other) in self.equal {
+            let (left, right) = (number(one)?, number(other)?);
+            ensure!(left == right, "{one} = {left}, but {other} = {right}");
+        }
+        ensure!(number(self.figure)? > 0.0, "{} is 0: nothing was measured", self.figure);
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! Beside what is measured: starting the peers, each alone on its core, and ending them again.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+
+use super::case::Case;
+
+/// The core of the measured server.
+const SERVER_CORE: &str = "0";
+/// The core of the generator and the upstream, which must not take the server's time.
+const LOAD_CORE: &str = "1";
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// This project.
+    Tidegate,
+    /// The reverse proxy of Debian.
+    Nginx,
+    /// The other reverse proxy of Debian.
+    Haproxy,
+    /// socket.io on Node.
+    Node,
+}
+
+impl Peer {
+    /// Name in options and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tidegate => "tidegate",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::Node => "node",
+        }
+    }
+
+    /// The peer of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Tidegate, Self::Nginx, Self::Haproxy, Self::Node].into_iter().find(|peer| peer.name() == name)
+    }
+}
+
+/// A process of ours; it ends when this is dropped.
+pub struct Server {
+    child: Child,
+    /// Where it listens.
+    pub address: String,
+    /// Arguments for the generator, to be let in.
+    auth: Vec<String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Asked twice: the second time Tidegate does not wait for its clients to go.
+        let pid = self.child.id().to_string();
+        for attempt in 0..100 {
+            if attempt == 0 || attempt == 5 {
+                let _ = Command::new("kill").args(["-TERM", &pid]).stderr(Stdio::null()).status();
+            }
+            match self.child.try_wait() {
+                Ok(None) => sleep(Duration::from_millis(50)),
+                _ => return,
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Files and binaries of one run.
+pub struct Place {
+    root: PathBuf,
+    dir: PathBuf,
+    tidegate: PathBuf,
+    generator: PathBuf,
+}
+
+impl Place {
+    /// Makes an empty directory for configs, logs and stores.
+    pub fn prepare(root: &Path, tidegate: PathBuf, generator: PathBuf) -> anyhow::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("tidegate-bench-{}", std::process::id()));
+        fs::create_dir_all(&dir)?;
+        ensure!(generator.is_file(), "no generator at {}", generator.display());
+        Ok(Self { root: root.to_owned(), dir, tidegate, generator })
+    }
+
+    /// Installs the Node peer's modules when they are missing.
+    pub fn install_node(&self) -> anyhow::Result<()> {
+        let dir = self.root.join("bench/peers/node");
+        if dir.join("node_modules/socket.io").is_dir() {
+            return Ok(());
+        }
+        eprintln!("installing the Node peer's modules");
+        let status = Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&dir).status();
+        ensure!(status.context("npm did not start; is Node installed?")?.success(), "npm ci failed");
+        Ok(())
+    }
+
+    /// The upstream of the proxies, on the generator's core.
+    pub fn start_upstream(&self) -> anyhow::Result<Server> {
+        let mut command = pinned(LOAD_CORE, &self.generator);
+        command
+            .args(["bench", "upstream", "--body", "256", "--sse-rate", "50", "--sse-size", "64"])
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().context("the upstream did not start")?;
+        let out = child.stdout.take().context("no output")?;
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line)?;
+        let address =
+            line.trim().strip_prefix("listening on ").context("the upstream did not say where it listens")?.to_owned();
+        Ok(Server { child, address, auth: Vec::new() })
+    }
+
+    /// Starts a peer and waits until it accepts connections.
+    pub fn start(&self, peer: Peer, dev: bool, upstream: &str) -> anyhow::Result<Server> {
+        let address = free_address()?;
+        let secret = "measured-on-loopback-with-a-secret-of-48-bytes-ok";
+        let admin = free_address()?;
+        let fill = |file: &str| -> anyhow::Result<PathBuf> {
+            let template = fs::read_to_string(self.root.join("bench/peers").join(file))
+                .with_context(|| format!("cannot read {file}"))?;
+            let text = template
+                .replace("@LISTEN@", &address)
+                .replace("@ADMIN@", &admin)
+                .replace("@UPSTREAM@", upstream)
+                .replace("@SECRET@", secret)
+                .replace("@DIR@", &self.dir.to_string_lossy());
+            let path = self.dir.join(file);
+            fs::write(&path, text)?;
+            Ok(path)
+        };
+        let mut auth = Vec::new();
+        let mut command = match peer {
+            Peer::Nginx => {
+                let mut command = pinned(SERVER_CORE, Path::new("nginx"));
+                command.arg("-c").arg(fill("nginx.conf")?).arg("-p").arg(&self.dir);
+                command
+            }
+            Peer::Haproxy => {
+                let mut command = pinned(SERVER_CORE, Path::new("haproxy"));
+                command.arg("-db").arg("-f").arg(fill("haproxy.cfg")?);
+                command
+            }
+            Peer::Node => {
+                let mut command = pinned(SERVER_CORE, Path::new("node"));
+                let port = address.rsplit(':').next().unwrap_or_default();
+                command
+                    .arg(self.root.join("bench/peers/node/server.js"))
+                    .env("PORT", port)
+                    .env("NODE_ENV", "production");
+                command
+            }
+            Peer::Tidegate => {
+                ensure!(self.tidegate.is_file(), "no binary at {}", self.tidegate.display());
+                let mut command = pinned(SERVER_CORE, &self.tidegate);
+                if dev {
+                    let data = self.dir.join("dev");
+                    command.arg("dev").args(["--listen", &address]).arg("--data-dir").arg(&data);
+                    auth = vec!["--secret-file".to_owned(), data.join("jwt-secret").to_string_lossy().into_owned()];
+                } else {
+                    let _ = fs::remove_dir_all(self.dir.join("store"));
+                    command.arg("run").arg("--config").arg(fill("tidegate.toml")?);
+                    auth = vec!["--jwt-secret".to_owned(), secret.to_owned()];
+                }
+                command
+            }
+        };
+        let log = self.dir.join(format!("{}.out", peer.name()));
+        let out = fs::File::create(&log)?;
+        command.stdout(out.try_clone()?).stderr(out).stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
+        let child = command.spawn().with_context(|| format!("{} did not start; is it installed?", peer.name()))?;
+        let mut server = Server { child, address, auth };
+        let started = Instant::now();
+        while TcpStream::connect(&server.address).is_err() {
+            if let Some(status) = server.child.try_wait()? {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                let tail: Vec<&str> = said.lines().rev().take(8).collect();
+                bail!(
+                    "{} ended at once ({status}): {}",
+                    peer.name(),
+                    tail.into_iter().rev().collect::<Vec<_>>().join(" / ")
+                );
+            }
+            ensure!(started.elapsed() < Duration::from_secs(20), "{} does not listen", peer.name());
+            sleep(Duration::from_millis(20));
+        }
+        Ok(server)
+    }
+
+    /// Runs the generator against a server; what it reports.
+    pub fn generate(&self, case: &Case, server: &Server, seconds: u32) -> anyhow::Result<Value> {
+        let mut command = pinned(LOAD_CORE, &self.generator);
+        command.arg("bench");
+        command.args(case.args.iter().map(|arg| arg.replace("@ADDR@", &server.address)));
+        command.args(["--json", "--quiet", "--pid", &server.child.id().to_string()]);
+        command.args(["--duration", &seconds.to_string()]);
+        if case.socketio() {
+            command.args(&server.auth);
+        }
+        let output = command.env_remove("RUST_BACKTRACE").output().context("the generator did not start")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        let line = said.lines().last().unwrap_or_default();
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            bail!("the generator: {} {line}", error.trim().replace('\n', " / "));
+        }
+        serde_json::from_str(line).with_context(|| format!("the generator did not print JSON: {line}"))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn pinned(core: &str, program: &Path) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["-c", core]).arg(program);
+    command
+}
+
+/// An address that is free now. Peers cannot take port 0 and say what they got, so it is given back first.
+fn free_address() -> anyhow::Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
