@@ -1,7 +1,8 @@
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,15 +14,22 @@ use tidegate_types::CloseReason;
 use crate::Upstream;
 use crate::clock::{Alarm, Clock, Ring};
 use crate::flow::{Ending, Flow, Upload};
-use crate::pool::{Connection, Pool};
+use crate::h1::{Buffer, Connection, Framing};
+use crate::pool::Pool;
 use crate::stream::EventStream;
 
 /// Why a body ended early. The connection it was on is closed, so that nobody takes the part for the whole.
 #[derive(Debug, Error)]
 pub enum BodyError {
-    /// The other side's body broke off or was malformed.
-    #[error("the body could not be read: {0}")]
-    Source(#[from] hyper::Error),
+    /// The client's body broke off or was malformed.
+    #[error("the client's body could not be read: {0}")]
+    Client(#[from] hyper::Error),
+    /// The upstream's body broke off.
+    #[error("the upstream's body could not be read: {0}")]
+    Upstream(#[from] io::Error),
+    /// The upstream's body has broken chunks.
+    #[error("the chunked framing of the upstream's body is broken")]
+    Framing,
     /// Nothing came for too long.
     #[error("the body was silent for too long")]
     Idle,
@@ -97,7 +105,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Fixed(bytes) | Inner::Answer(bytes, _) => bytes.is_none(),
-            Inner::Upstream(body) => body.incoming.is_end_stream(),
+            Inner::Upstream(body) => body.ended(),
             Inner::Events(stream) => stream.is_end(),
         }
     }
@@ -107,7 +115,7 @@ impl http_body::Body for Body {
             Inner::Fixed(bytes) | Inner::Answer(bytes, _) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Inner::Upstream(body) => body.incoming.size_hint(),
+            Inner::Upstream(body) => body.size_hint(),
             Inner::Events(stream) => stream.size_hint(),
         }
     }
@@ -117,9 +125,11 @@ impl http_body::Body for Body {
 /// connection is closed.
 #[derive(Debug)]
 pub(crate) struct UpstreamBody {
-    pub(crate) incoming: Incoming,
-    ended: bool,
+    framing: Framing,
+    /// Until the end.
     lease: Option<Lease>,
+    /// Told at the next turn: the server would drop what it has not written yet, be it the response's head.
+    failure: Option<BodyError>,
     alarm: Alarm,
     timeout: Duration,
     ending: Ending,
@@ -129,14 +139,30 @@ pub(crate) struct UpstreamBody {
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) connection: Connection,
+    /// Whether it may carry a further request.
+    pub(crate) reusable: bool,
+    /// The worker's.
+    pub(crate) buffer: Buffer,
     pub(crate) upstream: Arc<Upstream>,
     pub(crate) pool: Rc<Pool>,
+    #[expect(dead_code, reason = "what still sends the request's body ends with the response")]
+    pub(crate) upload: Option<Uploading>,
+}
+
+/// A task that sends the rest of a request's body.
+#[derive(Debug)]
+pub(crate) struct Uploading(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl UpstreamBody {
-    pub(crate) fn new(incoming: Incoming, lease: Lease, alarm: Alarm, timeout: Duration, ending: Ending) -> Self {
-        let mut this = Self { ended: false, incoming, lease: Some(lease), alarm, timeout, ending };
-        if this.incoming.is_end_stream() {
+    pub(crate) fn new(framing: Framing, lease: Lease, alarm: Alarm, timeout: Duration, ending: Ending) -> Self {
+        let mut this = Self { framing, lease: Some(lease), failure: None, alarm, timeout, ending };
+        if matches!(this.framing, Framing::Length(0)) {
             this.complete();
         } else {
             this.alarm.set(timeout);
@@ -153,7 +179,15 @@ impl UpstreamBody {
     }
 
     pub(crate) fn ended(&self) -> bool {
-        self.ended
+        self.lease.is_none() && self.failure.is_none()
+    }
+
+    /// Exact if the upstream said a length.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.framing {
+            Framing::Length(left) => SizeHint::with_exact(left),
+            Framing::Chunked(_) | Framing::UntilClose => SizeHint::new(),
+        }
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -165,55 +199,100 @@ impl UpstreamBody {
     }
 
     pub(crate) fn poll_unless_drained(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        if self.ended {
-            return Poll::Ready(Step::Frame(None));
-        }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
+        let Some(lease) = &mut self.lease else {
+            return Poll::Ready(Step::Frame(self.failure.take().map(Err)));
+        };
+        match lease.poll(&mut self.framing, cx) {
+            Poll::Ready(Ok(Piece { frame, last })) => {
+                if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
                     self.ending.bytes_out.set(self.ending.bytes_out.get() + data.len() as u64);
                 }
-                // Trailers are the last frame, and hyper does not ask for another one after them.
-                if frame.is_trailers() || self.incoming.is_end_stream() {
+                if last {
                     self.complete();
                 } else {
                     self.alarm.set(self.timeout);
                 }
-                Poll::Ready(Step::Frame(Some(Ok(frame))))
+                Poll::Ready(Step::Frame(frame.map(Ok)))
             }
-            Poll::Ready(None) => {
-                self.complete();
-                Poll::Ready(Step::Frame(None))
-            }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(self.fail(error.into(), CloseReason::UpstreamFailed)),
+            Poll::Ready(Err(error)) => self.fail(error, CloseReason::UpstreamFailed, cx),
             Poll::Pending => match self.alarm.poll(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Ring::Due) => Poll::Ready(self.fail(BodyError::Idle, CloseReason::IdleTimeout)),
-                Poll::Ready(Ring::Close) => Poll::Ready(self.fail(BodyError::Closing, CloseReason::ServerShutdown)),
+                Poll::Ready(Ring::Due) => self.fail(BodyError::Idle, CloseReason::IdleTimeout, cx),
+                Poll::Ready(Ring::Close) => self.fail(BodyError::Closing, CloseReason::ServerShutdown, cx),
                 Poll::Ready(Ring::Drain) => Poll::Ready(Step::Drain),
             },
         }
     }
 
-    fn fail(&mut self, error: BodyError, reason: CloseReason) -> Step {
-        self.ended = true;
+    fn fail(&mut self, error: BodyError, reason: CloseReason, cx: &Context<'_>) -> Poll<Step> {
         self.lease = None;
         self.ending.reason.set(reason);
-        Step::Frame(Some(Err(error)))
+        self.failure = Some(error);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Gives up the rest on purpose; the client sees a complete response.
     pub(crate) fn stop(&mut self, reason: CloseReason) {
-        self.ended = true;
         self.lease = None;
         self.ending.reason.set(reason);
     }
 
     fn complete(&mut self) {
-        self.ended = true;
         self.ending.reason.set(CloseReason::ClientClosed);
-        if let Some(Lease { connection, upstream, pool }) = self.lease.take() {
+        if let Some(Lease { connection, reusable: true, upstream, pool, .. }) = self.lease.take() {
             pool.park(&upstream, connection);
+        }
+    }
+}
+
+/// A part of a response's body.
+struct Piece {
+    frame: Option<Frame<Bytes>>,
+    /// Nothing follows.
+    last: bool,
+}
+
+impl Lease {
+    fn poll(&mut self, framing: &mut Framing, cx: &mut Context<'_>) -> Poll<Result<Piece, BodyError>> {
+        let broke_off = || BodyError::Upstream(io::ErrorKind::UnexpectedEof.into());
+        match framing {
+            Framing::Length(left) => {
+                let data = ready!(self.connection.poll_bytes(cx, &self.buffer, *left))?;
+                if data.is_empty() {
+                    return Poll::Ready(Err(broke_off()));
+                }
+                *left -= data.len() as u64;
+                Poll::Ready(Ok(Piece { frame: Some(Frame::data(data)), last: *left == 0 }))
+            }
+            Framing::UntilClose => {
+                let data = ready!(self.connection.poll_bytes(cx, &self.buffer, u64::MAX))?;
+                let last = data.is_empty();
+                Poll::Ready(Ok(Piece { frame: (!last).then(|| Frame::data(data)), last }))
+            }
+            Framing::Chunked(chunks) => loop {
+                if chunks.is_broken() {
+                    return Poll::Ready(Err(BodyError::Framing));
+                }
+                if chunks.is_done() {
+                    let trailers = chunks.trailers().map_err(|_| BodyError::Framing)?;
+                    return Poll::Ready(Ok(Piece { frame: trailers.map(Frame::trailers), last: true }));
+                }
+                let mut buffer = self.buffer.borrow_mut();
+                let count = ready!(self.connection.poll_raw(cx, &mut buffer))?;
+                if count == 0 {
+                    return Poll::Ready(Err(broke_off()));
+                }
+                let bytes = buffer.get_mut(..count).unwrap_or_default();
+                let decoded = chunks.decode(bytes);
+                // What comes behind the body was not asked for.
+                self.reusable &= decoded.consumed == count;
+                let data = bytes.get(decoded.start..decoded.end).unwrap_or_default();
+                if !data.is_empty() {
+                    let last = chunks.is_done() && !chunks.has_trailers();
+                    return Poll::Ready(Ok(Piece { frame: Some(Frame::data(Bytes::copy_from_slice(data))), last }));
+                }
+            },
         }
     }
 }
@@ -243,47 +322,42 @@ impl RequestBody {
         Self { incoming, flow: flow.clone(), clock: clock.clone() }
     }
 
-    /// For a request that is sent again; it had no body.
+    /// For a request without a body.
     pub(crate) fn empty(flow: &Rc<Flow>, clock: &Rc<Clock>) -> Self {
         Self { incoming: None, flow: flow.clone(), clock: clock.clone() }
     }
 }
 
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+impl RequestBody {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(&mut *incoming).poll_frame(cx);
-        this.flow.moved.set(this.clock.now());
+        if frame.is_ready() || self.flow.upload.get() != Upload::WaitingForClient {
+            // Asking again while the client is silent moves nothing.
+            self.flow.moved.set(self.clock.now());
+        }
         match frame {
             Poll::Pending => {
-                this.flow.upload.set(Upload::WaitingForClient);
+                self.flow.upload.set(Upload::WaitingForClient);
                 Poll::Pending
             }
             Poll::Ready(None) => {
-                this.flow.upload.set(Upload::Done);
+                self.flow.upload.set(Upload::Done);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    this.flow.bytes_in.set(this.flow.bytes_in.get() + data.len() as u64);
+                    self.flow.bytes_in.set(self.flow.bytes_in.get() + data.len() as u64);
                 }
                 let done = frame.is_trailers() || incoming.is_end_stream();
-                this.flow.upload.set(if done { Upload::Done } else { Upload::WaitingForUpstream });
+                self.flow.upload.set(if done { Upload::Done } else { Upload::WaitingForUpstream });
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
     }
 }

@@ -1,43 +1,45 @@
 use std::cell::RefCell;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
-use http::{Request, Response};
+use http::request::Parts;
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::TrySendError;
 use tidegate_balance::Tried;
 use tidegate_metrics::{ConnectError, Outcome};
 use tidegate_types::{CloseReason, ErrorCode, Phase};
 use tokio::sync::watch;
 
-use crate::body::{Lease, RequestBody, UpstreamBody};
+use crate::body::{Lease, RequestBody, Uploading, UpstreamBody};
 use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
+use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
 use crate::headers::{
-    Addresses, BadHead, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response,
+    Addresses, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response,
 };
-use crate::pool::{Connection, Pool};
+use crate::pool::Pool;
 use crate::stream::EventStream;
 use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websocket};
 
 /// How many further servers or connections a request may try.
 const MAX_RETRIES: u8 = 2;
 
-/// What one read of a tunnel takes at most.
-const TUNNEL_BUFFER: usize = 64 * 1024;
+/// What one read takes at most.
+const BUFFER: usize = 64 * 1024;
 
-/// One worker's forwarding: its pools of idle upstream connections, its buffer for tunnels, its clock, and the register
+/// One worker's forwarding: its pools of idle upstream connections, its buffers, its clock, and the register
 /// of what lives long. Lives on the worker's thread, inside its local runtime.
 #[derive(Debug)]
 pub struct Forwarder {
     pub(crate) clock: Rc<Clock>,
     pub(crate) pool: Rc<Pool>,
-    /// Every tunnel of the worker reads into it; it is only borrowed while a tunnel is polled.
-    pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
+    /// Every tunnel and every upstream connection of the worker reads into it; it is only borrowed while one is polled.
+    pub(crate) buffer: Buffer,
+    /// Heads of requests are built in it.
+    scratch: RefCell<Vec<u8>>,
     pub(crate) addresses: Addresses,
 }
 
@@ -58,8 +60,8 @@ impl Forwarder {
             }
         }));
         tokio::task::spawn_local(follow(phase, Rc::downgrade(&clock)));
-        let buffer = Rc::new(RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice()));
-        Rc::new(Self { clock, pool, buffer, addresses: Addresses::default() })
+        let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
+        Rc::new(Self { clock, pool, buffer, scratch: RefCell::default(), addresses: Addresses::default() })
     }
 
     /// Forwards one request, which passed [`crate::check_framing`]. Always answers: what goes wrong becomes a JSON error.
@@ -80,8 +82,8 @@ impl Forwarder {
         let ending = Ending::begin(exchange);
         prepare_request(&mut parts, &ending, &self.addresses);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
-        match self.exchange(Request::from_parts(parts, body), upstream, ending.flow()).await {
-            Ok((response, connection, alarm)) => self.answer(response, connection, alarm, upstream, ending),
+        match self.exchange(parts, body, upstream, ending.flow()).await {
+            Ok(answered) => self.answer(answered, upstream, ending),
             Err(failure) => refuse(failure, ending),
         }
     }
@@ -89,14 +91,15 @@ impl Forwarder {
     /// From a prepared request to a response head that may be passed on.
     async fn exchange(
         &self,
-        mut request: Request<RequestBody>,
+        mut parts: Parts,
+        mut body: RequestBody,
         upstream: &Arc<Upstream>,
         flow: &Rc<Flow>,
-    ) -> Result<(Response<Incoming>, Connection, Alarm), Failure> {
+    ) -> Result<Answered, Failure> {
         let alarm = self.clock.alarm(Species::Exchange);
-        let repeatable = request.method().is_idempotent() && flow.upload.get() == Upload::Done;
+        let repeatable = parts.method.is_idempotent() && flow.upload.get() == Upload::Done;
         // Only HTTP/1.0 may come without a Host.
-        let hostless = !request.headers().contains_key(HOST);
+        let hostless = !parts.headers.contains_key(HOST);
         let mut tried = Tried::default();
         let mut fresh = false;
         let mut failure = Failure::NoServer;
@@ -104,7 +107,7 @@ impl Forwarder {
             let Some((index, server)) = upstream.pick(tried) else { return Err(failure) };
             flow.set_upstream(&server.address);
             if hostless && let Ok(host) = HeaderValue::from_str(&server.address) {
-                request.headers_mut().insert(HOST, host);
+                parts.headers.insert(HOST, host);
             }
             let pooled = if fresh { None } else { self.pool.take(upstream, index) };
             let mut connection = match pooled {
@@ -125,23 +128,20 @@ impl Forwarder {
                 },
             };
             let reused = connection.reused();
-            let again =
-                (repeatable && (reused || upstream.servers.len() > 1)).then(|| copy(&request, flow, &self.clock));
-            match self.send(&mut connection, request, upstream, flow, &alarm).await {
-                Ok(mut response) => {
+            let mut sending = self.begin(&connection, &parts, body);
+            match self.head(&mut connection, &mut sending, &parts.method, upstream, flow, &alarm).await {
+                Ok(mut head) => {
                     upstream.succeeded(index);
-                    return match prepare_response(&mut response) {
-                        Ok(()) => {
-                            server.metrics.requests(Outcome::Response).inc();
-                            Ok((response, connection, alarm))
-                        }
-                        Err(BadHead::Framing | BadHead::Upgrade) => {
-                            server.metrics.requests(Outcome::Invalid).inc();
-                            Err(Failure::Invalid)
-                        }
-                    };
+                    if prepare_response(&mut head.response).is_err() {
+                        server.metrics.requests(Outcome::Invalid).inc();
+                        return Err(Failure::Invalid);
+                    }
+                    server.metrics.requests(Outcome::Response).inc();
+                    let (connection, upload) =
+                        if sending.is_done() { (connection, None) } else { go_on(connection, sending) };
+                    return Ok(Answered { head, connection, upload, alarm });
                 }
-                Err(Unsent { failure: reason, request: unsent }) => {
+                Err(reason) => {
                     server.metrics.requests(reason.outcome()).inc();
                     failure = reason;
                     // A connection that died while idle says nothing about its server: the same one, on a new connection.
@@ -150,35 +150,40 @@ impl Forwarder {
                         upstream.failed(index);
                         tried.insert(index);
                     }
-                    let broke_off = failure == Failure::Reset;
-                    match unsent.or(again.filter(|_| broke_off)) {
-                        Some(kept) if retry(flow, upstream) => request = kept,
-                        Some(_) | None => return Err(failure),
+                    let again = failure == Failure::Reset && (repeatable || !sending.begun);
+                    if !again || !retry(flow, upstream) {
+                        return Err(failure);
                     }
+                    body = sending.into_body();
                 }
             }
         }
     }
 
-    /// Sends a request and waits for the head of the response.
-    async fn send(
+    /// Sends the head of a request.
+    pub(crate) fn begin(&self, connection: &Connection, parts: &Parts, body: RequestBody) -> Sending {
+        Sending::begin(connection, parts, body, &mut self.scratch.borrow_mut())
+    }
+
+    /// Sends the rest of a request and waits for the head of the response.
+    async fn head(
         &self,
         connection: &mut Connection,
-        request: Request<RequestBody>,
+        sending: &mut Sending,
+        method: &Method,
         upstream: &Upstream,
         flow: &Flow,
         alarm: &Alarm,
-    ) -> Result<Response<Incoming>, Unsent> {
+    ) -> Result<Head, Failure> {
         let settings = &upstream.settings;
         flow.moved.set(self.clock.now());
         // While the client's body is on its way, either side may be the silent one.
         let uploading = flow.upload.get() != Upload::Done;
         let first = if uploading { settings.read_timeout.min(settings.send_timeout) } else { settings.read_timeout };
         alarm.set(first);
-        let mut sending = pin!(connection.sender.try_send_request(request));
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = sending.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(Unsent::from));
+            if let Poll::Ready(result) = self.poll_head(connection, sending, method, cx) {
+                return Poll::Ready(result);
             }
             loop {
                 match alarm.poll(cx) {
@@ -194,37 +199,73 @@ impl Forwarder {
                 let silent = Duration::from_millis(self.clock.now().saturating_sub(flow.moved.get()));
                 match patience.checked_sub(silent) {
                     Some(left) if !left.is_zero() => alarm.set(left),
-                    Some(_) | None => return Poll::Ready(Err(Unsent { failure, request: None })),
+                    Some(_) | None => return Poll::Ready(Err(failure)),
                 }
             }
         })
         .await
     }
 
-    /// The response on its way to the client.
-    pub(crate) fn answer(
+    /// Sends and receives, until there is a head.
+    pub(crate) fn poll_head(
         &self,
-        response: Response<Incoming>,
-        connection: Connection,
-        alarm: Alarm,
-        upstream: &Arc<Upstream>,
-        ending: Ending,
-    ) -> Response<Body> {
-        let (mut parts, incoming) = response.into_parts();
+        connection: &mut Connection,
+        sending: &mut Sending,
+        method: &Method,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Failure>> {
+        if !sending.is_done()
+            && let Some(stream) = connection.writer()
+            && let Poll::Ready(Err(SendingFailed::Client)) = sending.poll(cx, stream)
+        {
+            return Poll::Ready(Err(Failure::ClientBroken));
+        }
+        // An upstream that takes no more may have said why before.
+        connection.poll_head(cx, &self.buffer, method)
+    }
+
+    /// The response on its way to the client.
+    pub(crate) fn answer(&self, answered: Answered, upstream: &Arc<Upstream>, ending: Ending) -> Response<Body> {
+        let Answered { head: Head { response, framing, reusable }, connection, upload, alarm } = answered;
+        let (mut parts, ()) = response.into_parts();
         ending.answered(parts.status.as_u16());
-        let events = is_event_stream(&parts.headers) && !http_body::Body::is_end_stream(&incoming);
+        let events = is_event_stream(&parts.headers) && !matches!(framing, Framing::Length(0));
         add_request_id(&mut parts.headers, ending.request_id_value.clone());
         let settings = &upstream.settings;
         let timeout = if events { settings.stream_timeout } else { settings.read_timeout };
-        let lease = Lease { connection, upstream: upstream.clone(), pool: self.pool.clone() };
+        let reusable = reusable && upload.is_none();
+        let (buffer, upstream, pool) = (self.buffer.clone(), upstream.clone(), self.pool.clone());
+        let lease = Lease { connection, reusable, buffer, upstream, pool, upload };
         if events {
             mark_event_stream(&mut parts.headers);
             alarm.become_species(Species::Stream);
         }
-        let body = UpstreamBody::new(incoming, lease, alarm, timeout, ending);
+        let body = UpstreamBody::new(framing, lease, alarm, timeout, ending);
         let body = if events { Body::events(EventStream::new(body)) } else { Body::upstream(body) };
         Response::from_parts(parts, body)
     }
+}
+
+/// A response whose head has come.
+pub(crate) struct Answered {
+    pub(crate) head: Head,
+    pub(crate) connection: Connection,
+    /// What still sends the request.
+    pub(crate) upload: Option<Uploading>,
+    pub(crate) alarm: Alarm,
+}
+
+/// The upstream answers before it has the whole request: the rest is sent by a task of its own, because the response is only
+/// read as fast as the client takes it.
+fn go_on(connection: Connection, mut sending: Sending) -> (Connection, Option<Uploading>) {
+    let (connection, writer) = connection.split();
+    let task = tokio::task::spawn_local(async move {
+        let Some(mut writer) = writer else { return };
+        // An upstream that has answered may take the rest or leave it.
+        let _ = std::future::poll_fn(|cx| sending.poll(cx, &mut writer)).await;
+        writer.forget();
+    });
+    (connection, Some(Uploading(task)))
 }
 
 impl Drop for Forwarder {
@@ -250,18 +291,6 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// What hyper's client says about a request without a response.
-    pub(crate) fn of(error: &hyper::Error) -> Self {
-        if error.is_parse() || error.is_parse_too_large() {
-            Self::Invalid
-        } else if error.is_user() {
-            // The only part of a request that can fail on our side is the client's body.
-            Self::ClientBroken
-        } else {
-            Self::Reset
-        }
-    }
-
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::NoServer | Self::Connect(_) => Outcome::ConnectFailed,
@@ -314,19 +343,6 @@ pub(crate) fn answer_error(
     response.map(|body| body.answer(ending))
 }
 
-/// A request that got no response, and the request itself if it was not sent at all.
-struct Unsent {
-    failure: Failure,
-    request: Option<Request<RequestBody>>,
-}
-
-impl From<TrySendError<Request<RequestBody>>> for Unsent {
-    fn from(mut error: TrySendError<Request<RequestBody>>) -> Self {
-        let request = error.take_message();
-        Self { failure: Failure::of(&error.into_error()), request }
-    }
-}
-
 /// Whether one more try is allowed; counts it.
 pub(crate) fn retry(flow: &Flow, upstream: &Upstream) -> bool {
     let retries = flow.retries.get();
@@ -336,15 +352,6 @@ pub(crate) fn retry(flow: &Flow, upstream: &Upstream) -> bool {
     flow.retries.set(retries + 1);
     upstream.metrics.retries.inc();
     true
-}
-
-/// The request once more, for when the connection turns out to be dead. It has no body.
-fn copy(request: &Request<RequestBody>, flow: &Rc<Flow>, clock: &Rc<Clock>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty(flow, clock));
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy
 }
 
 /// Passes the phases of the process on to what lives long.

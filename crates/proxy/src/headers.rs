@@ -54,7 +54,7 @@ fn strip_connection(headers: &mut HeaderMap) {
 
 /// Makes a request's header fit for the upstream.
 ///
-/// `Transfer-Encoding: chunked` stays: it tells hyper's client to frame a body of unknown length so for any method.
+/// The framing fields stay: whoever sends the request frames its body by them.
 /// `Expect` goes: the 100 (Continue) is answered here, when the upstream connection asks for the body.
 pub(crate) fn prepare_request(parts: &mut http::request::Parts, flow: &Flow, addresses: &Addresses) {
     parts.version = http::Version::HTTP_11;
@@ -184,23 +184,17 @@ fn chain(headers: &HeaderMap, ip: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
 }
 
-/// Why an upstream's response head is not passed on.
+/// A 101 that nobody asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadHead {
-    /// Both Transfer-Encoding and Content-Length, or one of them twice, or a coding other than chunked.
-    Framing,
-    /// A 101 that nobody asked for.
-    Upgrade,
-}
+pub(crate) struct UnwantedUpgrade;
 
 /// Makes a response's header fit for the client.
-pub(crate) fn prepare_response<B>(response: &mut Response<B>) -> Result<(), BadHead> {
+pub(crate) fn prepare_response<B>(response: &mut Response<B>) -> Result<(), UnwantedUpgrade> {
     let status = response.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(BadHead::Upgrade);
+        return Err(UnwantedUpgrade);
     }
     let headers = response.headers_mut();
-    check_response_framing(headers)?;
     let hop_by_hop = headers.keys().any(|name| {
         matches!(
             name.as_str(),
@@ -221,25 +215,6 @@ pub(crate) fn prepare_response<B>(response: &mut Response<B>) -> Result<(), BadH
     }
     *response.version_mut() = http::Version::HTTP_11;
     Ok(())
-}
-
-/// hyper takes chunked over a length and merges equal lengths; two parties that disagree about which one counts is how
-/// responses are smuggled, so neither is let through.
-fn check_response_framing(headers: &HeaderMap) -> Result<(), BadHead> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (lengths.next(), codings.next()) {
-        (None, None) => Ok(()),
-        (Some(length), None) => {
-            let plain = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-            if plain && lengths.next().is_none() { Ok(()) } else { Err(BadHead::Framing) }
-        }
-        (None, Some(coding)) => {
-            let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-            if chunked && codings.next().is_none() { Ok(()) } else { Err(BadHead::Framing) }
-        }
-        (Some(_), Some(_)) => Err(BadHead::Framing),
-    }
 }
 
 /// Whether the response is an event stream.

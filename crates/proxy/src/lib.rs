@@ -20,6 +20,7 @@ mod flow;
 mod forward;
 mod framing;
 mod guard;
+mod h1;
 mod headers;
 mod inspect;
 mod pool;

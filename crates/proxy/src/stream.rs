@@ -3,7 +3,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tidegate_types::CloseReason;
 use tidegate_wire::sse::EventScanner;
 
@@ -31,7 +31,7 @@ impl EventStream {
         flow.kind.set(ExchangeKind::Sse);
         flow.route.sse_streams.inc();
         flow.route.sse_streams_open.inc();
-        let sized = body.incoming.size_hint().exact().is_some();
+        let sized = body.size_hint().exact().is_some();
         Self { body, scanner: EventScanner::new(), sized }
     }
 
@@ -56,7 +56,7 @@ impl EventStream {
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        if self.sized { self.body.incoming.size_hint() } else { SizeHint::new() }
+        if self.sized { self.body.size_hint() } else { SizeHint::new() }
     }
 
     fn count(&mut self, data: &Bytes) {

@@ -9,6 +9,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -21,10 +22,11 @@ use tokio::net::TcpStream;
 
 use crate::body::RequestBody;
 use crate::clock::Species;
-use crate::flow::Ending;
-use crate::forward::{Failure, answer_error, refuse, retry};
+use crate::flow::{Ending, Upload};
+use crate::forward::{Answered, Failure, answer_error, refuse, retry};
+use crate::h1::{Connection, Head};
 use crate::headers::{add_request_id, has_token, prepare_request, prepare_response};
-use crate::pool::{Connection, Open};
+use crate::pool::Open;
 use crate::tunnel::{End, Tunnel};
 use crate::upstream::Server;
 use crate::{Body, Exchange, ExchangeKind, Forwarder, Guarded, Upstream, error_response};
@@ -106,15 +108,16 @@ pub(crate) async fn connect(
     prepare_request(&mut parts, &ending, &forwarder.addresses);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    let request = Request::from_parts(parts, RequestBody::new(body, ending.flow(), &forwarder.clock));
+    drop(body);
+    ending.upload.set(Upload::Done);
 
-    let (connection, open, server) = match open(forwarder, upstream, &ending).await {
+    let (connection, server) = match open(forwarder, upstream, &ending).await {
         Ok(connection) => connection,
         Err(failure) => return refuse(failure, ending),
     };
     let deadline = upstream.settings.handshake_timeout;
-    match tokio::time::timeout(deadline, shake(connection, request, &key)).await {
-        Ok(Ok(Shaken::Tunnel(mut response, stream))) => {
+    match tokio::time::timeout(deadline, shake(forwarder, connection, &parts, &key, &ending)).await {
+        Ok(Ok(Shaken::Tunnel(mut response, stream, open))) => {
             server.metrics.requests(Outcome::Response).inc();
             ending.answered(101);
             ending.kind.set(ExchangeKind::WebSocket);
@@ -123,10 +126,10 @@ pub(crate) async fn connect(
             begin(forwarder, client, deadline, stream, timeout, open, ending);
             response
         }
-        Ok(Ok(Shaken::Refused(response, connection))) => {
+        Ok(Ok(Shaken::Refused(head, connection))) => {
             server.metrics.requests(Outcome::Response).inc();
             let alarm = forwarder.clock.alarm(Species::Exchange);
-            forwarder.answer(response, connection, alarm, upstream, ending)
+            forwarder.answer(Answered { head, connection, upload: None, alarm }, upstream, ending)
         }
         Ok(Err(failure)) => {
             server.metrics.requests(failure.outcome()).inc();
@@ -144,16 +147,16 @@ async fn open<'a>(
     forwarder: &Forwarder,
     upstream: &'a Arc<Upstream>,
     ending: &Ending,
-) -> Result<(Connection, Open, &'a Server), Failure> {
+) -> Result<(Connection, &'a Server), Failure> {
     let mut tried = Tried::default();
     let mut failure = Failure::NoServer;
     loop {
         let Some((index, server)) = upstream.pick(tried) else { return Err(failure) };
         ending.set_upstream(&server.address);
-        match forwarder.pool.open_upgradable(upstream, index, server).await {
+        match forwarder.pool.open(upstream, index, server).await {
             Ok(connection) => {
                 upstream.succeeded(index);
-                return Ok((connection, Open::new(&upstream.metrics), server));
+                return Ok((connection, server));
             }
             Err(error) => {
                 server.metrics.requests(Outcome::ConnectFailed).inc();
@@ -170,31 +173,33 @@ async fn open<'a>(
 
 /// The upstream's answer to a handshake.
 enum Shaken {
-    Tunnel(Response<Body>, Taken),
-    Refused(Response<Incoming>, Connection),
+    Tunnel(Response<Body>, Taken, Open),
+    Refused(Head, Connection),
 }
 
 async fn shake(
+    forwarder: &Rc<Forwarder>,
     mut connection: Connection,
-    request: Request<RequestBody>,
+    parts: &Parts,
     key: &HeaderValue,
+    ending: &Ending,
 ) -> Result<Shaken, Failure> {
-    let mut response = match connection.sender.try_send_request(request).await {
-        Ok(response) => response,
-        Err(error) => return Err(Failure::of(&error.into_error())),
-    };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        prepare_response(&mut response).map_err(|_| Failure::Invalid)?;
-        return Ok(Shaken::Refused(response, connection));
+    let body = RequestBody::empty(ending.flow(), &forwarder.clock);
+    let mut sending = forwarder.begin(&connection, parts, body);
+    let mut head =
+        std::future::poll_fn(|cx| forwarder.poll_head(&mut connection, &mut sending, &parts.method, cx)).await?;
+    if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        prepare_response(&mut head.response).map_err(|_| Failure::Invalid)?;
+        return Ok(Shaken::Refused(head, connection));
     }
+    let response = head.response;
     let headers = response.headers();
     let accepted = single(headers, &SEC_WEBSOCKET_ACCEPT)
         .is_some_and(|accept| *accept == *accept_key(key.to_str().unwrap_or_default()));
     if !accepted || !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
         return Err(Failure::Invalid);
     }
-    let upgraded = hyper::upgrade::on(&mut response).await.map_err(|_| Failure::Reset)?;
-    let stream = take_back(upgraded).map_err(|_| Failure::Reset)?;
+    let (stream, read, open) = connection.into_stream().ok_or(Failure::Reset)?;
     let mut response = response.map(|_| Body::empty());
     let headers = response.headers_mut();
     // A 101 has no body, whatever its header says.
@@ -204,15 +209,15 @@ async fn shake(
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     *response.version_mut() = Version::HTTP_11;
-    Ok(Shaken::Tunnel(response, stream))
+    Ok(Shaken::Tunnel(response, Taken { stream, read }, open))
 }
 
-/// A stream taken back from hyper.
+/// A stream that carries another protocol from here on.
 #[derive(Debug)]
 pub struct Taken {
     /// The stream itself.
     pub stream: TcpStream,
-    /// What hyper had read beyond the head: comes before anything read from the stream.
+    /// What was read beyond the head: comes before anything read from the stream.
     pub read: Bytes,
 }
 
