@@ -462,7 +462,9 @@ impl Space {
         let Some(room) = self.rooms.get_mut(id) else { return };
         if room.last_persistent_seq == seq {
             let in_ring = room.ring.iter().rev().find(is_persistent).map(|publication| publication.seq);
-            room.last_persistent_seq = last_waiting.or(in_ring).unwrap_or(room.stored_seq);
+            // A bound is no message: taken for one, it would be missed in every answer of the store.
+            let stored = if room.stored_exact { room.stored_seq } else { 0 };
+            room.last_persistent_seq = last_waiting.or(in_ring).unwrap_or(stored);
         }
     }
 

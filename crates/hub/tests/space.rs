@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tidegate_hub::{
-    Effect, Effects, GAP_EVENT, Message, NewSession, PresenceChange, Published, Resume, ResumeFailure, Since, Space,
-    SpaceConfig, SpaceStart, Who,
+    Effect, Effects, GAP_EVENT, Message, NewSession, PresenceChange, Published, Resume, ResumeFailure, SessionRecord,
+    Since, Space, SpaceConfig, SpaceStart, Who,
 };
 use tidegate_types::{
     Class, ConnId, Epoch, EventName, Namespace, Position, PresenceInfo, RoomName, SessionOffset, ShardId, SpaceKey,
@@ -475,4 +475,31 @@ fn what_waits_at_a_clean_stop_is_lost_and_the_floor_says_so() {
     let offset = SessionOffset { epoch: EPOCH, seq: 0 };
     let answer = space.resume(&"pid-1".into(), offset, &user(1), conn(2), who(1), None, 0, &mut fx);
     assert_eq!(answer, Resume::Failed(ResumeFailure::TooOld));
+}
+
+#[test]
+fn a_refused_message_is_not_looked_for_in_the_store_after_a_clean_stop() {
+    let key = Arc::new(SpaceKey { tenant: TenantId::default_tenant(), namespace: Namespace::root() });
+    // An unclean start: of a room that the store does not name nothing is known but that it ends at or before 5.
+    let start = SpaceStart { last_seq: 5, clean: false, ..SpaceStart::fresh(EPOCH) };
+    let mut space = Space::new(key.clone(), SpaceConfig::default(), start);
+    let mut fx = enter(&mut space, 1, 1, "r", 0);
+    publish(&mut space, "r", Class::Persistent, 0, &mut fx);
+    space.append_failed(6, &mut fx);
+    let mut space = Space::new(key, SpaceConfig::default(), space.save());
+    let record = SessionRecord {
+        pid: "pid-2".into(),
+        socket_id: "sid-2".into(),
+        tenant: TenantId::default_tenant(),
+        namespace: Namespace::root(),
+        user: user(2),
+        rooms: vec![(room("r"), 0)],
+        token_expires_at: None,
+        expires_at: Some(1_000),
+    };
+    space.import_session(record, 0);
+    let offset = SessionOffset { epoch: EPOCH, seq: 0 };
+    let answer = space.resume(&"pid-2".into(), offset, &user(2), conn(2), who(2), None, 0, &mut fx);
+    let Resume::Recovered { missed, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!(missed.iter().map(|p| p.event.as_str()).collect::<Vec<_>>(), [GAP_EVENT]);
 }

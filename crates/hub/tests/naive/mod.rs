@@ -105,6 +105,8 @@ pub struct World {
     handed_offsets: HashSet<(usize, u64)>,
     next_offset: HashMap<usize, u64>,
     restarted: bool,
+    /// The connection that a session is being given back to.
+    resuming: Option<ConnId>,
 }
 
 fn config() -> SpaceConfig {
@@ -160,6 +162,7 @@ impl World {
             handed_offsets: HashSet::new(),
             next_offset: HashMap::new(),
             restarted: false,
+            resuming: None,
         }
     }
 
@@ -215,8 +218,12 @@ impl World {
     }
 
     fn shards(&self, room: usize) -> ShardSet {
+        self.shards_without(room, None)
+    }
+
+    fn shards_without(&self, room: usize, without: Option<ConnId>) -> ShardSet {
         let mut shards = ShardSet::EMPTY;
-        for conn in self.members(room) {
+        for conn in self.members(room).filter(|conn| Some(conn.id) != without) {
             shards.insert(conn.id.shard);
         }
         for (slot, _) in self.listening.iter().filter(|(_, of)| *of == room) {
@@ -371,17 +378,14 @@ impl World {
             entry.released = true;
             entry.in_ring = true;
             if entry.state == State::Withdrawn {
-                entry.publication =
-                    self.space.ring_of(&room_name(room)).into_iter().find(|p| p.seq == seq).map_or_else(
-                        || entry.publication.clone(),
-                        |tombstone| {
-                            assert_eq!(tombstone.event.as_str(), GAP_EVENT);
-                            assert_eq!(tombstone.position, entry.publication.position);
-                            tombstone
-                        },
-                    );
                 let mut tombstone = (*entry.publication).clone();
+                tombstone.event = EventName::try_from(GAP_EVENT).unwrap();
                 tombstone.class = Class::Recoverable;
+                let body = serde_json::json!({ "room": tombstone.room.as_str(), "from": offset, "to": offset });
+                tombstone.data = Bytes::from(body.to_string());
+                // It may have left the ring again already, for what was released behind it.
+                let ring = self.space.ring_of(&room_name(room));
+                assert!(ring.iter().all(|p| p.seq != seq || **p == tombstone), "{tombstone:?}");
                 entry.publication = Arc::new(tombstone);
             }
             self.trim();
@@ -437,7 +441,10 @@ impl World {
 
     fn presence(&mut self, room: &RoomName, shards: ShardSet, change: PresenceChange, except: Option<ConnId>) {
         let room: usize = room.as_str()["room-".len()..].parse().unwrap();
-        assert_eq!(shards, self.shards(room));
+        // A connection that resumes may change its user's status. The rooms are told of that before it enters them: it is
+        // given a snapshot of its own.
+        let entering = self.resuming.filter(|_| matches!(change, PresenceChange::Update { .. }));
+        assert_eq!(shards, self.shards_without(room, entering));
         for ((slot, of), view) in &mut self.views {
             if *of != room || self.conns.get(slot).is_some_and(|conn| Some(conn.id) == except) {
                 continue;
@@ -611,7 +618,9 @@ impl World {
         assert_eq!(second, Resume::Failed(ResumeFailure::UnknownSession), "a session is claimed once");
         let rooms_again = session.rooms.clone();
         self.conns.insert(slot, Conn { id, user: session.user, pid: session.pid, rooms: session.rooms });
+        self.resuming = Some(id);
         self.check_effects();
+        self.resuming = None;
         for (room, _) in rooms_again {
             self.see(slot, room);
         }
