@@ -30,7 +30,7 @@ impl Nginx {
         std::fs::write(directory.join("file"), vec![b'f'; 3_000_000]).unwrap();
         // Another process may take the port before nginx does: then it exits, and another port is tried.
         for _ in 0..10 {
-            let address = tidegate_testkit::Upstream::nobody().await;
+            let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
             let here = directory.display();
             let config = format!(
                 "daemon off; master_process off; pid {here}/pid; error_log {here}/error;\n\
@@ -48,7 +48,9 @@ impl Nginx {
                 .unwrap();
             let deadline = std::time::Instant::now() + PATIENCE;
             while process.try_wait().unwrap().is_none() && std::time::Instant::now() < deadline {
-                if TcpStream::connect(address).await.is_ok() {
+                // It writes the file once it has the port: who answers there is not somebody else.
+                let pid = std::fs::read_to_string(directory.join("pid")).unwrap_or_default();
+                if pid.trim() == process.id().to_string() && TcpStream::connect(address).await.is_ok() {
                     return Some(Self { process, directory, address });
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -138,10 +138,15 @@ impl Upstream {
         (upstream, sender)
     }
 
-    /// An address where nobody listens.
+    /// An address where nobody listens, nor will while the test runs: a port that is only let go may be somebody else's
+    /// a moment later.
     pub async fn nobody() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
-        listener.local_addr().expect("an address")
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let address = socket.local_addr().expect("an address");
+        // Bound and never listening, until the process ends.
+        std::mem::forget(socket);
+        address
     }
 
     /// Where it listens.
