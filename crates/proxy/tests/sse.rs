@@ -5,7 +5,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Gateway, get};
+use bytes::Bytes;
+use common::{Gateway, get, in_time};
 use tidegate_proxy::ExchangeKind;
 use tidegate_testkit::{Upstream, local};
 use tidegate_types::{CloseReason, Phase};
@@ -80,19 +81,27 @@ fn headers_of_the_upstream_are_kept() {
 #[test]
 fn a_quiet_stream_outlives_the_read_timeout_and_ends_with_its_own() {
     local(async {
-        let (upstream, events) = Upstream::event_stream().await;
-        let mut settings = common::settings(&[upstream.address()]);
-        settings.read_timeout = Duration::from_millis(40);
-        settings.stream_timeout = Duration::from_millis(400);
-        let gateway = Gateway::with(settings).await;
-        let mut client = gateway.client().await;
-        client.send(get("/")).await;
-        client.head().await.unwrap();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        events.send("data: late\n\n".into()).await.unwrap();
-        assert_eq!(client.chunk().await, "data: late\n\n"[..]);
-        assert!(client.is_closed().await, "without the last chunk");
-        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::IdleTimeout);
+        let (status, event, closed, reason) = in_time(async |time| {
+            let (upstream, events) = Upstream::event_stream().await;
+            let mut settings = common::settings(&[upstream.address()]);
+            settings.read_timeout = time;
+            settings.stream_timeout = 3 * time;
+            let gateway = Gateway::with(settings).await;
+            let mut client = gateway.client().await;
+            client.send(get("/")).await;
+            let status = client.head().await.unwrap().status();
+            if status != 200 {
+                return (status, Bytes::new(), false, gateway.ended(1).await[0].reason);
+            }
+            tokio::time::sleep(2 * time).await;
+            let _ = events.send("data: late\n\n".into()).await;
+            let event = client.chunk().await;
+            (status, event, client.is_closed().await, gateway.ended(1).await[0].reason)
+        })
+        .await;
+        assert_eq!((status, &event[..]), (200, &b"data: late\n\n"[..]));
+        assert!(closed, "without the last chunk");
+        assert_eq!(reason, CloseReason::IdleTimeout);
     });
 }
 

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::Gateway;
+use common::{Gateway, in_time};
 use tidegate_proxy::ExchangeKind;
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local, patiently};
 use tidegate_types::{CloseReason, Phase};
@@ -217,20 +217,27 @@ fn a_handshake_goes_to_the_next_server_when_one_cannot_be_reached() {
 fn an_idle_tunnel_is_closed_after_its_timeout_and_a_busy_one_is_not() {
     local(async {
         let upstream = Upstream::websocket_echo().await;
-        let mut settings = common::settings(&[upstream.address()]);
-        settings.tunnel_idle_timeout = Duration::from_millis(200);
-        let gateway = Gateway::with(settings).await;
-        let mut idle = WebSocket::connect(gateway.address, "/").await;
-        let mut busy = WebSocket::connect(gateway.address, "/").await;
-        for _ in 0..12 {
-            tokio::time::sleep(Duration::from_millis(40)).await;
-            busy.text("tick").await;
-            assert_eq!(busy.receive_text().await, "tick");
-        }
-        assert_eq!(gateway.ended(1).await.len(), 1);
-        assert!(idle.raw.is_closed().await);
-        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::IdleTimeout);
-        assert!(busy.raw.is_closed().await, "in the end it is idle too");
+        let (echoes, ended, idle, reasons, busy) = in_time(async |time| {
+            let mut settings = common::settings(&[upstream.address()]);
+            settings.tunnel_idle_timeout = time;
+            let gateway = Gateway::with(settings).await;
+            let mut idle = WebSocket::connect(gateway.address, "/").await;
+            let mut busy = WebSocket::connect(gateway.address, "/").await;
+            let mut echoes = 0;
+            for _ in 0..12 {
+                tokio::time::sleep(time / 5).await;
+                busy.text("tick").await;
+                echoes += usize::from(busy.receive().await.is_some_and(|frame| frame.payload == "tick"));
+            }
+            let ended = gateway.ended(1).await.len();
+            let (idle, busy) = (idle.raw.is_closed().await, busy.raw.is_closed().await);
+            (echoes, ended, idle, gateway.ended(2).await.iter().map(|it| it.reason).collect::<Vec<_>>(), busy)
+        })
+        .await;
+        assert_eq!((echoes, ended), (12, 1));
+        assert!(idle);
+        assert_eq!(reasons, [CloseReason::IdleTimeout; 2]);
+        assert!(busy, "in the end it is idle too");
     });
 }
 

@@ -1,12 +1,12 @@
 //! A gateway of one worker around the forwarder, as the server builds it.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -35,12 +35,13 @@ struct Ended {
     changed: Notify,
 }
 
-/// Short patience all over, so that tests of timeouts are quick. What must not time out in a test does so in none.
+/// What must not time out in a test does so in none, and a server that failed is not tried again.
 pub fn settings(servers: &[SocketAddr]) -> UpstreamSettings {
     UpstreamSettings {
         name: "backend".into(),
         servers: servers.iter().map(|address| ServerSettings { address: address.to_string(), weight: 1 }).collect(),
-        connect_timeout: Duration::from_secs(2),
+        connect_timeout: PATIENCE,
+        fail_timeout: Duration::from_secs(3600),
         ..UpstreamSettings::default()
     }
 }
@@ -119,6 +120,36 @@ async fn accept(
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
+    }
+}
+
+/// For tests in which something must have happened *before* a time runs out: makes `attempt` with a short time, and with
+/// a longer one if this thread was held up for a good part of it. All of a test runs on its one thread, gateway and
+/// upstream included, so what comes of such an attempt, good or bad, says something about the machine only. With the
+/// longest time it counts in any case.
+pub async fn in_time<T>(attempt: impl AsyncFn(Duration) -> T) -> T {
+    const LONGEST: Duration = Duration::from_secs(12);
+    let mut time = Duration::from_millis(100);
+    loop {
+        let held_up = Rc::new(Cell::new(Duration::ZERO));
+        let seen = held_up.clone();
+        let watching = tokio::task::spawn_local(async move {
+            let mut last = Instant::now();
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                seen.set(seen.get().max(last.elapsed()));
+                last = Instant::now();
+            }
+        });
+        let outcome = attempt(time).await;
+        // The watcher sees what came last, too.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        watching.abort();
+        if held_up.get() < time / 4 || time == LONGEST {
+            return outcome;
+        }
+        println!("held up for {:?} of {time:?}", held_up.get());
+        time = (8 * time).min(LONGEST);
     }
 }
 
