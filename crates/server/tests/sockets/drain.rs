@@ -26,7 +26,7 @@ fn readiness_fails_before_the_listener_closes() {
         let extras = Extras { drain_delay: Duration::from_secs(60), ..Extras::default() };
         let mut gateway = Gateway::with(config(Some(upstream.address()), AccessLog::Off), extras);
         gateway.drain();
-        while gateway.admin("/health/ready").await.0 == 200 {}
+        patiently("readiness to fail", async { while gateway.admin("/health/ready").await.0 == 200 {} }).await;
         assert_eq!(gateway.admin("/health/ready").await, (503, "{\"ready\":false}".to_owned()));
         assert_eq!(gateway.admin("/health/live").await.0, 200);
         assert_eq!(gateway.client().await.request(GET_API).await.status(), 200, "still served");

@@ -19,7 +19,8 @@ pub fn config(upstream: Option<SocketAddr>, access: AccessLog) -> Config {
         routes: upstreams.iter().map(|_| route.clone()).collect(),
         upstreams,
         log: Log { access, ..Log::default() },
-        drain: Drain { timeout: Duration::from_secs(10), ..Drain::default() },
+        // Reached only when a test fails.
+        drain: Drain { timeout: Duration::from_secs(120), ..Drain::default() },
         ..Config::default()
     }
 }
