@@ -72,7 +72,7 @@ impl Drop for Server {
 
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -192,10 +192,15 @@ fn dev_keeps_its_secrets_over_a_restart_so_that_tokens_stay_good() {
 #[test]
 fn dev_takes_the_next_port_when_8080_is_taken_but_not_when_told_which() {
     let data = tempfile::tempdir().unwrap();
-    // Whoever has port 8080, this test or another process: it is taken.
-    let held = TcpListener::bind("127.0.0.1:8080");
-    let server = Server::dev(data.path(), &["--workers", "1"]);
-    assert_ne!(server.address.port(), 8080);
+    let (held, server) = loop {
+        // Whoever has port 8080, this test or another process: it is taken. Another process may let it go, though.
+        let held = TcpListener::bind("127.0.0.1:8080");
+        let server = Server::dev(data.path(), &["--workers", "1"]);
+        if server.address.port() != 8080 {
+            break (held, server);
+        }
+        assert!(held.is_err(), "the port is taken, by this test");
+    };
     assert!(server.banner.contains("port 8080 is taken"), "{}", server.banner);
     drop(held);
     let other = tempfile::tempdir().unwrap();
@@ -209,14 +214,17 @@ fn dev_takes_the_next_port_when_8080_is_taken_but_not_when_told_which() {
 fn healthcheck_tells_a_ready_server_from_one_that_is_not_there() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::dev(data.path(), &["--listen", "127.0.0.1:0", "--workers", "1"]);
-    let url = format!("http://{}/health/ready", server.address);
-    assert_eq!(run(&["healthcheck", "--url", &url]).status.code(), Some(0));
-    let missing = format!("http://{}/nothing", server.address);
-    let output = run(&["healthcheck", "--url", &missing]);
+    let check = |address: SocketAddr, path: &str| {
+        run(&["healthcheck", "--url", &format!("http://{address}{path}"), "--timeout", "60s"])
+    };
+    assert_eq!(check(server.address, "/health/ready").status.code(), Some(0));
+    let output = check(server.address, "/nothing");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("404"));
-    drop(server);
-    assert_eq!(run(&["healthcheck", "--url", &url, "--timeout", "2s"]).status.code(), Some(1));
+    // A client's own port: nobody listens there, and nobody else can get it. The ended server's could be anybody's.
+    let client = TcpStream::connect(server.address).unwrap();
+    let nobody = client.local_addr().unwrap();
+    assert_eq!(check(nobody, "/health/ready").status.code(), Some(1));
 }
 
 #[test]
@@ -248,10 +256,11 @@ fn run_serves_what_the_config_says_and_a_second_signal_ends_it_at_once() {
         .stderr(std::fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let said = |word: &str| loop {
         let text = std::fs::read_to_string(&log).unwrap();
-        if let Some(line) = text.lines().find(|line| line.contains(word)) {
+        // A line that is being written has no end yet.
+        if let Some(line) = text.split_inclusive('\n').find(|line| line.contains(word) && line.ends_with('\n')) {
             return serde_json::from_str::<Value>(line).unwrap();
         }
         assert!(Instant::now() < deadline, "{text}");
