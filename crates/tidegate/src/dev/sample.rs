@@ -233,6 +233,8 @@ fn start_report(project: &str, reports: &RefCell<Reports>) -> Response<Body> {
         let run = run.clone();
         spawn_local(async move {
             let mut beat = tokio::time::interval(STEP);
+            // Steps are for being watched: after a delay they must not come all at once.
+            beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             for progress in (0..=100_u8).step_by(4) {
                 beat.tick().await;
                 run.send_replace(Status::at(progress));

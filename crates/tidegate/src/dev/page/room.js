@@ -2,7 +2,7 @@
 import { io } from "/page/socket.io.esm.min.js";
 import { $, appendTo, clock, el, setState, textOf } from "/page/dom.js";
 
-const ACK_TIMEOUT_MS = 8000;
+const ACK_TIMEOUT_MS = 20_000;
 
 export function startRoom({ session, onJoined }) {
   const state = $("room-state");
