@@ -1,5 +1,6 @@
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tidegate_metrics::RouteMetrics;
 
 /// What the gateway knows about one request beside the request itself.
 pub struct Exchange {
-    /// Sent on as `X-Request-Id`, both ways, and part of error bodies.
-    pub request_id: Box<str>,
+    /// Sent on as `X-Request-Id`, both ways, and part of error bodies; visible ASCII.
+    pub request_id: Rc<str>,
     /// The client's (real) address, for `X-Forwarded-For` and `X-Real-IP`.
     pub client: SocketAddr,
     /// `http` or `https`, for `X-Forwarded-Proto`.
@@ -56,7 +57,7 @@ impl ExchangeKind {
 #[derive(Clone, Debug)]
 pub struct ExchangeSummary {
     /// As given in the [`Exchange`].
-    pub request_id: Box<str>,
+    pub request_id: Rc<str>,
     /// What it was.
     pub kind: ExchangeKind,
     /// The status sent to the client; 499 if the client went away before there was one (as nginx logs it).

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
 use tidegate_metrics::RouteMetrics;
 use tidegate_types::{CloseReason, ErrorCode};
 
@@ -27,9 +26,7 @@ pub(crate) enum Upload {
 
 /// The state of one exchange that its request body, its response body and the forwarder share.
 pub(crate) struct Flow {
-    pub(crate) request_id: Box<str>,
-    /// The same as a field's value, which is cheap to clone.
-    pub(crate) request_id_value: HeaderValue,
+    pub(crate) request_id: Rc<str>,
     pub(crate) client: IpAddr,
     pub(crate) scheme: &'static str,
     pub(crate) route: Arc<RouteMetrics>,
@@ -93,11 +90,8 @@ pub(crate) struct Ending(Rc<Flow>);
 impl Ending {
     /// Begins an exchange. Until there is an answer, its end means that the client went away.
     pub(crate) fn begin(exchange: Exchange) -> Self {
-        let request_id_value =
-            HeaderValue::from_str(&exchange.request_id).unwrap_or_else(|_| HeaderValue::from_static("invalid"));
         Self(Rc::new(Flow {
             request_id: exchange.request_id,
-            request_id_value,
             client: exchange.client.ip(),
             scheme: exchange.scheme,
             route: exchange.route,

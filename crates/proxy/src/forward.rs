@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
-use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tidegate_balance::Tried;
@@ -17,9 +16,7 @@ use crate::body::{Lease, RequestBody, Uploading, UpstreamBody};
 use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
-use crate::headers::{
-    Addresses, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response,
-};
+use crate::headers::{Prepared, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response};
 use crate::pool::Pool;
 use crate::stream::EventStream;
 use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websocket};
@@ -40,7 +37,6 @@ pub struct Forwarder {
     pub(crate) buffer: Buffer,
     /// Heads of requests are built in it.
     scratch: RefCell<Vec<u8>>,
-    pub(crate) addresses: Addresses,
 }
 
 impl Forwarder {
@@ -61,7 +57,7 @@ impl Forwarder {
         }));
         tokio::task::spawn_local(follow(phase, Rc::downgrade(&clock)));
         let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
-        Rc::new(Self { clock, pool, buffer, scratch: RefCell::default(), addresses: Addresses::default() })
+        Rc::new(Self { clock, pool, buffer, scratch: RefCell::default() })
     }
 
     /// Forwards one request, which passed [`crate::check_framing`]. Always answers: what goes wrong becomes a JSON error.
@@ -78,11 +74,11 @@ impl Forwarder {
             // Boxed, so that the memory of a plain connection does not hold a place for it.
             return Box::pin(websocket::connect(self, request, upstream, exchange)).await;
         }
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let ending = Ending::begin(exchange);
-        prepare_request(&mut parts, &ending, &self.addresses);
+        let request = prepare_request(parts);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
-        match self.exchange(parts, body, upstream, ending.flow()).await {
+        match self.exchange(request, body, upstream, ending.flow()).await {
             Ok(answered) => self.answer(answered, upstream, ending),
             Err(failure) => refuse(failure, ending),
         }
@@ -91,23 +87,23 @@ impl Forwarder {
     /// From a prepared request to a response head that may be passed on.
     async fn exchange(
         &self,
-        mut parts: Parts,
+        mut request: Prepared,
         mut body: RequestBody,
         upstream: &Arc<Upstream>,
         flow: &Rc<Flow>,
     ) -> Result<Answered, Failure> {
         let alarm = self.clock.alarm(Species::Exchange);
-        let repeatable = parts.method.is_idempotent() && flow.upload.get() == Upload::Done;
-        // Only HTTP/1.0 may come without a Host.
-        let hostless = !parts.headers.contains_key(HOST);
+        let repeatable = request.parts.method.is_idempotent() && flow.upload.get() == Upload::Done;
         let mut tried = Tried::default();
         let mut fresh = false;
         let mut failure = Failure::NoServer;
         loop {
             let Some((index, server)) = upstream.pick(tried) else { return Err(failure) };
             flow.set_upstream(&server.address);
-            if hostless && let Ok(host) = HeaderValue::from_str(&server.address) {
-                parts.headers.insert(HOST, host);
+            if request.hostless
+                && let Ok(host) = HeaderValue::from_str(&server.address)
+            {
+                request.parts.headers.insert(HOST, host);
             }
             let pooled = if fresh { None } else { self.pool.take(upstream, index) };
             let mut connection = match pooled {
@@ -128,8 +124,8 @@ impl Forwarder {
                 },
             };
             let reused = connection.reused();
-            let mut sending = self.begin(&connection, &parts, body);
-            match self.head(&mut connection, &mut sending, &parts.method, upstream, flow, &alarm).await {
+            let mut sending = self.begin(&connection, &request, body, flow);
+            match self.head(&mut connection, &mut sending, &request.parts.method, upstream, flow, &alarm).await {
                 Ok(mut head) => {
                     upstream.succeeded(index);
                     if prepare_response(&mut head.response).is_err() {
@@ -161,8 +157,8 @@ impl Forwarder {
     }
 
     /// Sends the head of a request.
-    pub(crate) fn begin(&self, connection: &Connection, parts: &Parts, body: RequestBody) -> Sending {
-        Sending::begin(connection, parts, body, &mut self.scratch.borrow_mut())
+    pub(crate) fn begin(&self, connection: &Connection, request: &Prepared, body: RequestBody, flow: &Flow) -> Sending {
+        Sending::begin(connection, request, body, flow, &mut self.scratch.borrow_mut())
     }
 
     /// Sends the rest of a request and waits for the head of the response.
@@ -230,7 +226,7 @@ impl Forwarder {
         let (mut parts, ()) = response.into_parts();
         ending.answered(parts.status.as_u16());
         let events = is_event_stream(&parts.headers) && !matches!(framing, Framing::Length(0));
-        add_request_id(&mut parts.headers, ending.request_id_value.clone());
+        add_request_id(&mut parts.headers, &ending.request_id);
         let settings = &upstream.settings;
         let timeout = if events { settings.stream_timeout } else { settings.read_timeout };
         let reusable = reusable && upload.is_none();

@@ -1,16 +1,14 @@
 //! What a proxy takes out of a message and puts in: RFC 9110 section 7.6, RFC 9112 section 3.2, and what users of nginx
 //! expect to find.
 
-use std::cell::Cell;
-use std::fmt::Write as _;
-use std::net::IpAddr;
-
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{Response, StatusCode, Uri};
 use smallvec::SmallVec;
+use tidegate_types::push_ip;
 
 use crate::flow::Flow;
 
@@ -56,7 +54,7 @@ fn strip_connection(headers: &mut HeaderMap) {
 ///
 /// The framing fields stay: whoever sends the request frames its body by them.
 /// `Expect` goes: the 100 (Continue) is answered here, when the upstream connection asks for the body.
-pub(crate) fn prepare_request(parts: &mut http::request::Parts, flow: &Flow, addresses: &Addresses) {
+pub(crate) fn prepare_request(mut parts: Parts) -> Prepared {
     parts.version = http::Version::HTTP_11;
     // Nothing of the client's connection concerns the upstream's.
     parts.extensions.clear();
@@ -81,17 +79,51 @@ pub(crate) fn prepare_request(parts: &mut http::request::Parts, flow: &Flow, add
         }
         *uri = uri.path_and_query().map_or_else(|| Uri::from_static("/"), |path| Uri::from(path.clone()));
     }
-    let ip = addresses.value(flow.client);
-    let chain = if found.forwarded { chain(headers, &ip) } else { None };
-    let host = headers.get(HOST).cloned();
-    headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| ip.clone()));
-    headers.insert(X_REAL_IP, ip);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(flow.scheme));
-    match host {
-        Some(host) => headers.insert(X_FORWARDED_HOST, host),
-        None => headers.remove(X_FORWARDED_HOST),
-    };
-    add_request_id(headers, flow.request_id_value.clone());
+    let chain = found.forwarded.then(|| {
+        let before = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect::<SmallVec<[_; 4]>>();
+        let chain = before.join(b", ".as_slice()).into_boxed_slice();
+        drop(before);
+        for name in [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID] {
+            headers.remove(name);
+        }
+        chain
+    });
+    let hostless = !headers.contains_key(HOST);
+    Prepared { parts, hostless, chain: chain.filter(|chain| !chain.is_empty()) }
+}
+
+/// A request whose header is fit for the upstream. The fields that say who asked and how are not among the others: they are
+/// written behind them.
+pub(crate) struct Prepared {
+    pub(crate) parts: Parts,
+    /// The client named no host, which only HTTP/1.0 may do.
+    pub(crate) hostless: bool,
+    /// X-Forwarded-For as it came.
+    chain: Option<Box<[u8]>>,
+}
+
+impl Prepared {
+    /// Appends the fields that tell the upstream who asked and how.
+    pub(crate) fn write_origin(&self, out: &mut Vec<u8>, flow: &Flow) {
+        let ip = flow.client.to_canonical();
+        out.extend_from_slice(b"x-forwarded-for: ");
+        if let Some(chain) = &self.chain {
+            out.extend_from_slice(chain);
+            out.extend_from_slice(b", ");
+        }
+        push_ip(out, ip);
+        out.extend_from_slice(b"\r\nx-real-ip: ");
+        push_ip(out, ip);
+        out.extend_from_slice(b"\r\nx-forwarded-proto: ");
+        out.extend_from_slice(flow.scheme.as_bytes());
+        if let Some(host) = self.parts.headers.get(HOST).filter(|_| !self.hostless) {
+            out.extend_from_slice(b"\r\nx-forwarded-host: ");
+            out.extend_from_slice(host.as_bytes());
+        }
+        out.extend_from_slice(b"\r\nx-request-id: ");
+        out.extend_from_slice(flow.request_id.as_bytes());
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 /// What one walk over the names finds, so that the usual request, which has none of it, is not asked for each.
@@ -115,7 +147,9 @@ impl Found {
                 | "proxy"
                 | "proxy-authorization"
                 | "proxy-authenticate" => found.hop_by_hop = true,
-                "x-forwarded-for" => found.forwarded = true,
+                "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-real-ip" | "x-request-id" => {
+                    found.forwarded = true;
+                }
                 _ => {}
             }
         }
@@ -123,65 +157,9 @@ impl Found {
     }
 }
 
-pub(crate) fn add_request_id(headers: &mut HeaderMap, request_id: HeaderValue) {
-    headers.insert(X_REQUEST_ID, request_id);
-}
-
-/// Clients' addresses as field values: the same few clients send most requests, and a shared value costs no allocation.
-/// One entry per place, the newer one wins.
-pub(crate) struct Addresses(Box<[Cell<Option<Known>>]>);
-
-type Known = (IpAddr, HeaderValue);
-
-const ADDRESSES: usize = 64;
-
-impl std::fmt::Debug for Addresses {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Addresses")
-    }
-}
-
-impl Default for Addresses {
-    fn default() -> Self {
-        Self((0..ADDRESSES).map(|_| Cell::new(None)).collect())
-    }
-}
-
-impl Addresses {
-    fn value(&self, ip: IpAddr) -> HeaderValue {
-        let ip = ip.to_canonical();
-        let place = match ip {
-            IpAddr::V4(ip) => ip.octets().iter().fold(0usize, |sum, byte| sum.wrapping_mul(31) + usize::from(*byte)),
-            IpAddr::V6(ip) => ip.octets().iter().fold(0usize, |sum, byte| sum.wrapping_mul(31) + usize::from(*byte)),
-        };
-        let Some(cell) = self.0.get(place % ADDRESSES) else { return address(ip) };
-        let value = match cell.take() {
-            Some((known, value)) if known == ip => value,
-            Some(_) | None => address(ip),
-        };
-        cell.set(Some((ip, value.clone())));
-        value
-    }
-}
-
-fn address(ip: IpAddr) -> HeaderValue {
-    let mut text = String::with_capacity(48);
-    // Writing to memory cannot fail, and an address is always a legal value.
-    let _ = write!(text, "{ip}");
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
-}
-
-/// The client's address after those of the proxies before us.
-fn chain(headers: &HeaderMap, ip: &HeaderValue) -> Option<HeaderValue> {
-    let mut before = headers.get_all(X_FORWARDED_FOR).iter().peekable();
-    before.peek()?;
-    let mut text = Vec::with_capacity(64);
-    for value in before {
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b", ");
-    }
-    text.extend_from_slice(ip.as_bytes());
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
+pub(crate) fn add_request_id(headers: &mut HeaderMap, request_id: &str) {
+    let value = HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("invalid"));
+    headers.insert(X_REQUEST_ID, value);
 }
 
 /// A 101 that nobody asked for.

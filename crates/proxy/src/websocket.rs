@@ -9,7 +9,6 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -25,7 +24,7 @@ use crate::clock::Species;
 use crate::flow::{Ending, Upload};
 use crate::forward::{Answered, Failure, answer_error, refuse, retry};
 use crate::h1::{Connection, Head};
-use crate::headers::{add_request_id, has_token, prepare_request, prepare_response};
+use crate::headers::{Prepared, add_request_id, has_token, prepare_request, prepare_response};
 use crate::pool::Open;
 use crate::tunnel::{End, Tunnel};
 use crate::upstream::Server;
@@ -103,11 +102,11 @@ pub(crate) async fn connect(
         Err(bad) => return refuse_handshake(bad, Ending::begin(exchange)),
     };
     let client = hyper::upgrade::on(&mut request);
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let ending = Ending::begin(exchange);
-    prepare_request(&mut parts, &ending, &forwarder.addresses);
-    parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let mut request = prepare_request(parts);
+    request.parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    request.parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     drop(body);
     ending.upload.set(Upload::Done);
 
@@ -116,12 +115,12 @@ pub(crate) async fn connect(
         Err(failure) => return refuse(failure, ending),
     };
     let deadline = upstream.settings.handshake_timeout;
-    match tokio::time::timeout(deadline, shake(forwarder, connection, &parts, &key, &ending)).await {
+    match tokio::time::timeout(deadline, shake(forwarder, connection, &request, &key, &ending)).await {
         Ok(Ok(Shaken::Tunnel(mut response, stream, open))) => {
             server.metrics.requests(Outcome::Response).inc();
             ending.answered(101);
             ending.kind.set(ExchangeKind::WebSocket);
-            add_request_id(response.headers_mut(), ending.request_id_value.clone());
+            add_request_id(response.headers_mut(), &ending.request_id);
             let timeout = upstream.settings.tunnel_idle_timeout;
             begin(forwarder, client, deadline, stream, timeout, open, ending);
             response
@@ -180,14 +179,15 @@ enum Shaken {
 async fn shake(
     forwarder: &Rc<Forwarder>,
     mut connection: Connection,
-    parts: &Parts,
+    request: &Prepared,
     key: &HeaderValue,
     ending: &Ending,
 ) -> Result<Shaken, Failure> {
     let body = RequestBody::empty(ending.flow(), &forwarder.clock);
-    let mut sending = forwarder.begin(&connection, parts, body);
+    let mut sending = forwarder.begin(&connection, request, body, ending);
     let mut head =
-        std::future::poll_fn(|cx| forwarder.poll_head(&mut connection, &mut sending, &parts.method, cx)).await?;
+        std::future::poll_fn(|cx| forwarder.poll_head(&mut connection, &mut sending, &request.parts.method, cx))
+            .await?;
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         prepare_response(&mut head.response).map_err(|_| Failure::Invalid)?;
         return Ok(Shaken::Refused(head, connection));

@@ -179,9 +179,10 @@ fn format(out: &mut Vec<u8>, entry: &Entry<'_>, timestamp: &str) {
     line.raw_text("ts", timestamp);
     line.raw_text("level", if entry.status >= 500 { "error" } else { "info" });
     line.raw_text("kind", entry.kind);
-    line.text("request_id", entry.request_id.as_bytes());
-    line.display("client", entry.client);
-    line.text("method", entry.method.as_bytes());
+    // Ids are made or checked here, and a method is a token.
+    line.raw_text("request_id", entry.request_id);
+    line.address("client", entry.client);
+    line.raw_text("method", entry.method);
     line.text("host", entry.host);
     line.text("path", entry.path.as_bytes());
     line.number("status", u64::from(entry.status));

@@ -1,6 +1,8 @@
-use std::fmt;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tidegate_types::push_socket_address;
 
 /// Writes one flat JSON object into a buffer, without building anything first.
 pub(crate) struct Object<'a> {
@@ -43,11 +45,11 @@ impl<'a> Object<'a> {
         self.out.push(b'"');
     }
 
-    /// What prints without quotes and control characters.
-    pub fn display(&mut self, key: &'static str, value: impl fmt::Display) {
+    pub fn address(&mut self, key: &'static str, address: SocketAddr) {
         self.key(key);
-        // Writing into a Vec cannot fail.
-        let _ = write!(self.out, "\"{value}\"");
+        self.out.push(b'"');
+        push_socket_address(self.out, address);
+        self.out.push(b'"');
     }
 
     pub fn number(&mut self, key: &'static str, value: u64) {

@@ -115,7 +115,7 @@ pub(crate) fn shard(node: Option<Arc<Node>>, id: ShardId) -> Option<Rc<Shard>> {
 struct Report {
     worker: Rc<Worker>,
     line: Line,
-    request_id: Box<str>,
+    request_id: Rc<str>,
     started: Instant,
     status: Cell<u16>,
     ttfb: Cell<Option<Duration>>,
@@ -192,7 +192,7 @@ pub(crate) async fn serve(
     });
     let at_end = report.clone();
     let client = Client {
-        request_id: request_id.clone(),
+        request_id: Box::from(&*request_id),
         take_back,
         on_end: Box::new(move |summary: StreamSummary| at_end.stream_ended(&summary)),
     };

@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName};
 
@@ -25,7 +26,7 @@ impl RequestIds {
     }
 
     /// The id of a request: the client's own if it is harmless, else a new one.
-    pub fn of(&self, headers: &HeaderMap) -> Box<str> {
+    pub fn of(&self, headers: &HeaderMap) -> Rc<str> {
         match headers.get(X_REQUEST_ID).and_then(|value| sane(value.as_bytes())) {
             Some(id) => id.into(),
             None => self.make(),
@@ -33,20 +34,17 @@ impl RequestIds {
     }
 
     /// A new id.
-    pub fn make(&self) -> Box<str> {
+    pub fn make(&self) -> Rc<str> {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let count = self.next.get();
         self.next.set(count.wrapping_add(1));
-        let mut text = String::with_capacity(20);
-        let mut push = |value: u64, digits: u32| {
-            for digit in (0..digits).rev() {
-                let nibble = (value >> (digit * 4)) & 0xf;
-                text.push(HEX.get(nibble as usize).copied().map_or('0', char::from));
-            }
-        };
-        push(u64::from(self.worker), 8);
-        push(count, 12);
-        text.into_boxed_str()
+        // 8 digits of the worker, 12 of the count.
+        let id = u128::from(self.worker) << 48 | u128::from(count & 0xffff_ffff_ffff);
+        let mut text = [0; 20];
+        for (place, byte) in text.iter_mut().rev().enumerate() {
+            *byte = HEX.get((id >> (4 * place)) as usize & 0xf).copied().unwrap_or(b'0');
+        }
+        std::str::from_utf8(&text).unwrap_or_default().into()
     }
 }
 

@@ -10,12 +10,14 @@ mod name;
 mod position;
 mod presence;
 mod publication;
+mod text;
 
 pub use close::{CloseReason, ErrorCode};
 pub use name::{EventName, InvalidName, Namespace, RoomKey, RoomName, SpaceKey, TenantId, UserId};
 pub use position::{Epoch, InvalidPosition, Position, SessionOffset};
 pub use presence::{InvalidStatus, PresenceInfo, Status};
 pub use publication::{Class, Publication};
+pub use text::{push_ip, push_socket_address};
 
 /// Milliseconds since the Unix epoch. Pure crates never read a clock; the time comes in as an argument of this type.
 pub type Millis = u64;

@@ -5,12 +5,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
-use http::request::Parts;
 use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
 
 use super::connection::{Connection, poll_write};
 use crate::body::RequestBody;
+use crate::flow::Flow;
+use crate::headers::Prepared;
 
 /// A request that is being sent: what the socket has not taken yet, and the body behind it.
 #[derive(Debug)]
@@ -36,10 +37,16 @@ pub(crate) enum SendingFailed {
 
 impl Sending {
     /// Writes the head at once, as far as the socket takes it.
-    pub(crate) fn begin(connection: &Connection, parts: &Parts, body: RequestBody, scratch: &mut Vec<u8>) -> Self {
-        let chunked = !body.is_end() && !parts.headers.contains_key(CONTENT_LENGTH);
+    pub(crate) fn begin(
+        connection: &Connection,
+        request: &Prepared,
+        body: RequestBody,
+        flow: &Flow,
+        scratch: &mut Vec<u8>,
+    ) -> Self {
+        let chunked = !body.is_end() && !request.parts.headers.contains_key(CONTENT_LENGTH);
         scratch.clear();
-        write_head(scratch, parts, chunked);
+        write_head(scratch, request, flow, chunked);
         let ended = body.is_end();
         let mut this = Self { queue: SmallVec::new(), body, chunked, ended, begun: false };
         // An error shows again when the rest is sent.
@@ -137,7 +144,8 @@ impl Sending {
     }
 }
 
-fn write_head(out: &mut Vec<u8>, parts: &Parts, chunked: bool) {
+fn write_head(out: &mut Vec<u8>, request: &Prepared, flow: &Flow, chunked: bool) {
+    let parts = &request.parts;
     out.extend_from_slice(parts.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(parts.uri.path_and_query().map_or("/", |target| target.as_str()).as_bytes());
@@ -147,6 +155,7 @@ fn write_head(out: &mut Vec<u8>, parts: &Parts, chunked: bool) {
             write_field(out, name.as_str(), value.as_bytes());
         }
     }
+    request.write_origin(out, flow);
     if chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }

@@ -1,0 +1,68 @@
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// Appends an address as [`IpAddr`] displays it; IPv4, which is in every log line and request, without `fmt`.
+pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                push_number(out, u32::from(octet));
+            }
+        }
+        IpAddr::V6(ip) => {
+            // Writing into a Vec cannot fail.
+            let _ = write!(out, "{ip}");
+        }
+    }
+}
+
+/// Appends an address as [`SocketAddr`] displays it.
+pub fn push_socket_address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            push_ip(out, IpAddr::V4(*address.ip()));
+            out.push(b':');
+            push_number(out, u32::from(address.port()));
+        }
+        SocketAddr::V6(address) => {
+            let _ = write!(out, "{address}");
+        }
+    }
+}
+
+fn push_number(out: &mut Vec<u8>, number: u32) {
+    let mut digits = [0; 10];
+    let mut at = digits.len();
+    let mut left = number;
+    for (place, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
+        at = place;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(at..).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_look_as_they_display() {
+        for text in
+            ["0.0.0.0:0", "127.0.0.1:80", "255.10.100.9:65535", "[::1]:443", "[fe80::1%3]:1", "[::ffff:1.2.3.4]:5"]
+        {
+            let address: SocketAddr = text.parse().unwrap();
+            let (mut whole, mut ip) = (Vec::new(), Vec::new());
+            push_socket_address(&mut whole, address);
+            push_ip(&mut ip, address.ip());
+            assert_eq!(String::from_utf8(whole).unwrap(), address.to_string());
+            assert_eq!(String::from_utf8(ip).unwrap(), address.ip().to_string());
+        }
+    }
+}
