@@ -9,7 +9,7 @@ import { io } from "socket.io-client";
 export { assert };
 
 /** Longest wait for anything that must happen. Reached only when a test fails. */
-export const PATIENCE_MS = 15_000;
+export const PATIENCE_MS = 30_000;
 
 export const settings = {
   url: process.env.TIDEGATE_URL,
@@ -77,10 +77,10 @@ export function client(user, { url = settings.url, namespace = "", tenant, claim
 
 export async function connected(user, options) {
   const socket = client(user, options);
-  await new Promise((resolve, reject) => {
+  await within(new Promise((resolve, reject) => {
     socket.once("connect", resolve);
     socket.once("connect_error", reject);
-  });
+  }), `${user} to be connected`, 2 * PATIENCE_MS);
   return socket;
 }
 

@@ -13,22 +13,23 @@ export async function healthAndStats() {
   await joined("ada", "quay");
   const bob = await joined("bob", "quay");
   await bob.call("room:join", { room: "pier" });
+  await until(async () => (await request("/stats")).json.rooms.totalSubscriptions === 3, "three subscriptions");
   const stats = (await request("/stats")).json;
   assert.equal(stats.rooms.totalRooms, 2);
   assert.equal(stats.rooms.totalSubscriptions, 3);
   assert.equal(stats.rooms.avgSubscriptionsPerRoom, 1.5);
   assert.ok("clustering" in stats && "connections" in stats);
-  assert.equal((await request("/health")).json.connections.total, 2);
+  await until(async () => (await request("/health")).json.connections.total === 2, "two connections");
 }
 
+// What a client sees and what is counted happen on different threads: a count is waited for, not looked at.
 async function becomes(name, wanted) {
-  const end = Date.now() + PATIENCE_MS;
-  for (;;) {
-    const value = await metric(name, 'tenant="default"');
-    if (value === wanted) return;
-    if (Date.now() > end) assert.equal(value, wanted, name);
-  }
+  let value;
+  await until(async () => (value = await metric(name, 'tenant="default"')) === wanted, `${name} to be ${wanted}`)
+    .catch((error) => { throw new Error(`${error.message}; it is ${value}`); });
 }
+
+const reaches = (name, wanted, ...labels) => until(async () => await metric(name, ...labels) >= wanted, `${name} to reach ${wanted}`);
 
 export async function countersMove() {
   const before = { received: await metric("websocket_messages_received_total"), requests: await metric("tidegate_http_requests_total") };
@@ -37,13 +38,13 @@ export async function countersMove() {
   for (const n of range(10)) await ada.call("room:send", { room: "quay", payload: n, persistent: true });
   await until(() => bob.payloads().length === 10, "ten messages");
   for (const _ of range(5)) await request("/api/hello");
-  assert.equal(await metric("websocket_active_connections", 'tenant="default"'), 2);
+  await becomes("websocket_active_connections", 2);
   await becomes("websocket_active_rooms", 1);
-  assert.equal(await metric("websocket_room_subscriptions", 'tenant="default"'), 2);
-  assert.equal(await metric("websocket_messages_persisted_total", 'tenant="default"'), 10);
-  assert.ok(await metric("websocket_messages_received_total") >= before.received + 12);
-  assert.ok(await metric("websocket_messages_sent_total", 'event="room:message"') >= 20);
-  assert.ok(await metric("tidegate_http_requests_total") >= before.requests + 5);
+  await becomes("websocket_room_subscriptions", 2);
+  await becomes("websocket_messages_persisted_total", 10);
+  await reaches("websocket_messages_received_total", before.received + 12);
+  await reaches("websocket_messages_sent_total", 20, 'event="room:message"');
+  await reaches("tidegate_http_requests_total", before.requests + 5);
   ada.disconnect();
   bob.disconnect();
   await becomes("websocket_active_connections", 0);
@@ -72,17 +73,24 @@ export async function proxiedRequests() {
 }
 
 export async function reportRun() {
+  const path = "/api/projects/p1/initial-report-status/stream";
+  // These two see the run from its beginning. One that is opened while it runs may come late on a slow machine.
+  const early = [await stream(path), await stream(path)];
+  await until(() => early.every((found) => found.events.length === 1), "the state before the run");
   const started = await request("/api/projects/p1/initial-report", { method: "POST" });
   assert.equal(started.status, 202);
-  const one = await stream("/api/projects/p1/initial-report-status/stream");
-  const two = await stream("/api/projects/p1/initial-report-status/stream");
-  await until(() => [one, two].every((found) => found.events.some((event) => event.event === "complete")), "the run to end");
-  for (const found of [one, two]) {
-    const progress = found.events.map((event) => JSON.parse(event.data).progress);
-    assert.ok(progress.length >= 5, "streamed, not delivered at the end");
+  const during = await stream(path);
+  const all = [...early, during];
+  const progressOf = (found) => found.events.map((event) => JSON.parse(event.data).progress);
+  await until(() => all.every((found) => progressOf(found).at(-1) === 100), "the run to end");
+  for (const found of all) {
+    const progress = progressOf(found);
     assert.deepEqual(progress, [...progress].sort((a, b) => a - b));
     assert.equal(found.events[0].event, "status");
-    assert.equal(progress.at(-1), 100);
+  }
+  for (const found of early) {
+    assert.ok(found.events.length >= 5, "streamed, not delivered at the end");
+    assert.equal(found.events.at(-1).event, "complete");
   }
   const late = await stream("/api/projects/p1/initial-report-status/stream");
   await until(() => late.events.length > 0, "the present state");
@@ -120,6 +128,9 @@ export async function goingDownPolitely() {
   const ada = await joined("ada", "quay", { url: line.url, reconnection: false });
   const polling = await joined("bob", "quay", { url: line.url, transports: ["polling"], reconnection: false });
   const listener = await stream("/realtime/rooms/quay/events", { headers: { authorization: `Bearer ${token("cleo")}` } });
+  // Who is between two polls when the listener closes has no way to hear of it.
+  await until(() => polling.of("presence:update").length > 0, "presence:update");
+  await line.polling();
   const restarts = Promise.all([next(ada, "system:restart"), next(polling, "system:restart")]);
   const gone = Promise.all([next(ada, "disconnect"), next(polling, "disconnect")]);
   await server("term");
@@ -135,20 +146,33 @@ export async function goingDownPolitely() {
   assert.equal(code, 0);
 }
 
+/**
+ * The only request of the scenario is under way once the gateway has a connection to the backend. Before that it may be
+ * anywhere, even inside `fetch`, which waits for ever when its connection is gone before it has sent anything.
+ */
+const underWay = () => until(async () => await metric("tidegate_upstream_connections_open") === 1, "the request to be under way");
+
 export async function aSecondSignalEndsAtOnce() {
   const ada = await connected("ada");
   const held = fetch(`${settings.url}/api/slow?ms=60000`).then((response) => response.text()).catch(() => "cut");
   await ada.call("room:join", { room: "quay" });
+  await underWay();
+  const noticed = next(ada, "system:restart");
+  const start = Date.now();
   await server("term");
+  // Two signals at once would be one.
+  await noticed;
   await server("term");
-  await server("wait");
-  await held;
+  const { code } = await server("wait");
+  // On a slow machine the second may come when the deadline of 5 s has ended the server already.
+  assert.ok(code === 143 || (code === 0 && Date.now() - start >= 5000), `it ended with ${code}`);
+  await within(held, "the held request to end with the server", 2 * PATIENCE_MS);
 }
 
 export async function aRequestUnderWayIsFinishedOnTerm() {
   const slow = request("/api/slow?ms=700");
-  // The request is under way once the gateway counts it as open at the backend; a tunnel opened after it is good enough proof.
   await joined("ada", "quay");
+  await underWay();
   await server("term");
   assert.equal((await slow).status, 200);
   const { code } = await server("wait");

@@ -180,6 +180,7 @@ export async function history() {
   assert.deepEqual(empty.messages, []);
   assert.equal(empty.truncated, false);
   for (const n of range(30)) await ada.call("room:send", { room: "log", payload: { n }, persistent: true });
+  await until(() => ada.payloads().length >= 30, "her own messages");
   const all = await ada.call("room:history", { room: "log" });
   assert.deepEqual(all.messages.map((message) => message.payload.n), range(30));
   assert.deepEqual(all.messages.map((message) => message.id), ada.of("room:message").map((message) => message.id), "as they were delivered");
@@ -229,13 +230,24 @@ export async function historyCap() {
 }
 
 export async function rateLimit() {
+  const burst = 200;
+  const perSecond = 100;
   const ada = await joined("ada", "rush");
   const bob = await joined("bob", "rush");
-  const complaint = next(ada, "system:error");
-  const acks = await Promise.all(range(400).map((n) => ada.call("room:send", { room: "rush", payload: n })));
-  const passed = acks.filter((ack) => ack.success).length;
-  assert.ok(passed >= 150 && passed < 400, `${passed} of 400 passed`);
-  assert.equal((await complaint).code, "RATE_LIMIT_EXCEEDED");
+  const start = Date.now();
+  let sent = 0;
+  let passed = 0;
+  // So many at once that they are too many, unless the machine takes seconds for them, in which more are allowed.
+  while (passed === sent) {
+    assert.ok(Date.now() - start < 60_000, `all of ${sent} passed`);
+    const acks = await Promise.all(range(400, sent).map((n) => ada.call("room:send", { room: "rush", payload: n })));
+    sent += acks.length;
+    passed += acks.filter((ack) => ack.success).length;
+  }
+  const allowed = burst + perSecond * (Date.now() - start + 1) / 1000;
+  assert.ok(passed >= 150 && passed <= allowed, `${passed} of ${sent} passed, ${allowed} are allowed`);
+  await until(() => ada.of("system:error").length > 0, "the complaint");
+  assert.equal(ada.of("system:error")[0].code, "RATE_LIMIT_EXCEEDED");
   assert.equal((await bob.call("room:send", { room: "rush", payload: "mine is another budget" })).success, true);
   await until(() => bob.payloads().length >= passed + 1, "what passed");
   assert.equal(bob.payloads().length, passed + 1);

@@ -55,8 +55,9 @@ export async function upgradeUnderTraffic() {
       const numbers = socket.payloads().filter((payload) => payload.who === who).map((payload) => payload.n);
       if (numbers.length > 0) assert.deepEqual(numbers, range(each - numbers[0], numbers[0]), "no loss, no duplicate, in order");
     }
-    const own = socket.payloads().filter((payload) => payload.own !== undefined).map((payload) => payload.own);
-    assert.deepEqual(own, range(20));
+    const own = () => socket.payloads().filter((payload) => payload.own !== undefined).map((payload) => payload.own);
+    await until(() => own().length >= 20, "the echoes of its own");
+    assert.deepEqual(own(), range(20));
   }
   // A sender's ack says that its own message is out; those of the others are on their way on other connections.
   for (const socket of senders) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -112,6 +113,15 @@ impl Server {
     /// Open file descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// The server closes its ends when it comes to it: a client's end of a connection is not the server's.
+    pub fn until_descriptors_are_at_most(&self, most: usize) {
+        let end = Instant::now() + crate::raw::PATIENCE;
+        while self.descriptors() > most {
+            assert!(Instant::now() < end, "{} descriptors, at most {most} are expected", self.descriptors());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub fn assert_alive(&mut self) {

@@ -238,7 +238,7 @@ fn thousands_of_bad_requests_leave_memory_and_descriptors_flat() {
     }
     let grown = server.memory_kib().saturating_sub(memory);
     assert!(grown < 4096, "{grown} KiB more after {} bad requests", 25 * shapes.len());
-    assert!(server.descriptors() <= descriptors + 8, "{} descriptors, {descriptors} before", server.descriptors());
+    server.until_descriptors_are_at_most(descriptors + 8);
     server.assert_alive();
     server.assert_no_panic();
 }
