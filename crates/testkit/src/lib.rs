@@ -18,7 +18,7 @@ pub use websocket::{Frame, WebSocket, accept_for};
 
 /// How long anything is waited for. Long, because a machine that runs many tests may stop one for seconds; reached only
 /// when a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test's body on one thread, as a worker of the gateway does.
 pub fn local<F: Future>(body: F) -> F::Output {
