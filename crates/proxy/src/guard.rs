@@ -1,10 +1,11 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::Bypass;
 use crate::inspect::{Inspector, Verdict};
 
 /// What a parser gets to see instead of a line that must not be understood: no version of HTTP has a NUL in a head, so
@@ -29,6 +30,7 @@ pub struct Guarded<S> {
     /// A body's framing is: there is nothing more to read.
     broken: bool,
     shuts_down: bool,
+    bypass: Option<Bypass>,
 }
 
 impl<S> Guarded<S> {
@@ -42,6 +44,7 @@ impl<S> Guarded<S> {
             refused: false,
             broken: false,
             shuts_down: false,
+            bypass: None,
         }
     }
 
@@ -53,6 +56,11 @@ impl<S> Guarded<S> {
     /// The stream, and what was read from it and held back.
     pub fn into_parts(self) -> (S, Bytes) {
         (self.stream, self.held.into())
+    }
+
+    /// Lets event streams that are responses on this stream be written directly; see [`crate::Exchange::bypass`].
+    pub fn with_bypass(self, bypass: Bypass) -> Self {
+        Self { bypass: Some(bypass), ..self }
     }
 
     /// The stream.
@@ -143,7 +151,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(broken()));
         }
         if this.held.is_empty() {
-            std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(()));
             }
@@ -162,6 +170,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if let Some(bypass) = &this.bypass {
+            ready!(bypass.poll_write(cx, &mut this.stream))?;
+            bypass.close();
+        }
         this.answered(buf);
         Pin::new(&mut this.stream).poll_write(cx, buf)
     }
@@ -175,6 +187,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if let Some(few) = Few::of(bufs) {
             return Pin::new(this).poll_write(cx, few.bytes());
         }
+        if let Some(bypass) = &this.bypass {
+            ready!(bypass.poll_write(cx, &mut this.stream))?;
+            bypass.close();
+        }
         this.answered(bufs.iter().map(|buf| &**buf).find(|buf| !buf.is_empty()).unwrap_or_default());
         Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
@@ -183,8 +199,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(bypass) = &this.bypass {
+            ready!(bypass.poll_write(cx, &mut this.stream))?;
+            // hyper flushes when it has written all that it had.
+            bypass.open();
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     /// hyper drops the stream right after, and closing a TCP stream says all that a shutdown would.

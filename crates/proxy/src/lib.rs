@@ -14,6 +14,7 @@
 //! Start reading at [`Forwarder::forward`].
 
 mod body;
+mod bypass;
 mod clock;
 mod exchange;
 mod flow;
@@ -32,6 +33,7 @@ mod upstream;
 mod websocket;
 
 pub use body::{Body, BodyError};
+pub use bypass::Bypass;
 pub use exchange::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 pub use forward::Forwarder;
 pub use framing::{Ambiguity, check_framing};

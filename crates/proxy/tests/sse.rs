@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -176,5 +178,52 @@ fn a_client_that_leaves_ends_the_stream_at_the_upstream() {
         while !gateway.metrics.encode().contains("tidegate_upstream_connections_open{upstream=\"backend\"} 0") {
             tokio::task::yield_now().await;
         }
+    });
+}
+
+/// Whoever takes nothing for a while gets everything afterwards, and the connection is good for another request.
+#[test]
+fn a_slow_reader_gets_every_event_in_order_and_the_end() {
+    const EVENTS: usize = 8000;
+    fn event(number: usize) -> String {
+        format!("id: {number}\ndata: {}\n\n", "x".repeat(number % 4000))
+    }
+    local(async {
+        let sent = Rc::new(Cell::new(0));
+        let progress = sent.clone();
+        let upstream = Upstream::script(move |mut peer, _, _| {
+            let sent = progress.clone();
+            async move {
+                while peer.message(false).await.is_some() {
+                    let head =
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+                    peer.send(head).await;
+                    for number in 0..EVENTS {
+                        let event = event(number);
+                        peer.send(format!("{:x}\r\n{event}\r\n", event.len())).await;
+                        sent.set(sent.get() + 1);
+                    }
+                    peer.send("0\r\n\r\n").await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        for _ in 0..2 {
+            client.send(get("/events")).await;
+            let mut before = 0;
+            // Until the sender is stopped.
+            while sent.get() == 0 || sent.get() != before {
+                before = sent.get();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            let response = client.response().await;
+            assert!(response.complete);
+            assert!(response.text() == (0..EVENTS).map(event).collect::<String>(), "every event, once, in order");
+            sent.set(0);
+        }
+        assert_eq!(gateway.ended(2).await[1].sse_events, EVENTS as u64);
+        assert_eq!(upstream.connections(), 1, "which carried both");
     });
 }

@@ -13,8 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{Metrics, RouteMetrics};
 use tidegate_proxy::{
-    Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, ServerSettings, Upstream, UpstreamSettings,
-    check_framing, error_response,
+    Bypass, Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, ServerSettings, Upstream,
+    UpstreamSettings, check_framing, error_response,
 };
 use tidegate_testkit::{PATIENCE, RawClient};
 use tidegate_types::{ErrorCode, Phase};
@@ -94,9 +94,11 @@ async fn accept(
     while let Ok((stream, client)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
         let (forwarder, upstream, route, ended) = (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
+        let bypass = Bypass::default();
+        let guarded = Guarded::new(stream).with_bypass(bypass.clone());
         let service = service_fn(move |request| {
-            let (forwarder, upstream, route, ended) =
-                (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
+            let (forwarder, upstream, route, ended, bypass) =
+                (forwarder.clone(), upstream.clone(), route.clone(), ended.clone(), bypass.clone());
             async move {
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "request-1"));
@@ -105,6 +107,7 @@ async fn accept(
                     request_id: "request-1".into(),
                     client,
                     scheme: "http",
+                    bypass: Some(bypass),
                     route,
                     on_end: Box::new(move |summary| {
                         ended.summaries.borrow_mut().push(summary);
@@ -116,7 +119,7 @@ async fn accept(
         });
         let mut builder = http1::Builder::new();
         builder.max_buf_size(64 * 1024);
-        let connection = builder.serve_connection(TokioIo::new(Guarded::new(stream)), service).with_upgrades();
+        let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
