@@ -57,11 +57,21 @@ pub fn exchange_and_finish(address: SocketAddr, bytes: &[u8]) -> Answer {
     Answer::of(&read_to_end(&mut stream))
 }
 
+/// A read with a timeout is interrupted when its process is stopped and goes on, as on a machine that pauses.
+fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 pub fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     let mut buffer = [0; 16 * 1024];
     loop {
-        match stream.read(&mut buffer) {
+        match read(stream, &mut buffer) {
             Ok(0) => return all,
             Ok(n) => all.extend_from_slice(&buffer[..n]),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -104,7 +114,7 @@ impl RawWebSocket {
             if let Some(end) = unread.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
             }
-            let n = stream.read(&mut buffer).unwrap();
+            let n = read(&mut stream, &mut buffer).unwrap();
             assert!(n > 0, "closed during the handshake: {}", String::from_utf8_lossy(&unread));
             unread.extend_from_slice(&buffer[..n]);
         };
@@ -138,7 +148,7 @@ impl RawWebSocket {
                 return Some(frame);
             }
             let mut buffer = [0; 16 * 1024];
-            match self.stream.read(&mut buffer) {
+            match read(&mut self.stream, &mut buffer) {
                 Ok(0) => return None,
                 Ok(n) => self.unread.extend_from_slice(&buffer[..n]),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
