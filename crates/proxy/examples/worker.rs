@@ -52,7 +52,6 @@ async fn serve(listen: String, address: String) {
                     request_id: "0123456789abcdef0123456789abcdef".into(),
                     client,
                     scheme: "http",
-                    bypass: None,
                     route: route.clone(),
                     on_end: Box::new(|_| {}),
                 };

@@ -8,8 +8,6 @@ use tidegate_types::{CloseReason, ErrorCode};
 
 use tidegate_metrics::RouteMetrics;
 
-use crate::Bypass;
-
 /// What the gateway knows about one request beside the request itself.
 pub struct Exchange {
     /// Sent on as `X-Request-Id`, both ways, and part of error bodies; visible ASCII.
@@ -18,8 +16,6 @@ pub struct Exchange {
     pub client: SocketAddr,
     /// `http` or `https`, for `X-Forwarded-Proto`.
     pub scheme: &'static str,
-    /// Of the connection's [`crate::Guarded`], if the request came by HTTP/1: event streams cost less that way.
-    pub bypass: Option<Bypass>,
     /// Where tunnels and event streams are counted. Requests and their duration are the caller's to count, in `on_end`.
     pub route: Arc<RouteMetrics>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.

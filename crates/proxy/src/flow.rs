@@ -9,7 +9,7 @@ use tidegate_metrics::RouteMetrics;
 use tidegate_types::{CloseReason, ErrorCode};
 
 use crate::clock::Ticks;
-use crate::{Bypass, Exchange, ExchangeKind, ExchangeSummary, OnEnd};
+use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 
 /// How far the request body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,6 @@ pub(crate) struct Flow {
     pub(crate) client: IpAddr,
     pub(crate) scheme: &'static str,
     pub(crate) route: Arc<RouteMetrics>,
-    pub(crate) bypass: Cell<Option<Bypass>>,
     on_end: Cell<Option<OnEnd>>,
     started: Instant,
     ttfb: Cell<Option<Duration>>,
@@ -96,7 +95,6 @@ impl Ending {
             client: exchange.client.ip(),
             scheme: exchange.scheme,
             route: exchange.route,
-            bypass: Cell::new(exchange.bypass),
             on_end: Cell::new(Some(exchange.on_end)),
             started: Instant::now(),
             ttfb: Cell::new(None),

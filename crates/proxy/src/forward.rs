@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{HOST, HeaderValue};
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tidegate_balance::Tried;
 use tidegate_metrics::{ConnectError, Outcome};
@@ -76,10 +76,6 @@ impl Forwarder {
         }
         let (parts, body) = request.into_parts();
         let ending = Ending::begin(exchange);
-        if parts.version != Version::HTTP_11 {
-            // No chunks for older clients.
-            ending.bypass.take();
-        }
         let request = prepare_request(parts);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
         match self.exchange(request, body, upstream, ending.flow()).await {

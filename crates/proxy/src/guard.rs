@@ -1,11 +1,10 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::Bypass;
 use crate::inspect::{Inspector, Verdict};
 
 /// What a parser gets to see instead of a line that must not be understood: no version of HTTP has a NUL in a head, so
@@ -30,7 +29,6 @@ pub struct Guarded<S> {
     /// A body's framing is: there is nothing more to read.
     broken: bool,
     shuts_down: bool,
-    bypass: Option<Bypass>,
 }
 
 impl<S> Guarded<S> {
@@ -44,7 +42,6 @@ impl<S> Guarded<S> {
             refused: false,
             broken: false,
             shuts_down: false,
-            bypass: None,
         }
     }
 
@@ -56,11 +53,6 @@ impl<S> Guarded<S> {
     /// The stream, and what was read from it and held back.
     pub fn into_parts(self) -> (S, Bytes) {
         (self.stream, self.held.into())
-    }
-
-    /// Lets event streams that are responses on this stream be written directly; see [`crate::Exchange::bypass`].
-    pub fn with_bypass(self, bypass: Bypass) -> Self {
-        Self { bypass: Some(bypass), ..self }
     }
 
     /// The stream.
@@ -151,7 +143,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             return Poll::Ready(Err(broken()));
         }
         if this.held.is_empty() {
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            std::task::ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(()));
             }
@@ -170,10 +162,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if let Some(bypass) = &this.bypass {
-            ready!(bypass.poll_write(cx, &mut this.stream))?;
-            bypass.close();
-        }
         this.answered(buf);
         Pin::new(&mut this.stream).poll_write(cx, buf)
     }
@@ -187,10 +175,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         if let Some(few) = Few::of(bufs) {
             return Pin::new(this).poll_write(cx, few.bytes());
         }
-        if let Some(bypass) = &this.bypass {
-            ready!(bypass.poll_write(cx, &mut this.stream))?;
-            bypass.close();
-        }
         this.answered(bufs.iter().map(|buf| &**buf).find(|buf| !buf.is_empty()).unwrap_or_default());
         Pin::new(&mut this.stream).poll_write_vectored(cx, bufs)
     }
@@ -199,14 +183,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if let Some(bypass) = &this.bypass {
-            ready!(bypass.poll_write(cx, &mut this.stream))?;
-            // hyper flushes when it has written all that it had.
-            bypass.open();
-        }
-        Pin::new(&mut this.stream).poll_flush(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     /// hyper drops the stream right after, and closing a TCP stream says all that a shutdown would.

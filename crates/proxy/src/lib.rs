@@ -14,7 +14,6 @@
 //! Start reading at [`Forwarder::forward`].
 
 mod body;
-mod bypass;
 mod clock;
 mod exchange;
 mod flow;
@@ -33,7 +32,6 @@ mod upstream;
 mod websocket;
 
 pub use body::{Body, BodyError};
-pub use bypass::Bypass;
 pub use exchange::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 pub use forward::Forwarder;
 pub use framing::{Ambiguity, check_framing};

@@ -1,6 +1,6 @@
 //! Event streams on their way through: passed on chunk by chunk, counted, and ended politely when the gateway drains.
 
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -8,14 +8,11 @@ use tidegate_types::CloseReason;
 use tidegate_wire::sse::EventScanner;
 
 use crate::body::{Step, UpstreamBody};
-use crate::{BodyError, Bypass, ExchangeKind};
+use crate::{BodyError, ExchangeKind};
 
 /// Clients are told to come back after 1 to 5 s, each at another time.
 const RETRY_MIN_MS: u64 = 1000;
 const RETRY_SPREAD_MS: u64 = 4001;
-
-/// What goes around hyper before it is flushed.
-const BYPASSED_PER_TURN: usize = 64 * 1024;
 
 /// A `text/event-stream` response.
 #[derive(Debug)]
@@ -24,8 +21,6 @@ pub(crate) struct EventStream {
     scanner: EventScanner,
     /// The length was announced: nothing can be put in, and the end cannot come early.
     sized: bool,
-    /// Once hyper has sent the head.
-    bypass: Option<Bypass>,
 }
 
 type Polled = Option<Result<Frame<Bytes>, BodyError>>;
@@ -37,39 +32,22 @@ impl EventStream {
         flow.route.sse_streams.inc();
         flow.route.sse_streams_open.inc();
         let sized = body.size_hint().exact().is_some();
-        let bypass = flow.bypass.take().filter(|_| !sized);
-        if let Some(bypass) = &bypass {
-            bypass.close();
-        }
-        Self { body, scanner: EventScanner::new(), sized, bypass }
+        Self { body, scanner: EventScanner::new(), sized }
     }
 
     /// Each chunk is passed on at once. Gathering those that come together was tried: waiting a turn for the next one cost
     /// more than the writes that it saved.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Polled> {
-        if self.bypass.as_ref().is_some_and(|bypass| !bypass.is_empty()) {
-            // The client does not take it; when it does, we are asked again.
-            return Poll::Pending;
-        }
-        let around = self.bypass.as_ref().is_some_and(Bypass::is_clear);
-        let mut passed = 0;
-        loop {
-            let Step::Frame(frame) = ready!(self.body.poll_unless_drained(cx)) else { return self.drain() };
-            let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) else {
-                return Poll::Ready(frame);
-            };
-            self.count(data);
-            let Some(bypass) = &self.bypass else { return Poll::Ready(frame) };
-            if !around {
-                bypass.close();
-                return Poll::Ready(frame);
+        match std::task::ready!(self.body.poll_unless_drained(cx)) {
+            Step::Frame(frame) => {
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    self.count(data);
+                }
+                Poll::Ready(frame)
             }
-            bypass.push(data);
-            passed += data.len();
-            if passed >= BYPASSED_PER_TURN {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+            Step::Drain => self.drain(),
         }
     }
 

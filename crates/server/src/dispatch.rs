@@ -142,7 +142,6 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
         request_id: worker.ids.of(request.headers()),
         client: held.slot.client,
         scheme: "http",
-        bypass: Some(held.slot.bypass.clone()),
         route: route.metrics.clone(),
         on_end: Box::new(move |summary| {
             place.idle();

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use slab::Slab;
 use tidegate_metrics::Gauge;
-use tidegate_proxy::Bypass;
 
 /// How patient to be with clients between exchanges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +38,6 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub client: SocketAddr,
-    /// For event streams on it.
-    pub bypass: Bypass,
     state: Cell<State>,
     cut: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -135,7 +132,6 @@ impl Slots {
     pub fn open(self: &Rc<Self>, client: SocketAddr) -> Held {
         let slot = Rc::new(Slot {
             client,
-            bypass: Bypass::default(),
             state: Cell::new(State::First(self.tick.get())),
             cut: Cell::new(false),
             waker: RefCell::default(),

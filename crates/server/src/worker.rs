@@ -211,7 +211,7 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, client: std::net::Soc
         crate::dispatch::handle(service_worker.clone(), serving.clone(), site.clone(), request)
     });
     // The guard sees the bytes themselves, which hyper's parser would quietly repair.
-    let io = TokioIo::new(Guarded::new(stream).with_bypass(slot.bypass.clone()));
+    let io = TokioIo::new(Guarded::new(stream));
     let mut conn = pin!(worker.http.serve_connection(io, service).with_upgrades());
     let mut leaving = false;
     let result = std::future::poll_fn(|cx| {

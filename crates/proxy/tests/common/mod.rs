@@ -13,8 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{Metrics, RouteMetrics};
 use tidegate_proxy::{
-    Bypass, Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, ServerSettings, Upstream,
-    UpstreamSettings, check_framing, error_response,
+    Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, ServerSettings, Upstream, UpstreamSettings,
+    check_framing, error_response,
 };
 use tidegate_testkit::{PATIENCE, RawClient};
 use tidegate_types::{ErrorCode, Phase};
@@ -94,11 +94,9 @@ async fn accept(
     while let Ok((stream, client)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
         let (forwarder, upstream, route, ended) = (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
-        let bypass = Bypass::default();
-        let guarded = Guarded::new(stream).with_bypass(bypass.clone());
         let service = service_fn(move |request| {
-            let (forwarder, upstream, route, ended, bypass) =
-                (forwarder.clone(), upstream.clone(), route.clone(), ended.clone(), bypass.clone());
+            let (forwarder, upstream, route, ended) =
+                (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
             async move {
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "request-1"));
@@ -107,7 +105,6 @@ async fn accept(
                     request_id: "request-1".into(),
                     client,
                     scheme: "http",
-                    bypass: Some(bypass),
                     route,
                     on_end: Box::new(move |summary| {
                         ended.summaries.borrow_mut().push(summary);
@@ -119,7 +116,7 @@ async fn accept(
         });
         let mut builder = http1::Builder::new();
         builder.max_buf_size(64 * 1024);
-        let connection = builder.serve_connection(TokioIo::new(guarded), service).with_upgrades();
+        let connection = builder.serve_connection(TokioIo::new(Guarded::new(stream)), service).with_upgrades();
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
