@@ -6,6 +6,9 @@ use bytes::Bytes;
 use tidegate_types::Publication;
 use tidegate_wire::{socket_io, sse, websocket};
 
+/// The most bytes of a frame's header without a mask (RFC 6455 section 5.2).
+const MOST_HEADER: usize = 10;
+
 /// A publication with its bytes for each transport, each encoded once, by whoever needs it first.
 pub(crate) struct Encoded {
     publication: Arc<Publication>,
@@ -47,7 +50,11 @@ impl Encoded {
 
     fn packet(&self, prefix: &[u8]) -> Vec<u8> {
         let publication = &*self.publication;
-        let offset = publication.session_offset().map(|offset| offset.to_string());
+        let offset = publication.session_offset().map(|offset| {
+            let mut text = Vec::with_capacity(40);
+            offset.push(&mut text);
+            String::from_utf8(text).unwrap_or_default()
+        });
         let data = std::str::from_utf8(&publication.data).unwrap_or_default();
         let mut packet = Vec::with_capacity(data.len() + 96);
         packet.extend_from_slice(prefix);
@@ -65,15 +72,20 @@ impl Encoded {
     /// Complete WebSocket frames: the packet, then its attachments.
     pub fn frames(&self) -> &Bytes {
         self.frames.get_or_init(|| {
-            let packet = self.packet(b"4");
-            let mut out = Vec::with_capacity(packet.len() + 16);
-            websocket::encode_header(&mut out, websocket::Opcode::Text, true, packet.len() as u64);
-            out.extend_from_slice(&packet);
+            // The packet is built where it stays: behind room for its header, whose size depends on its own.
+            let mut out = self.packet(b"\0\0\0\0\0\0\0\0\0\x004");
+            let mut header = Vec::with_capacity(MOST_HEADER);
+            let length = (out.len() - MOST_HEADER) as u64;
+            websocket::encode_header(&mut header, websocket::Opcode::Text, true, length);
+            let start = MOST_HEADER - header.len();
+            if let Some(place) = out.get_mut(start..MOST_HEADER) {
+                place.copy_from_slice(&header);
+            }
             for attachment in self.publication.attachments.iter() {
                 websocket::encode_header(&mut out, websocket::Opcode::Binary, true, attachment.len() as u64);
                 out.extend_from_slice(attachment);
             }
-            out.into()
+            Bytes::from(out).slice(start..)
         })
     }
 

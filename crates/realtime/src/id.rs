@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use tidegate_types::Millis;
+use tidegate_types::{Millis, push_hex};
 
 /// Unguessable bytes from the operating system.
 ///
@@ -41,6 +41,10 @@ impl MessageIds {
     /// 32 hexadecimal digits: time, process, counter.
     pub fn next(&self, now: Millis) -> String {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
-        format!("{:012x}{:012x}{:08x}", now & 0xffff_ffff_ffff, self.node & 0xffff_ffff_ffff, count & 0xffff_ffff)
+        let mut id = Vec::with_capacity(32);
+        push_hex(&mut id, now & 0xffff_ffff_ffff, 12);
+        push_hex(&mut id, self.node & 0xffff_ffff_ffff, 12);
+        push_hex(&mut id, count & 0xffff_ffff, 8);
+        String::from_utf8(id).unwrap_or_default()
     }
 }

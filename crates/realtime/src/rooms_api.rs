@@ -12,9 +12,9 @@ use tidegate_auth::RoomAction;
 use tidegate_hub::{JoinError, Message, PresenceChange};
 use tidegate_metrics::{EventLabel, RateLimit};
 use tidegate_types::{
-    Class, CloseReason, EventName, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName, Status,
+    Class, CloseReason, EventName, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName, Status, push_number,
 };
-use tidegate_wire::socket_io;
+use tidegate_wire::{socket_io, write_string};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use crate::connection::{Conn, Socket};
@@ -376,18 +376,18 @@ fn room_leave(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
 
 /// The JSON of `room:message`.
 pub(crate) fn message_data(id: &str, room: &RoomName, from: &str, payload: &str, now: Millis) -> Bytes {
-    let mut data = String::with_capacity(payload.len() + 160);
-    data.push_str(r#"{"id":""#);
-    data.push_str(id);
-    data.push_str(r#"","room":"#);
-    data.push_str(&quoted(room.as_str()));
-    data.push_str(r#","from":"#);
-    data.push_str(&quoted(from));
-    data.push_str(r#","payload":"#);
-    data.push_str(payload);
-    data.push_str(r#","timestamp":"#);
-    data.push_str(itoa::Buffer::new().format(now));
-    data.push('}');
+    let mut data = Vec::with_capacity(payload.len() + 160);
+    data.extend_from_slice(br#"{"id":""#);
+    data.extend_from_slice(id.as_bytes());
+    data.extend_from_slice(br#"","room":"#);
+    write_string(&mut data, room.as_str());
+    data.extend_from_slice(br#","from":"#);
+    write_string(&mut data, from);
+    data.extend_from_slice(br#","payload":"#);
+    data.extend_from_slice(payload.as_bytes());
+    data.extend_from_slice(br#","timestamp":"#);
+    push_number(&mut data, now);
+    data.push(b'}');
     data.into()
 }
 
@@ -457,7 +457,11 @@ impl Answer {
     }
 
     fn sent(&self) {
-        self.ack(&format!(r#"{{"success":true,"messageId":"{}"}}"#, self.id));
+        let mut data = String::with_capacity(64);
+        data.push_str(r#"{"success":true,"messageId":""#);
+        data.push_str(&self.id);
+        data.push_str("\"}");
+        self.ack(&data);
     }
 
     fn refused(&self, refusal: &Refusal) {

@@ -3,6 +3,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::{push_hex, push_number};
+
 /// Names one life of a counter. It changes when the counter's history is lost, so that a number of one life is never
 /// taken for a number of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +72,15 @@ impl FromStr for Position {
     }
 }
 
+impl SessionOffset {
+    /// Appends the text form; it is part of every recoverable message.
+    pub fn push(&self, out: &mut Vec<u8>) {
+        push_hex(out, self.epoch.0, 0);
+        out.push(b'.');
+        push_number(out, self.seq);
+    }
+}
+
 impl fmt::Display for SessionOffset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.epoch, self.seq)
@@ -115,6 +126,9 @@ mod tests {
             prop_assert_eq!(position.to_string().parse(), Ok(position));
             let offset = SessionOffset { epoch: Epoch(epoch), seq: offset };
             prop_assert_eq!(offset.to_string().parse(), Ok(offset));
+            let mut text = Vec::new();
+            offset.push(&mut text);
+            prop_assert_eq!(text, offset.to_string().into_bytes());
         }
 
         #[test]

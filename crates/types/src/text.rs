@@ -9,7 +9,7 @@ pub fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
                 if place > 0 {
                     out.push(b'.');
                 }
-                push_number(out, u32::from(octet));
+                push_number(out, octet);
             }
         }
         IpAddr::V6(ip) => {
@@ -25,7 +25,7 @@ pub fn push_socket_address(out: &mut Vec<u8>, address: SocketAddr) {
         SocketAddr::V4(address) => {
             push_ip(out, IpAddr::V4(*address.ip()));
             out.push(b':');
-            push_number(out, u32::from(address.port()));
+            push_number(out, address.port());
         }
         SocketAddr::V6(address) => {
             let _ = write!(out, "{address}");
@@ -33,8 +33,10 @@ pub fn push_socket_address(out: &mut Vec<u8>, address: SocketAddr) {
     }
 }
 
-fn push_number(out: &mut Vec<u8>, number: u32) {
-    let mut digits = [0; 10];
+/// Appends a number in decimal.
+pub fn push_number(out: &mut Vec<u8>, number: impl Into<u64>) {
+    let number = number.into();
+    let mut digits = [0; 20];
     let mut at = digits.len();
     let mut left = number;
     for (place, digit) in digits.iter_mut().enumerate().rev() {
@@ -48,9 +50,34 @@ fn push_number(out: &mut Vec<u8>, number: u32) {
     out.extend_from_slice(digits.get(at..).unwrap_or_default());
 }
 
+/// Appends a number in lower-case hexadecimal, with zeros in front up to `digits`.
+pub fn push_hex(out: &mut Vec<u8>, number: u64, digits: u32) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let needed = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+    for _ in needed..digits {
+        out.push(b'0');
+    }
+    for place in (0..needed).rev() {
+        out.push(HEX.get((number >> (4 * place)) as usize & 0xf).copied().unwrap_or(b'0'));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_look_as_they_display() {
+        for number in [0, 9, 10, 0xf, 0x10, 12_345, 0xfff_ffff, u64::from(u32::MAX), u64::MAX] {
+            let (mut decimal, mut hex, mut padded) = (Vec::new(), Vec::new(), Vec::new());
+            push_number(&mut decimal, number);
+            push_hex(&mut hex, number, 0);
+            push_hex(&mut padded, number, 12);
+            assert_eq!(String::from_utf8(decimal).unwrap(), number.to_string());
+            assert_eq!(String::from_utf8(hex).unwrap(), format!("{number:x}"));
+            assert_eq!(String::from_utf8(padded).unwrap(), format!("{number:012x}"));
+        }
+    }
 
     #[test]
     fn addresses_look_as_they_display() {

@@ -242,7 +242,7 @@ fn plain(bytes: &[u8]) -> usize {
 }
 
 /// Appends a JSON string.
-pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     if plain(text.as_bytes()) == text.len() {
         out.extend_from_slice(text.as_bytes());

@@ -19,3 +19,5 @@ mod json;
 pub mod socket_io;
 pub mod sse;
 pub mod websocket;
+
+pub use json::write_string;
