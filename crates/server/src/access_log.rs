@@ -175,6 +175,7 @@ impl Drop for Lines {
 }
 
 fn format(out: &mut Vec<u8>, entry: &Entry<'_>, timestamp: &str) {
+    out.reserve(512);
     let mut line = Object::begin(out);
     line.raw_text("ts", timestamp);
     line.raw_text("level", if entry.status >= 500 { "error" } else { "info" });

@@ -50,16 +50,17 @@ pub fn push_number(out: &mut Vec<u8>, number: impl Into<u64>) {
     out.extend_from_slice(digits.get(at..).unwrap_or_default());
 }
 
-/// Appends a number in lower-case hexadecimal, with zeros in front up to `digits`.
+/// Appends a number in lower-case hexadecimal, with zeros in front up to `digits`, at most 16.
 pub fn push_hex(out: &mut Vec<u8>, number: u64, digits: u32) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let needed = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
-    for _ in needed..digits {
-        out.push(b'0');
+    let needed = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1).max(digits).min(16) as usize;
+    let mut text = [b'0'; 16];
+    let mut left = number;
+    for digit in text.iter_mut().rev() {
+        *digit = HEX.get(left as usize & 0xf).copied().unwrap_or(b'0');
+        left >>= 4;
     }
-    for place in (0..needed).rev() {
-        out.push(HEX.get((number >> (4 * place)) as usize & 0xf).copied().unwrap_or(b'0'));
-    }
+    out.extend_from_slice(text.get(text.len() - needed..).unwrap_or_default());
 }
 
 #[cfg(test)]
