@@ -147,14 +147,16 @@ impl Found {
                 | "proxy"
                 | "proxy-authorization"
                 | "proxy-authenticate" => found.hop_by_hop = true,
-                "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-real-ip" | "x-request-id" => {
-                    found.forwarded = true;
-                }
-                _ => {}
+                name => found.forwarded |= is_origin(name),
             }
         }
         found
     }
+}
+
+/// Whether a field tells the upstream who asked and how, which is ours to say.
+pub(crate) fn is_origin(name: &str) -> bool {
+    matches!(name, "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-real-ip" | "x-request-id")
 }
 
 pub(crate) fn add_request_id(headers: &mut HeaderMap, request_id: &str) {

@@ -188,6 +188,10 @@ async fn shake(
     let mut head =
         std::future::poll_fn(|cx| forwarder.poll_head(&mut connection, &mut sending, &request.parts.method, cx))
             .await?;
+    if !sending.is_done() {
+        // An answer to half a handshake: no tunnel comes of it, and nothing else may go this way.
+        head.reusable = false;
+    }
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         prepare_response(&mut head.response).map_err(|_| Failure::Invalid)?;
         return Ok(Shaken::Refused(head, connection));
@@ -196,7 +200,11 @@ async fn shake(
     let headers = response.headers();
     let accepted = single(headers, &SEC_WEBSOCKET_ACCEPT)
         .is_some_and(|accept| *accept == *accept_key(key.to_str().unwrap_or_default()));
-    if !accepted || !has_token(headers, &UPGRADE, "websocket") || !has_token(headers, &CONNECTION, "upgrade") {
+    if !sending.is_done()
+        || !accepted
+        || !has_token(headers, &UPGRADE, "websocket")
+        || !has_token(headers, &CONNECTION, "upgrade")
+    {
         return Err(Failure::Invalid);
     }
     let (stream, read, open) = connection.into_stream().ok_or(Failure::Reset)?;

@@ -233,7 +233,7 @@ fn trailers_pass_both_ways() {
             .await
             .request(
                 "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: te\r\nTrailer: x-mine\r\n\
-                 Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Mine: 8\r\n\r\n",
+                 Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Mine: 8\r\nX-Real-IP: 6.6.6.6\r\nHost: b\r\n\r\n",
             )
             .await;
         assert_eq!(upstream.requests()[0].trailers, [("x-mine".to_owned(), "8".to_owned())]);
@@ -391,5 +391,27 @@ fn a_client_that_goes_away_ends_the_upstream_request() {
         tidegate_testkit::patiently("the upstream connection's end", gone.recv()).await.unwrap();
         let summary = &gateway.ended(1).await[0];
         assert_eq!((summary.status, summary.reason), (499, CloseReason::TransportClosed));
+    });
+}
+
+/// What is still being sent is not the next request's beginning.
+#[test]
+fn a_connection_whose_response_came_before_the_whole_request_is_not_used_again() {
+    local(async {
+        let upstream = Upstream::script(|mut peer, _, requests| async move {
+            while let Some(head) = peer.head().await {
+                requests.record(head);
+                peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            }
+        })
+        .await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut early = gateway.client().await;
+        early.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf").await;
+        assert_eq!(early.response().await.text(), "ok", "before the client has sent its body");
+        assert_eq!(gateway.client().await.request(get("/")).await.text(), "ok");
+        assert_eq!(upstream.connections(), 2);
+        let retries: Vec<u8> = gateway.ended(2).await.iter().map(|summary| summary.retries).collect();
+        assert_eq!(retries, [0, 0], "it was not even tried");
     });
 }

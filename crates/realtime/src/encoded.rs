@@ -9,6 +9,13 @@ use tidegate_wire::{socket_io, sse, websocket};
 /// The most bytes of a frame's header without a mask (RFC 6455 section 5.2).
 const MOST_HEADER: usize = 10;
 
+/// Room for a header, and the Engine.IO packet type "message".
+const FRAME_START: [u8; MOST_HEADER + 1] = {
+    let mut start = [0; MOST_HEADER + 1];
+    start[MOST_HEADER] = b'4';
+    start
+};
+
 /// A publication with its bytes for each transport, each encoded once, by whoever needs it first.
 pub(crate) struct Encoded {
     publication: Arc<Publication>,
@@ -73,7 +80,7 @@ impl Encoded {
     pub fn frames(&self) -> &Bytes {
         self.frames.get_or_init(|| {
             // The packet is built where it stays: behind room for its header, whose size depends on its own.
-            let mut out = self.packet(b"\0\0\0\0\0\0\0\0\0\x004");
+            let mut out = self.packet(&FRAME_START);
             let mut header = Vec::with_capacity(MOST_HEADER);
             let length = (out.len() - MOST_HEADER) as u64;
             websocket::encode_header(&mut header, websocket::Opcode::Text, true, length);

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use tidegate_types::{Millis, push_hex};
+use tidegate_types::{Millis, hex};
 
 /// Unguessable bytes from the operating system.
 ///
@@ -42,9 +42,9 @@ impl MessageIds {
     pub fn next(&self, now: Millis) -> String {
         let count = self.next.fetch_add(1, Ordering::Relaxed);
         let mut id = Vec::with_capacity(32);
-        push_hex(&mut id, now & 0xffff_ffff_ffff, 12);
-        push_hex(&mut id, self.node & 0xffff_ffff_ffff, 12);
-        push_hex(&mut id, count & 0xffff_ffff, 8);
+        id.extend_from_slice(&hex::<12>(now));
+        id.extend_from_slice(&hex::<12>(self.node));
+        id.extend_from_slice(&hex::<8>(count));
         String::from_utf8(id).unwrap_or_default()
     }
 }

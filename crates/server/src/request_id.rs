@@ -2,6 +2,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName};
+use tidegate_types::hex;
 
 /// The header that carries a request's id, both ways.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -35,15 +36,12 @@ impl RequestIds {
 
     /// A new id.
     pub fn make(&self) -> Rc<str> {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let count = self.next.get();
         self.next.set(count.wrapping_add(1));
-        // 8 digits of the worker, 12 of the count.
-        let id = u128::from(self.worker) << 48 | u128::from(count & 0xffff_ffff_ffff);
         let mut text = [0; 20];
-        for (place, byte) in text.iter_mut().rev().enumerate() {
-            *byte = HEX.get((id >> (4 * place)) as usize & 0xf).copied().unwrap_or(b'0');
-        }
+        let (worker, rest) = text.split_at_mut(8);
+        worker.copy_from_slice(&hex::<8>(u64::from(self.worker)));
+        rest.copy_from_slice(&hex::<12>(count));
         std::str::from_utf8(&text).unwrap_or_default().into()
     }
 }

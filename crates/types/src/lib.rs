@@ -17,7 +17,7 @@ pub use name::{EventName, InvalidName, Namespace, RoomKey, RoomName, SpaceKey, T
 pub use position::{Epoch, InvalidPosition, Position, SessionOffset};
 pub use presence::{InvalidStatus, PresenceInfo, Status};
 pub use publication::{Class, Publication};
-pub use text::{push_hex, push_ip, push_number, push_socket_address};
+pub use text::{hex, push_hex, push_ip, push_number, push_socket_address};
 
 /// Milliseconds since the Unix epoch. Pure crates never read a clock; the time comes in as an argument of this type.
 pub type Millis = u64;

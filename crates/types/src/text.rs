@@ -35,32 +35,26 @@ pub fn push_socket_address(out: &mut Vec<u8>, address: SocketAddr) {
 
 /// Appends a number in decimal.
 pub fn push_number(out: &mut Vec<u8>, number: impl Into<u64>) {
-    let number = number.into();
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    let mut left = number;
-    for (place, digit) in digits.iter_mut().enumerate().rev() {
-        *digit = b'0' + (left % 10) as u8;
-        left /= 10;
-        at = place;
-        if left == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(at..).unwrap_or_default());
+    out.extend_from_slice(itoa::Buffer::new().format(number.into()).as_bytes());
 }
 
 /// Appends a number in lower-case hexadecimal, with zeros in front up to `digits`, at most 16.
 pub fn push_hex(out: &mut Vec<u8>, number: u64, digits: u32) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let needed = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1).max(digits).min(16) as usize;
-    let mut text = [b'0'; 16];
+    let text: [u8; 16] = hex(number);
+    out.extend_from_slice(text.get(text.len() - needed..).unwrap_or_default());
+}
+
+/// The last `N` lower-case hexadecimal digits of a number, with zeros in front.
+pub fn hex<const N: usize>(number: u64) -> [u8; N] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'0'; N];
     let mut left = number;
     for digit in text.iter_mut().rev() {
         *digit = HEX.get(left as usize & 0xf).copied().unwrap_or(b'0');
         left >>= 4;
     }
-    out.extend_from_slice(text.get(text.len() - needed..).unwrap_or_default());
+    text
 }
 
 #[cfg(test)]

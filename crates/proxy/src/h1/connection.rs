@@ -1,12 +1,12 @@
 use std::cell::RefCell;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::Method;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -138,8 +138,8 @@ impl Connection {
         }
     }
 
-    /// Up to `limit` further bytes, or none at the end of the connection. Large reads go to memory of their own, smaller ones
-    /// through the worker's buffer. What comes beyond `limit` is kept.
+    /// Up to `limit` further bytes, or none at the end of the connection. They take no more memory than they are many, however
+    /// many wait for a slow client. What comes beyond `limit` is kept.
     pub(crate) fn poll_bytes(
         &mut self,
         cx: &mut Context<'_>,
@@ -149,11 +149,6 @@ impl Connection {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         if self.rest.is_empty() {
             let mut buffer = buffer.borrow_mut();
-            if limit >= buffer.len() && limit != usize::MAX {
-                let mut bytes = BytesMut::with_capacity(buffer.len());
-                ready!(self.poll_read_into(cx, &mut bytes))?;
-                return Poll::Ready(Ok(bytes.freeze()));
-            }
             let count = ready!(self.poll_read(cx, &mut buffer))?;
             self.rest = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
         }
@@ -191,13 +186,6 @@ impl Connection {
             Stream::Reading(stream) => ready!(Pin::new(stream).poll_read(cx, &mut read))?,
         }
         Poll::Ready(Ok(read.filled().len()))
-    }
-
-    fn poll_read_into(&mut self, cx: &mut Context<'_>, bytes: &mut BytesMut) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Whole(stream) => pin!(stream.read_buf(bytes)).poll(cx),
-            Stream::Reading(stream) => pin!(stream.read_buf(bytes)).poll(cx),
-        }
     }
 }
 

@@ -4,14 +4,17 @@ use std::io::{self, IoSlice};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, TRANSFER_ENCODING};
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, TE, TRAILER, TRANSFER_ENCODING,
+    UPGRADE,
+};
 use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
 
 use super::connection::{Connection, poll_write};
 use crate::body::RequestBody;
 use crate::flow::Flow;
-use crate::headers::Prepared;
+use crate::headers::{Prepared, is_origin};
 
 /// A request that is being sent: what the socket has not taken yet, and the body behind it.
 #[derive(Debug)]
@@ -116,8 +119,7 @@ impl Sending {
         }
         let mut last = b"0\r\n".to_vec();
         for (name, value) in trailers.iter().flat_map(HeaderMap::iter) {
-            // RFC 9110 section 6.5.1: what frames or routes a message cannot come behind it.
-            if ![CONTENT_LENGTH, TRANSFER_ENCODING, HOST].contains(name) {
+            if may_trail(name) {
                 write_field(&mut last, name.as_str(), value.as_bytes());
             }
         }
@@ -142,6 +144,13 @@ impl Sending {
         }
         Poll::Ready(Ok(written))
     }
+}
+
+/// What frames or routes a message, or says who sent it, cannot come behind it: a server that takes trailers for header
+/// fields would believe it (RFC 9110 section 6.5.1).
+fn may_trail(name: &HeaderName) -> bool {
+    ![AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+        && !is_origin(name.as_str())
 }
 
 fn write_head(out: &mut Vec<u8>, request: &Prepared, flow: &Flow, chunked: bool) {
