@@ -145,13 +145,15 @@ catalogue! {
         "Client connections open, tunnels included";
     http_requests: Family<RequestLabels, Counter> = "tidegate_http_requests_total", "requests",
         "Requests answered, counted when the response has ended";
-    http_request_duration_seconds: Family<RouteLabels, Histogram<SecondsBuckets>> =
+    http_request_duration_seconds: Family<LatencyLabels, Histogram<SecondsBuckets>> =
         "tidegate_http_request_duration_seconds", "seconds",
         "Time from a request's head to the end of its response, without tunnels and event streams";
+    http_ttfb_seconds: Family<LatencyLabels, Histogram<SecondsBuckets>> = "tidegate_http_ttfb_seconds", "seconds",
+        "Time from a request's head to that of its response; of a tunnel (1xx), its handshake";
     bad_requests: Family<BadRequestLabels, Counter> = "tidegate_bad_requests_total", "requests",
         "Requests refused as malformed or ambiguous";
     log_lines_dropped: Counter = "tidegate_log_lines_dropped_total", "lines",
-        "Lines of the access log that were dropped because its target could not keep up";
+        "Lines of the access log that were lost because a target could not keep up or could not be written";
     tunnels_open: Family<RouteLabels, Gauge> = "tidegate_tunnels_open", "tunnels",
         "WebSocket tunnels open";
     tunnels: Family<RouteLabels, Counter> = "tidegate_tunnels_total", "tunnels",
@@ -178,6 +180,12 @@ catalogue! {
         "Connections to an upstream's servers, idle ones included";
     upstream_connections_idle: Family<UpstreamLabels, Gauge> = "tidegate_upstream_connections_idle", "connections",
         "Idle connections kept for reuse";
+    upstream_connect_seconds: Family<UpstreamLabels, Histogram<SecondsBuckets>> =
+        "tidegate_upstream_connect_seconds", "seconds",
+        "Time until a new connection to a server stood, name resolution included";
+    upstream_header_seconds: Family<UpstreamLabels, Histogram<SecondsBuckets>> =
+        "tidegate_upstream_header_seconds", "seconds",
+        "Time from the begin of an attempt, connecting included, to the head of the server's response";
 
     // Process.
     build_info: Family<BuildLabels, Gauge> = "tidegate_build_info", "none",

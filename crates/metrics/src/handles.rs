@@ -9,8 +9,13 @@ use crate::{Counter, Family, Gauge, Histogram, Metrics, MillisBuckets, SecondsBu
 #[derive(Debug)]
 pub struct RouteMetrics {
     requests: [Counter; StatusClass::COUNT],
-    /// Seconds from a request's head to the end of its response; not for tunnels and event streams.
-    pub duration_seconds: Histogram<SecondsBuckets>,
+    /// Made when first asked for: most routes answer with two or three classes of status.
+    duration_seconds: [OnceLock<Histogram<SecondsBuckets>>; StatusClass::COUNT],
+    ttfb_seconds: [OnceLock<Histogram<SecondsBuckets>>; StatusClass::COUNT],
+    http_request_duration_seconds: Family<LatencyLabels, Histogram<SecondsBuckets>>,
+    http_ttfb_seconds: Family<LatencyLabels, Histogram<SecondsBuckets>>,
+    /// The route's and the upstream's.
+    names: (Name, Name),
     /// Tunnels open.
     pub tunnels_open: Gauge,
     /// Tunnels opened.
@@ -30,7 +35,7 @@ pub struct RouteMetrics {
 }
 
 impl RouteMetrics {
-    pub(crate) fn new(metrics: &Metrics, route: Name) -> Self {
+    pub(crate) fn new(metrics: &Metrics, route: Name, upstream: Name) -> Self {
         let labels = RouteLabels { route: route.clone() };
         let bytes = |direction| {
             metrics.tunnel_bytes.get_or_create_owned(&RouteDirectionLabels { route: route.clone(), direction })
@@ -39,7 +44,11 @@ impl RouteMetrics {
             requests: each(StatusClass::ALL, |status_class| {
                 metrics.http_requests.get_or_create_owned(&RequestLabels { route: route.clone(), status_class })
             }),
-            duration_seconds: metrics.http_request_duration_seconds.get_or_create_owned(&labels),
+            duration_seconds: std::array::from_fn(|_| OnceLock::new()),
+            ttfb_seconds: std::array::from_fn(|_| OnceLock::new()),
+            http_request_duration_seconds: metrics.http_request_duration_seconds.clone(),
+            http_ttfb_seconds: metrics.http_ttfb_seconds.clone(),
+            names: (route.clone(), upstream),
             tunnels_open: metrics.tunnels_open.get_or_create_owned(&labels),
             tunnels: metrics.tunnels.get_or_create_owned(&labels),
             tunnel_bytes_to_upstream: bytes(Direction::ToUpstream),
@@ -60,6 +69,23 @@ impl RouteMetrics {
     pub fn answered(&self, status: u16) {
         self.requests(StatusClass::of(status)).inc();
     }
+
+    /// Seconds from a request's head to the end of its response; not for tunnels and event streams.
+    pub fn duration_seconds(&self, class: StatusClass) -> &Histogram<SecondsBuckets> {
+        at(&self.duration_seconds, class as usize)
+            .get_or_init(|| self.http_request_duration_seconds.get_or_create_owned(&self.latency(class)))
+    }
+
+    /// Seconds from a request's head to that of its response; of a tunnel (`1xx`), its handshake.
+    pub fn ttfb_seconds(&self, class: StatusClass) -> &Histogram<SecondsBuckets> {
+        at(&self.ttfb_seconds, class as usize)
+            .get_or_init(|| self.http_ttfb_seconds.get_or_create_owned(&self.latency(class)))
+    }
+
+    fn latency(&self, status_class: StatusClass) -> LatencyLabels {
+        let (route, upstream) = self.names.clone();
+        LatencyLabels { route, upstream, status_class }
+    }
 }
 
 /// The counters of one upstream.
@@ -71,6 +97,10 @@ pub struct UpstreamMetrics {
     pub connections_open: Gauge,
     /// Connections idle.
     pub connections_idle: Gauge,
+    /// Seconds until a new connection stood.
+    pub connect_seconds: Histogram<SecondsBuckets>,
+    /// Seconds from the begin of an attempt to the head of its response.
+    pub header_seconds: Histogram<SecondsBuckets>,
 }
 
 impl UpstreamMetrics {
@@ -80,6 +110,8 @@ impl UpstreamMetrics {
             retries: metrics.upstream_retries.get_or_create_owned(&labels),
             connections_open: metrics.upstream_connections_open.get_or_create_owned(&labels),
             connections_idle: metrics.upstream_connections_idle.get_or_create_owned(&labels),
+            connect_seconds: metrics.upstream_connect_seconds.get_or_create_owned(&labels),
+            header_seconds: metrics.upstream_header_seconds.get_or_create_owned(&labels),
         }
     }
 }

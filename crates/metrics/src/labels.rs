@@ -383,6 +383,15 @@ labels! {
         /// The class of the status.
         status_class "status_class": StatusClass,
     }
+    /// `{route,upstream,status_class}`
+    LatencyLabels {
+        /// The route.
+        route "route": Name,
+        /// The upstream of the route.
+        upstream "upstream": Name,
+        /// The class of the status.
+        status_class "status_class": StatusClass,
+    }
     /// `{route}`
     RouteLabels {
         /// The route.
@@ -462,7 +471,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         ("status_class", of!(StatusClass)),
         ("tenant", format!("The token's tenant; after {} distinct ones, `other`.", crate::MAX_TENANTS)),
         ("type", format!("Of a rate limit: {}. Of an error: what failed.", of!(RateLimit))),
-        ("upstream", "The upstream's name in the config.".to_owned()),
+        ("upstream", "The upstream's name in the config; `none` for a route without one.".to_owned()),
         ("version", "The version of Tidegate.".to_owned()),
     ]
 }

@@ -101,9 +101,14 @@ impl Metrics {
         metrics
     }
 
-    /// The handles of a route. `name` comes from the config.
+    /// The handles of a route that is answered here. `name` comes from the config.
     pub fn route(&self, name: &str) -> Arc<RouteMetrics> {
-        Arc::new(RouteMetrics::new(self, Name::new(name)))
+        self.route_to(name, "none")
+    }
+
+    /// The handles of a route to an upstream. Both names come from the config.
+    pub fn route_to(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
+        Arc::new(RouteMetrics::new(self, Name::new(name), Name::new(upstream)))
     }
 
     /// The handles of an upstream. `name` comes from the config.

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use tidegate_metrics::{CATALOGUE, ConnectError, DropReason, EventLabel, Metrics, Outcome, ProcessStats, markdown};
+use tidegate_metrics::{
+    CATALOGUE, ConnectError, DropReason, EventLabel, Metrics, Outcome, ProcessStats, StatusClass, markdown,
+};
 use tidegate_types::{CloseReason, TenantId};
 
 #[derive(Debug)]
@@ -111,9 +113,12 @@ fn used() -> std::sync::Arc<Metrics> {
     acme.dropped(DropReason::OutboxFull).inc();
     acme.disconnected(CloseReason::SlowConsumer);
     metrics.error(&acme, "room", "NOT_IN_ROOM");
-    let route = metrics.route("api");
+    let route = metrics.route_to("api", "backend");
     route.answered(204);
-    route.duration_seconds.observe(0.2);
+    for class in StatusClass::ALL {
+        route.duration_seconds(*class).observe(0.2);
+        route.ttfb_seconds(*class).observe(0.1);
+    }
     let server = metrics.server("api", "127.0.0.1:3000");
     server.requests(Outcome::Response).inc();
     server.connect_errors(ConnectError::Refused).inc();
@@ -205,6 +210,26 @@ fn names_of_events_that_clients_make_up_become_other() {
     assert_eq!(EventLabel::of("room:message"), EventLabel::RoomMessage);
     assert_eq!(EventLabel::of("room:message\"} 1"), EventLabel::Other);
     assert_eq!(EventLabel::of(""), EventLabel::Other);
+}
+
+#[test]
+fn latencies_are_told_apart_by_route_upstream_and_class_and_only_those_that_occur_have_series() {
+    let metrics = Metrics::new();
+    let route = metrics.route_to("api", "backend");
+    metrics.route("redirect").ttfb_seconds(StatusClass::Redirection).observe(0.001);
+    for seconds in [0.1, 0.3] {
+        route.ttfb_seconds(StatusClass::Success).observe(seconds);
+    }
+    let families = read(&metrics.encode());
+    let (_, samples) = &families["tidegate_http_ttfb_seconds"];
+    let counts: Vec<_> = samples.iter().filter(|sample| sample.name.ends_with("_count")).collect();
+    let told: HashSet<_> = counts
+        .iter()
+        .map(|sample| (sample.labels.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>(), sample.value as u64))
+        .collect();
+    let expected = [(vec!["api", "backend", "2xx"], 2), (vec!["redirect", "none", "3xx"], 1)];
+    assert_eq!(told, HashSet::from(expected));
+    assert!(families["tidegate_http_request_duration_seconds"].1.is_empty());
 }
 
 #[test]

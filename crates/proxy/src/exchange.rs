@@ -80,4 +80,10 @@ pub struct ExchangeSummary {
     pub error: Option<ErrorCode>,
     /// How many further tries were needed.
     pub retries: u8,
+    /// Until the connection of the last try stood; `None` if one was reused, or none came about.
+    pub upstream_connect: Option<Duration>,
+    /// From the begin of the last try, connecting included, to the head of its response (nginx's `$upstream_header_time`).
+    pub upstream_header: Option<Duration>,
+    /// The status that the server answered with; not always what the client was told.
+    pub upstream_status: Option<u16>,
 }

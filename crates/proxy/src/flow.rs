@@ -1,6 +1,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,10 @@ pub(crate) struct Flow {
     started: Instant,
     ttfb: Cell<Option<Duration>>,
     upstream: Cell<Option<Arc<str>>>,
+    /// When the current try began, since `started`: the first one at once, which saves a look at the clock.
+    attempt: Cell<Duration>,
+    connect: Cell<Option<Duration>>,
+    upstream_status: Cell<Option<NonZeroU16>>,
     pub(crate) kind: Cell<ExchangeKind>,
     pub(crate) status: Cell<u16>,
     pub(crate) bytes_in: Cell<u64>,
@@ -54,11 +59,29 @@ impl fmt::Debug for Flow {
 }
 
 impl Flow {
+    /// A try with a server begins.
     pub(crate) fn set_upstream(&self, address: &Arc<str>) {
-        self.upstream.set(Some(address.clone()));
+        if self.upstream.replace(Some(address.clone())).is_some() {
+            self.attempt.set(self.started.elapsed());
+            self.connect.set(None);
+        }
     }
 
-    /// A response head has come.
+    /// A new connection to the server stands. Gives the time that it took.
+    pub(crate) fn connected(&self) -> Duration {
+        let time = self.started.elapsed().saturating_sub(self.attempt.get());
+        self.connect.set(Some(time));
+        time
+    }
+
+    /// A server's response head has come and is passed on. Gives the time since the try began.
+    pub(crate) fn responded(&self, status: u16) -> Duration {
+        self.upstream_status.set(NonZeroU16::new(status));
+        self.answered(status);
+        self.ttfb.get().unwrap_or_default().saturating_sub(self.attempt.get())
+    }
+
+    /// A response head is there, whoever made it.
     pub(crate) fn answered(&self, status: u16) {
         self.status.set(status);
         self.ttfb.set(Some(self.started.elapsed()));
@@ -79,6 +102,13 @@ impl Flow {
             reason: self.reason.get(),
             error: self.error.get(),
             retries: self.retries.get(),
+            upstream_connect: self.connect.get(),
+            upstream_header: self
+                .upstream_status
+                .get()
+                .and(self.ttfb.get())
+                .map(|at| at.saturating_sub(self.attempt.get())),
+            upstream_status: self.upstream_status.get().map(NonZeroU16::get),
         });
     }
 }
@@ -99,6 +129,9 @@ impl Ending {
             started: Instant::now(),
             ttfb: Cell::new(None),
             upstream: Cell::new(None),
+            attempt: Cell::new(Duration::ZERO),
+            connect: Cell::new(None),
+            upstream_status: Cell::new(None),
             kind: Cell::new(ExchangeKind::Http),
             status: Cell::new(499),
             bytes_in: Cell::new(0),

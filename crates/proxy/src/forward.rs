@@ -110,7 +110,10 @@ impl Forwarder {
                 Some(connection) => connection,
                 // Boxed, for it is rare and large, and this future is moved and kept with every connection of a client.
                 None => match Box::pin(self.pool.open(upstream, index, server)).await {
-                    Ok(connection) => connection,
+                    Ok(connection) => {
+                        upstream.metrics.connect_seconds.observe(flow.connected().as_secs_f64());
+                        connection
+                    }
                     Err(error) => {
                         server.metrics.requests(Outcome::ConnectFailed).inc();
                         upstream.failed(index);
@@ -224,7 +227,8 @@ impl Forwarder {
     pub(crate) fn answer(&self, answered: Answered, upstream: &Arc<Upstream>, ending: Ending) -> Response<Body> {
         let Answered { head: Head { response, framing, reusable }, connection, upload, alarm } = answered;
         let (mut parts, ()) = response.into_parts();
-        ending.answered(parts.status.as_u16());
+        let header_time = ending.responded(parts.status.as_u16());
+        upstream.metrics.header_seconds.observe(header_time.as_secs_f64());
         let events = is_event_stream(&parts.headers) && !matches!(framing, Framing::Length(0));
         add_request_id(&mut parts.headers, &ending.request_id);
         let settings = &upstream.settings;

@@ -118,7 +118,7 @@ pub(crate) async fn connect(
     match tokio::time::timeout(deadline, shake(forwarder, connection, &request, &key, &ending)).await {
         Ok(Ok(Shaken::Tunnel(mut response, stream, open))) => {
             server.metrics.requests(Outcome::Response).inc();
-            ending.answered(101);
+            upstream.metrics.header_seconds.observe(ending.responded(101).as_secs_f64());
             ending.kind.set(ExchangeKind::WebSocket);
             add_request_id(response.headers_mut(), &ending.request_id);
             let timeout = upstream.settings.tunnel_idle_timeout;
@@ -154,6 +154,7 @@ async fn open<'a>(
         ending.set_upstream(&server.address);
         match forwarder.pool.open(upstream, index, server).await {
             Ok(connection) => {
+                upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
                 upstream.succeeded(index);
                 return Ok((connection, server));
             }

@@ -34,6 +34,7 @@ fn an_upstream_that_nobody_listens_at_is_a_bad_gateway() {
         assert_error(&response, ErrorCode::BadGateway);
         let summary = &gateway.ended(1).await[0];
         assert_eq!((summary.error, summary.reason), (Some(ErrorCode::BadGateway), CloseReason::UpstreamFailed));
+        assert_eq!((summary.upstream_status, summary.upstream_header), (None, None), "no server has answered");
         let metrics = gateway.metrics.encode();
         assert!(metrics.contains("tidegate_upstream_connect_errors_total{upstream=\"backend\""), "{metrics}");
     });
@@ -71,8 +72,11 @@ fn a_server_that_cannot_be_reached_is_passed_over_and_then_skipped() {
             let post = client.request("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx").await;
             assert_eq!(post.text(), "good", "nothing was sent yet: any method may go on");
         }
-        let retries: Vec<u8> = gateway.ended(4).await.iter().map(|summary| summary.retries).collect();
+        let summaries = gateway.ended(4).await;
+        let retries: Vec<u8> = summaries.iter().map(|summary| summary.retries).collect();
         assert_eq!(retries, [1, 0, 0, 0]);
+        let first = &summaries[0];
+        assert!(first.upstream_header.unwrap() < first.ttfb.unwrap(), "a try's time is its own: {first:?}");
     });
 }
 

@@ -415,3 +415,26 @@ fn a_connection_whose_response_came_before_the_whole_request_is_not_used_again()
         assert_eq!(retries, [0, 0], "it was not even tried");
     });
 }
+
+#[test]
+fn the_summary_tells_how_long_connecting_and_the_servers_head_took() {
+    local(async {
+        let upstream = Upstream::ok("x").await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        for _ in 0..2 {
+            assert_eq!(client.request(get("/")).await.status(), 200);
+        }
+        let summaries = gateway.ended(2).await;
+        let [first, second] = &summaries[..] else { panic!("{summaries:?}") };
+        assert!(first.upstream_connect.unwrap() <= first.upstream_header.unwrap(), "{first:?}");
+        assert_eq!(second.upstream_connect, None, "the connection was used again");
+        for summary in &summaries {
+            assert_eq!(summary.upstream_status, Some(200));
+            assert_eq!(summary.upstream_header, summary.ttfb, "there was one try");
+        }
+        let text = gateway.metrics.encode();
+        assert!(text.contains("tidegate_upstream_connect_seconds_count{upstream=\"backend\"} 1\n"), "{text}");
+        assert!(text.contains("tidegate_upstream_header_seconds_count{upstream=\"backend\"} 2\n"), "{text}");
+    });
+}

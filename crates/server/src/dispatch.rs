@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
+use tidegate_metrics::StatusClass;
 use tidegate_proxy::{Exchange, ExchangeKind, ExchangeSummary, Upstream, check_framing, error_response};
 use tidegate_realtime::Shard;
 use tidegate_types::ErrorCode;
@@ -145,9 +146,13 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
         route: route.metrics.clone(),
         on_end: Box::new(move |summary| {
             place.idle();
-            counted.answered(summary.status);
+            let class = StatusClass::of(summary.status);
+            counted.requests(class).inc();
+            if let Some(ttfb) = summary.ttfb {
+                counted.ttfb_seconds(class).observe(ttfb.as_secs_f64());
+            }
             if summary.kind == ExchangeKind::Http {
-                counted.duration_seconds.observe(summary.duration.as_secs_f64());
+                counted.duration_seconds(class).observe(summary.duration.as_secs_f64());
             }
             log(&at_end, &line, &summary);
         }),

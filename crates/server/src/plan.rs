@@ -69,8 +69,8 @@ pub(crate) fn site(
                 route.name, route.upstream
             ))
         })?;
-        let target =
-            Route { name: route.name.clone(), upstream: upstream.clone(), metrics: metrics.route(&route.name) };
+        let metrics = metrics.route_to(&route.name, &route.upstream);
+        let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics };
         routes
             .insert(route.host.as_deref(), &route.path, target)
             .map_err(|error| StartError::Config(format!("route {:?}: {error}", route.name)))?;
