@@ -2,9 +2,11 @@
 
 mod decode;
 mod encode;
+mod scan;
 
 pub use decode::{Decoded, Decoder, Message, Role, WsError};
 pub use encode::{close_payload, encode_header, encode_masked};
+pub use scan::{Boundaries, Rules, Scanned, Scanner, Seen};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -70,5 +72,7 @@ pub fn is_valid_key(key: &str) -> bool {
     key.len() == 24 && STANDARD.decode_slice(key, &mut bytes) == Ok(16)
 }
 
+#[cfg(test)]
+mod scan_tests;
 #[cfg(test)]
 mod tests;

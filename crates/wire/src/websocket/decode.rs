@@ -274,7 +274,7 @@ impl Fragments {
     }
 }
 
-fn close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {
+pub(super) fn close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() { Ok(None) } else { Err(WsError::InvalidClose) };
     };
