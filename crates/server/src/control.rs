@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_config::Config;
 use tidegate_realtime::Node;
 use tidegate_types::{ErrorCode, Phase};
 use tokio::net::TcpListener;
@@ -20,6 +22,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::{self, Admin};
+use crate::extras::Source;
+use crate::reload::{Plans, Reloaded, Watched};
 use crate::{StartError, exit};
 
 /// Admin connections at a time; scrapers and probes need few.
@@ -28,14 +32,23 @@ const ADMIN_CONNECTIONS: usize = 64;
 const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the embedding process, or a signal, wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
+    Drain,
+    Close,
+    Reload(Box<Config>, SyncSender<Result<Reloaded, String>>),
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
     Drain,
     Close,
 }
 
 pub(crate) struct Control {
     pub admin: Arc<Admin>,
+    pub plans: Plans,
+    pub source: Option<Source>,
     pub node: Option<Arc<Node>>,
     pub socket: Option<StdListener>,
     pub phase: watch::Sender<Phase>,
@@ -62,20 +75,42 @@ pub(crate) fn start(control: Control) -> Result<JoinHandle<()>, StartError> {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// The end; the exit code if it is asked for twice.
+    End(u8),
+    Reload,
 }
 
 impl Signals {
     fn install() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The exit code that the next signal stands for.
-    async fn next(signals: &mut Option<Self>) -> u8 {
+    async fn next(signals: &mut Option<Self>) -> Asked {
         let Some(signals) = signals else { return std::future::pending().await };
         tokio::select! {
-            Some(()) = signals.terminate.recv() => exit::TERMINATED,
-            Some(()) = signals.interrupt.recv() => exit::INTERRUPTED,
+            Some(()) = signals.terminate.recv() => Asked::End(exit::TERMINATED),
+            Some(()) = signals.interrupt.recv() => Asked::End(exit::INTERRUPTED),
+            Some(()) = signals.hang_up.recv() => Asked::Reload,
             else => std::future::pending().await,
+        }
+    }
+
+    /// The exit code that the next signal stands for; while the process ends, nothing is reloaded.
+    async fn end(signals: &mut Option<Self>) -> u8 {
+        loop {
+            if let Asked::End(code) = Self::next(signals).await {
+                return code;
+            }
         }
     }
 }
@@ -88,14 +123,10 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin listener does not work"),
             }
         }
-        let order = tokio::select! {
-            order = self.orders.recv() => order.unwrap_or(Order::Drain),
-            _ = Signals::next(&mut signals) => Order::Drain,
-        };
-        if order == Order::Drain {
+        if self.serve(&mut signals).await == End::Drain {
             let second = tokio::select! {
                 () = self.drain() => None,
-                code = Signals::next(&mut signals) => Some(code),
+                code = Signals::end(&mut signals) => Some(code),
             };
             if let Some(code) = second {
                 tracing::warn!("a second signal: ending at once");
@@ -104,6 +135,48 @@ impl Control {
         }
         self.admin.set_ready(false);
         self.phase.send_replace(Phase::Closing);
+    }
+
+    /// Until the end is wanted.
+    async fn serve(&mut self, signals: &mut Option<Signals>) -> End {
+        let mut watched = Watched::new(self.source.as_ref());
+        loop {
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(Order::Reload(config, answer)) => {
+                        let result = self.plans.reload(*config).await.map_err(|error| error.to_string());
+                        // Nobody waits for it any more.
+                        let _ = answer.send(result);
+                    }
+                    Some(Order::Close) => return End::Close,
+                    Some(Order::Drain) | None => return End::Drain,
+                },
+                asked = Signals::next(signals) => match asked {
+                    Asked::End(_) => return End::Drain,
+                    Asked::Reload => drop(self.reload().await),
+                },
+                () = watched.changed() => drop(self.reload().await),
+            }
+        }
+    }
+
+    /// Reads the config again and puts it in force.
+    async fn reload(&mut self) -> Result<Reloaded, String> {
+        let Some(source) = &self.source else { return Err("this process has no config file".to_owned()) };
+        // Reading blocks, for as long as a file system does: nothing else waits for this thread but admin clients.
+        let result = match (source.read)() {
+            Ok(config) => self.plans.reload(config).await.map_err(|error| error.to_string()),
+            Err(problems) => Err(problems),
+        };
+        match &result {
+            Ok(Reloaded { generation, waiting }) if waiting.is_empty() => tracing::info!(generation, "config reloaded"),
+            Ok(Reloaded { generation, waiting }) => {
+                let sections = waiting.join(", ");
+                tracing::warn!(generation, sections, "config reloaded; changes in these sections wait for a restart");
+            }
+            Err(problems) => tracing::error!("the config was not reloaded, the old one stays in force\n{problems}"),
+        }
+        result
     }
 
     /// Readiness fails first, so that balancers send nobody new; then the listeners close and clients are told to move;
@@ -136,7 +209,7 @@ impl Control {
 /// Resolves when the embedding process wants everything closed.
 async fn close_ordered(orders: &mut mpsc::Receiver<Order>) {
     while let Some(order) = orders.recv().await {
-        if order == Order::Close {
+        if matches!(order, Order::Close) {
             return;
         }
     }

@@ -1,7 +1,9 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use tidegate_config::Config;
 
 use crate::ClientTimeouts;
 
@@ -9,11 +11,24 @@ use crate::ClientTimeouts;
 /// it must be quick and never block.
 pub type Local = Arc<dyn Fn(&http::Request<Incoming>) -> Option<http::Response<Bytes>> + Send + Sync>;
 
+/// Where a config comes from, so that it can be read again.
+#[derive(Clone)]
+pub struct Source {
+    /// The file.
+    pub file: PathBuf,
+    /// Whether a change of the file is taken up without being asked.
+    pub watch: bool,
+    /// Reads and checks it; the error tells all that is wrong, with places.
+    pub read: Arc<dyn Fn() -> Result<Config, String> + Send + Sync>,
+}
+
 /// What the composition root adds to a config.
 #[derive(Clone, Default)]
 pub struct Extras {
     /// Answers of the process itself, asked before anything else.
     pub local: Option<Local>,
+    /// Where the config can be read again, on SIGHUP or when its file changes.
+    pub source: Option<Source>,
     /// Ends on SIGTERM and SIGINT: the first drains, the second ends the process at once.
     pub signals: bool,
     /// Serves `/health`, `/stats` and `/metrics` on the public listeners too.

@@ -26,6 +26,7 @@ mod logging;
 mod plan;
 mod process;
 mod realtime;
+mod reload;
 mod request_id;
 mod server;
 mod slots;
@@ -33,7 +34,8 @@ mod timestamp;
 mod worker;
 
 pub use error::{StartError, exit};
-pub use extras::{Extras, Local};
+pub use extras::{Extras, Local, Source};
 pub use logging::start_logging;
+pub use reload::Reloaded;
 pub use server::{Running, Server};
 pub use slots::ClientTimeouts;

@@ -1,3 +1,7 @@
+//! From a config to what workers look things up in. A plan never changes: a reload makes a new one, and who still needs
+//! something of the old one (a stream its route, say) keeps that part alive.
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidegate_balance::RouteTable;
@@ -22,35 +26,81 @@ pub(crate) struct Site {
     pub realtime: bool,
 }
 
-/// The upstreams of the config, by their place in it.
-pub(crate) fn upstreams(config: &Config, metrics: &Metrics) -> Vec<(Arc<str>, Arc<Upstream>)> {
-    let upstream = |upstream: &tidegate_config::Upstream| {
-        let settings = UpstreamSettings {
-            name: upstream.name.to_string(),
-            servers: upstream
-                .servers
-                .iter()
-                .map(|server| ServerSettings { address: server.address.to_string(), weight: server.weight })
-                .collect(),
-            connect_timeout: upstream.connect_timeout,
-            read_timeout: upstream.read_timeout,
-            send_timeout: upstream.send_timeout,
-            handshake_timeout: upstream.handshake_timeout,
-            stream_timeout: upstream.stream_timeout,
-            tunnel_idle_timeout: upstream.tunnel_idle_timeout,
-            keepalive_idle: upstream.keepalive,
-            keepalive_timeout: upstream.keepalive_timeout,
-            keepalive_requests: upstream.keepalive_requests,
-            max_fails: upstream.max_fails,
-            fail_timeout: upstream.fail_timeout,
-        };
-        (upstream.name.clone(), Upstream::new(settings, metrics))
-    };
-    config.upstreams.iter().map(upstream).collect()
+/// What makes a listener the same one after a reload: its address, and its name if the kernel chose the port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    address: SocketAddr,
+    name: Option<Arc<str>>,
+}
+
+impl Place {
+    pub fn of(listener: &Listener) -> Self {
+        let name = (listener.address.port() == 0).then(|| listener.name.clone());
+        Self { address: listener.address, name }
+    }
+}
+
+/// All that workers need of one config.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Counts reloads; the first plan is 1.
+    pub generation: u64,
+    pub config: Arc<Config>,
+    /// One for each listener of the config, in its order.
+    pub sites: Vec<Arc<Site>>,
+    pub upstreams: Vec<(Arc<str>, Arc<Upstream>)>,
+}
+
+impl Plan {
+    /// The plan for a config, after another one: an upstream whose settings are the same stays what it is, with all that it
+    /// knows of its servers.
+    ///
+    /// # Errors
+    /// A config built in code names something that does not exist.
+    pub fn new(config: Config, before: Option<&Self>, metrics: &Metrics) -> Result<Self, StartError> {
+        let upstreams = config.upstreams.iter().map(|upstream| {
+            let settings = settings(upstream);
+            let known = before.and_then(|before| before.upstream(&upstream.name));
+            let same = known.filter(|known| *known.settings() == settings).cloned();
+            (upstream.name.clone(), same.unwrap_or_else(|| Upstream::new(settings, metrics)))
+        });
+        let upstreams: Vec<_> = upstreams.collect();
+        let site = |listener| site(&config, listener, &upstreams, metrics).map(Arc::new);
+        let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
+        let generation = before.map_or(1, |before| before.generation + 1);
+        Ok(Self { generation, config: Arc::new(config), sites, upstreams })
+    }
+
+    /// An upstream by its name.
+    pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
+        self.upstreams.iter().find(|(known, _)| **known == *name).map(|(_, upstream)| upstream)
+    }
+}
+
+fn settings(upstream: &tidegate_config::Upstream) -> UpstreamSettings {
+    UpstreamSettings {
+        name: upstream.name.to_string(),
+        servers: upstream
+            .servers
+            .iter()
+            .map(|server| ServerSettings { address: server.address.to_string(), weight: server.weight })
+            .collect(),
+        connect_timeout: upstream.connect_timeout,
+        read_timeout: upstream.read_timeout,
+        send_timeout: upstream.send_timeout,
+        handshake_timeout: upstream.handshake_timeout,
+        stream_timeout: upstream.stream_timeout,
+        tunnel_idle_timeout: upstream.tunnel_idle_timeout,
+        keepalive_idle: upstream.keepalive,
+        keepalive_timeout: upstream.keepalive_timeout,
+        keepalive_requests: upstream.keepalive_requests,
+        max_fails: upstream.max_fails,
+        fail_timeout: upstream.fail_timeout,
+    }
 }
 
 /// What a listener serves, according to the config.
-pub(crate) fn site(
+fn site(
     config: &Config,
     listener: &Listener,
     upstreams: &[(Arc<str>, Arc<Upstream>)],

@@ -14,8 +14,9 @@ use crate::access_log::{AccessLog, Lines};
 use crate::admin::Admin;
 use crate::control::{self, Control, Order};
 use crate::listen::listen;
+use crate::reload::{Plans, Reloaded};
 use crate::worker::{self, Start};
-use crate::{Extras, StartError, exit, plan, process, realtime};
+use crate::{Extras, StartError, exit, process, realtime};
 
 /// The server of a process. See [`Server::start`].
 #[derive(Debug)]
@@ -35,18 +36,10 @@ impl Server {
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let log = AccessLog::open(&config.log.access)?;
 
-        let upstreams = plan::upstreams(&config, &metrics);
-        let mut per_worker: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-        let mut addresses = Vec::new();
-        for listener in &config.listeners {
-            let site = Arc::new(plan::site(&config, listener, &upstreams, &metrics)?);
-            let (address, sockets) =
-                listen(listener.address, usize::from(workers), &format!("listener {:?}", listener.name))?;
-            addresses.push(address);
-            for (mine, socket) in per_worker.iter_mut().zip(sockets) {
-                mine.push((socket, site.clone()));
-            }
-        }
+        let (mut plans, sockets) = Plans::first(config, workers, metrics.clone())?;
+        let plan = plans.current().clone();
+        let config = &plan.config;
+        let addresses = plans.addresses();
         let (admin_address, admin_socket) = match &config.admin {
             Some(at) => {
                 let (address, mut sockets) = listen(at.address, 1, "admin listener")?;
@@ -55,15 +48,19 @@ impl Server {
             None => (None, None),
         };
 
-        let node = realtime::open(&config, workers, &metrics, &phase)?;
+        let node = realtime::open(config, workers, &metrics, &phase)?;
         let admin = Arc::new(Admin::new(metrics.clone(), node.clone()));
 
         let (ended, endings) = sync_channel(usize::from(workers));
         let (busy, all_idle) = mpsc::channel(1);
-        for (index, listeners) in (0..workers).zip(per_worker) {
+        for (index, sockets) in (0..workers).zip(sockets) {
+            let (tell, orders) = mpsc::channel(16);
+            plans.tell(tell);
             let start = Start {
                 shard: ShardId(index),
-                listeners,
+                plan: plan.clone(),
+                sockets,
+                orders,
                 metrics: metrics.clone(),
                 phase: phase.clone(),
                 timeouts: extras.timeouts,
@@ -78,6 +75,8 @@ impl Server {
         let (orders, received) = mpsc::channel(4);
         let control = control::start(Control {
             admin: admin.clone(),
+            plans,
+            source: extras.source,
             node: node.clone(),
             socket: admin_socket,
             phase: phase_sender,
@@ -126,6 +125,17 @@ impl Running {
     pub fn drain(&self) {
         // A full queue holds such an order already.
         let _ = self.orders.try_send(Order::Drain);
+    }
+
+    /// Puts another config in force, and blocks until it is: see [`Reloaded`].
+    ///
+    /// # Errors
+    /// Nothing has changed; the text says why.
+    pub fn reload(&self, config: Config) -> Result<Reloaded, String> {
+        let (answer, answered) = sync_channel(1);
+        let order = Order::Reload(Box::new(config), answer);
+        self.orders.try_send(order).map_err(|_| "the server is busy with earlier orders, or ends".to_owned())?;
+        answered.recv().unwrap_or_else(|_| Err("the server ends".to_owned()))
     }
 
     /// Closes everything without waiting for clients. Returns at once.

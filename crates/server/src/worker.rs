@@ -1,8 +1,8 @@
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use tidegate_types::{Phase, ShardId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 
 use crate::access_log::Lines;
 use crate::admin::Admin;
 use crate::extras::Local;
-use crate::plan::Site;
+use crate::plan::{Place, Plan, Site};
 use crate::request_id::RequestIds;
 use crate::slots::{ClientTimeouts, Held, Slots, TICK};
 
@@ -36,10 +36,46 @@ const CLOSING: Duration = Duration::from_millis(500);
 /// Larger heads are refused with 431.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
+/// A worker's socket of one listener.
+pub(crate) struct Opened {
+    pub place: Place,
+    pub socket: StdListener,
+}
+
+/// What a worker is told while it runs.
+pub(crate) enum Order {
+    /// Serve by this plan from now on. The sockets are those of listeners that are new in it. The sender is dropped when
+    /// that is so.
+    Plan { plan: Arc<Plan>, sockets: Vec<Opened>, taken: mpsc::Sender<Infallible> },
+}
+
+/// One listener, as this worker sees it. Its connections look here what the listener serves now.
+pub(crate) struct Door {
+    place: Place,
+    site: RefCell<Arc<Site>>,
+    /// Nobody is let in any more, and whoever is in goes when his exchange has ended: the listener left the config.
+    closed: Cell<bool>,
+}
+
+impl Door {
+    /// What the listener serves now.
+    pub fn site(&self) -> Arc<Site> {
+        self.site.borrow().clone()
+    }
+}
+
+struct Accepting {
+    task: JoinHandle<()>,
+    listener: Rc<TcpListener>,
+    door: Rc<Door>,
+}
+
 /// What a worker thread is given.
 pub(crate) struct Start {
     pub shard: ShardId,
-    pub listeners: Vec<(StdListener, Arc<Site>)>,
+    pub plan: Arc<Plan>,
+    pub sockets: Vec<Opened>,
+    pub orders: mpsc::Receiver<Order>,
     pub metrics: Arc<Metrics>,
     pub phase: watch::Receiver<Phase>,
     pub timeouts: ClientTimeouts,
@@ -67,6 +103,7 @@ pub(crate) struct Worker {
     pub realtime: Arc<RouteMetrics>,
     slots: Rc<Slots>,
     http: http1::Builder,
+    accepting: RefCell<Vec<Accepting>>,
 }
 
 /// Runs a worker until everything is closed; returns when the worker's connections have ended.
@@ -80,7 +117,7 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start { shard, listeners, metrics, mut phase, timeouts, local, node, admin, busy } = start;
+    let Start { shard, plan, sockets, orders, metrics, mut phase, timeouts, local, node, admin, busy } = start;
     let mut http = http1::Builder::new();
     // As in nginx, a client that closes its side has gone away: otherwise nobody would notice that an event stream has
     // lost its reader until the next write.
@@ -98,13 +135,11 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         admin,
         draining: Cell::new(false),
         http,
+        accepting: RefCell::default(),
     });
-    let mut accepting = Vec::new();
-    for (listener, site) in listeners {
-        let listener = Rc::new(TcpListener::from_std(listener)?);
-        let task = spawn_local(accept(worker.clone(), listener.clone(), site.clone()));
-        accepting.push((task, listener, site));
-    }
+    worker.take(&plan, sockets)?;
+    drop(plan);
+    let following = spawn_local(follow(worker.clone(), orders));
     let ticker = worker.clone();
     let ticking = spawn_local(async move {
         let mut interval = tokio::time::interval(TICK);
@@ -118,12 +153,9 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
     // The sender lives as long as the process; its loss means the same as closing.
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     worker.draining.set(true);
-    for (task, listener, site) in accepting {
-        task.abort();
-        let _ = task.await;
-        if let Err(error) = take_queued(&worker, listener, &site) {
-            tracing::warn!(%error, "connections that waited to be accepted were lost");
-        }
+    following.abort();
+    for accepting in worker.accepting.take() {
+        worker.close(accepting).await;
     }
     worker.slots.wake_all();
     tokio::select! {
@@ -138,7 +170,66 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
     Ok(())
 }
 
+/// Does what it is told, until there is nobody to tell it.
+async fn follow(worker: Rc<Worker>, mut orders: mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Plan { plan, sockets, taken } => {
+                for gone in worker.leave(&plan) {
+                    worker.close(gone).await;
+                }
+                if let Err(error) = worker.take(&plan, sockets) {
+                    tracing::error!(%error, "a listener does not work on one of the workers");
+                }
+                drop(taken);
+            }
+        }
+    }
+}
+
 impl Worker {
+    /// Serves by the plan: known listeners get its sites, new sockets are accepted from.
+    fn take(self: &Rc<Self>, plan: &Plan, sockets: Vec<Opened>) -> io::Result<()> {
+        let mut sockets = sockets.into_iter();
+        for (listener, site) in plan.config.listeners.iter().zip(&plan.sites) {
+            let known = self
+                .accepting
+                .borrow()
+                .iter()
+                .find(|known| known.door.place == Place::of(listener))
+                .map(|known| known.door.clone());
+            if let Some(door) = known {
+                door.site.replace(site.clone());
+                continue;
+            }
+            let Some(opened) = sockets.next() else { continue };
+            let listener = Rc::new(TcpListener::from_std(opened.socket)?);
+            let door =
+                Rc::new(Door { place: opened.place, site: RefCell::new(site.clone()), closed: Cell::new(false) });
+            let task = spawn_local(accept(self.clone(), listener.clone(), door.clone()));
+            self.accepting.borrow_mut().push(Accepting { task, listener, door });
+        }
+        Ok(())
+    }
+
+    /// The listeners that are not in the plan any more.
+    fn leave(&self, plan: &Plan) -> Vec<Accepting> {
+        let stays = |door: &Door| plan.config.listeners.iter().any(|listener| door.place == Place::of(listener));
+        self.accepting.borrow_mut().extract_if(.., |accepting| !stays(&accepting.door)).collect()
+    }
+
+    /// Accepts nobody new at a listener; whoever already waits there is served.
+    async fn close(self: &Rc<Self>, accepting: Accepting) {
+        let Accepting { task, listener, door } = accepting;
+        task.abort();
+        let _ = task.await;
+        if let Err(error) = take_queued(self, listener, &door) {
+            tracing::warn!(%error, "connections that waited to be accepted were lost");
+        }
+        door.closed.set(true);
+        self.slots.wake_all();
+    }
+
     /// Resolves when no connection is left.
     async fn ended(&self) {
         while !self.slots.is_empty() {
@@ -153,13 +244,13 @@ impl Worker {
 }
 
 /// Accepts for ever; the worker ends it from outside, which costs the loop nothing.
-async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, site: Arc<Site>) {
+async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, door: Rc<Door>) {
     let mut complained = false;
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
                 complained = false;
-                spawn_local(connection(worker.clone(), stream, client, site.clone()));
+                spawn_local(connection(worker.clone(), stream, client, door.clone()));
             }
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
@@ -175,13 +266,13 @@ async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, site: Arc<Site>) 
 }
 
 /// Accepts what is already waiting: a closing listener would drop it.
-fn take_queued(worker: &Rc<Worker>, listener: Rc<TcpListener>, site: &Arc<Site>) -> io::Result<()> {
+fn take_queued(worker: &Rc<Worker>, listener: Rc<TcpListener>, door: &Rc<Door>) -> io::Result<()> {
     let Some(listener) = Rc::into_inner(listener) else { return Ok(()) };
     // Asked directly, since the runtime may not have heard yet of what came last.
     let listener = listener.into_std()?;
     while let Ok((stream, client)) = listener.accept() {
         stream.set_nonblocking(true)?;
-        spawn_local(connection(worker.clone(), TcpStream::from_std(stream)?, client, site.clone()));
+        spawn_local(connection(worker.clone(), TcpStream::from_std(stream)?, client, door.clone()));
     }
     Ok(())
 }
@@ -201,14 +292,14 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(worker: Rc<Worker>, stream: TcpStream, client: std::net::SocketAddr, site: Arc<Site>) {
+async fn connection(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, door: Rc<Door>) {
     worker.metrics.http_connections.inc();
     let held = Rc::new(worker.slots.open(client));
     let slot = held.slot.clone();
     let serving = held.clone();
-    let service_worker = worker.clone();
+    let (service_worker, service_door) = (worker.clone(), door.clone());
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        crate::dispatch::handle(service_worker.clone(), serving.clone(), site.clone(), request)
+        crate::dispatch::handle(service_worker.clone(), serving.clone(), service_door.site(), request)
     });
     // The guard sees the bytes themselves, which hyper's parser would quietly repair.
     let io = TokioIo::new(Guarded::new(stream));
@@ -220,7 +311,7 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, client: std::net::Soc
         }
         slot.watch(cx);
         // A connection that has not sent anything yet may be about to: its first request is still served.
-        if worker.draining.get() && slot.was_used() && !std::mem::replace(&mut leaving, true) {
+        if (worker.draining.get() || door.closed.get()) && slot.was_used() && !std::mem::replace(&mut leaving, true) {
             conn.as_mut().graceful_shutdown();
         }
         conn.as_mut().poll(cx)

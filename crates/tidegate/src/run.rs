@@ -1,9 +1,10 @@
 //! `run`, `check` and `config-schema`: what has to do with the config file.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tidegate_config::{Config, Surroundings};
-use tidegate_server::{Extras, Server, exit, start_logging};
+use tidegate_server::{Extras, Server, Source, exit, start_logging};
 
 use crate::cli::{CheckArgs, RunArgs};
 use crate::failure::Failure;
@@ -13,7 +14,10 @@ use crate::output::print;
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let config = load(&args.config)?;
     start_logging(&config.log);
-    let extras = Extras { signals: true, drain_delay: args.drain_delay, ..Extras::default() };
+    let file = args.config.clone();
+    let read = move || load(&file).map_err(|failure| failure.to_string());
+    let source = Source { file: args.config.clone(), watch: false, read: Arc::new(read) };
+    let extras = Extras { signals: true, drain_delay: args.drain_delay, source: Some(source), ..Extras::default() };
     let running = Server::start(config, extras)?;
     for address in running.addresses() {
         tracing::info!(%address, "listening on http://{address}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate_config::{AccessLog, Admin, Config, Drain, Listener, Log, Realtime, RealtimeAuth, Route, Upstream};
-use tidegate_server::{Extras, Running, Server};
+use tidegate_server::{Extras, Reloaded, Running, Server};
 use tidegate_testkit::{RawClient, patiently};
 
 /// A config for one listener on a free port, the upstream behind `/`, and an admin listener.
@@ -60,6 +60,10 @@ impl Gateway {
 
     pub async fn client(&self) -> RawClient {
         RawClient::connect(self.address).await
+    }
+
+    pub fn reload(&self, config: Config) -> Result<Reloaded, String> {
+        self.running.as_ref().unwrap().reload(config)
     }
 
     pub fn drain(&self) {

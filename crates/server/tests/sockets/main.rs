@@ -5,4 +5,5 @@ mod drain;
 mod harness;
 mod hostile;
 mod log;
+mod reload;
 mod serving;

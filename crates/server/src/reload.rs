@@ -1,0 +1,179 @@
+//! Another config for a server that runs: checked whole, then taken by all workers at once. A bad one changes nothing.
+//!
+//! What a listener serves, the listeners themselves, the upstreams and the logs change without a restart. What the process
+//! was built around (workers, the realtime server and its store, the admin listener) does not, and is reported.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tidegate_config::Config;
+use tidegate_metrics::Metrics;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::StartError;
+use crate::extras::Source;
+use crate::listen::listen;
+use crate::plan::{Place, Plan};
+use crate::worker::{Opened, Order};
+
+/// A listener's address, as the config has it and as it is.
+#[derive(Clone, Debug)]
+struct Bound {
+    place: Place,
+    address: SocketAddr,
+}
+
+/// The plan in force, and how to put another one in its place.
+pub(crate) struct Plans {
+    metrics: Arc<Metrics>,
+    workers: u16,
+    current: Arc<Plan>,
+    bound: Vec<Bound>,
+    tell: Vec<mpsc::Sender<Order>>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Counts the configs of this process; the one it started with is 1.
+    pub generation: u64,
+    /// The sections whose changes wait for a restart.
+    pub waiting: Vec<&'static str>,
+}
+
+/// The sockets of new listeners, for each worker its own.
+type Sockets = Vec<Vec<Opened>>;
+
+impl Plans {
+    /// The first plan, with its listeners open; also each worker's sockets.
+    pub fn first(config: Config, workers: u16, metrics: Arc<Metrics>) -> Result<(Self, Sockets), StartError> {
+        let current = Arc::new(Plan::new(config, None, &metrics)?);
+        let mut plans = Self { metrics, workers, current: current.clone(), bound: Vec::new(), tell: Vec::new() };
+        let (bound, sockets) = plans.open(&current)?;
+        plans.bound = bound;
+        Ok((plans, sockets))
+    }
+
+    pub fn current(&self) -> &Arc<Plan> {
+        &self.current
+    }
+
+    /// Where clients are served, in the order of the config's listeners.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound.iter().map(|bound| bound.address).collect()
+    }
+
+    /// One more worker that is to hear of new plans.
+    pub fn tell(&mut self, worker: mpsc::Sender<Order>) {
+        self.tell.push(worker);
+    }
+
+    /// Puts a config in force. When this returns, every worker serves by it.
+    ///
+    /// # Errors
+    /// Nothing has changed: a listener cannot be opened, or a name leads nowhere.
+    pub async fn reload(&mut self, config: Config) -> Result<Reloaded, StartError> {
+        let waiting = waiting(&self.current.config, &config);
+        let plan = Arc::new(Plan::new(config, Some(&self.current), &self.metrics)?);
+        let (bound, sockets) = self.open(&plan)?;
+        let (taken, mut all_taken) = mpsc::channel(1);
+        for (worker, sockets) in self.tell.iter().zip(sockets) {
+            // A worker that does not take it has ended, and the process with it.
+            let _ = worker.send(Order::Plan { plan: plan.clone(), sockets, taken: taken.clone() }).await;
+        }
+        drop(taken);
+        // Ends when every worker has dropped its sender.
+        let _ = all_taken.recv().await;
+        self.bound = bound;
+        self.current = plan;
+        Ok(Reloaded { generation: self.current.generation, waiting })
+    }
+
+    /// Opens the listeners of a plan that are not open yet.
+    fn open(&self, plan: &Plan) -> Result<(Vec<Bound>, Sockets), StartError> {
+        let mut sockets: Sockets = (0..self.workers).map(|_| Vec::new()).collect();
+        let mut bound = Vec::new();
+        for listener in &plan.config.listeners {
+            let place = Place::of(listener);
+            if let Some(known) = self.bound.iter().find(|known| known.place == place) {
+                bound.push(known.clone());
+                continue;
+            }
+            let role = format!("listener {:?}", listener.name);
+            let (address, opened): (_, Vec<TcpListener>) = listen(listener.address, usize::from(self.workers), &role)?;
+            bound.push(Bound { place: place.clone(), address });
+            for (mine, socket) in sockets.iter_mut().zip(opened) {
+                mine.push(Opened { place: place.clone(), socket });
+            }
+        }
+        Ok((bound, sockets))
+    }
+}
+
+/// The sections that differ and that a running process does not take.
+fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
+    let differs = [
+        ("workers", before.workers != after.workers),
+        ("[admin]", before.admin != after.admin),
+        ("[realtime]", before.realtime != after.realtime),
+        ("[store]", before.store != after.store),
+        ("[log]", before.log != after.log),
+        ("[drain]", before.drain != after.drain),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
+}
+
+/// How often a watched file is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks at the config file for changes. By polling: editors and config maps replace files in ways that a watch on an inode
+/// does not see.
+pub(crate) struct Watched {
+    file: Option<PathBuf>,
+    seen: Option<Stamp>,
+    interval: Interval,
+}
+
+/// What is different after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+    inode: u64,
+}
+
+impl Watched {
+    pub fn new(source: Option<&Source>) -> Self {
+        let file = source.filter(|source| source.watch).map(|source| source.file.clone());
+        let seen = file.as_deref().and_then(stamp);
+        let mut interval = tokio::time::interval(LOOK);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { file, seen, interval }
+    }
+
+    /// Resolves when the file has changed, and looks the same for two looks: a half-written file is not read.
+    pub async fn changed(&mut self) {
+        let Some(file) = &self.file else { return std::future::pending().await };
+        let mut last = self.seen;
+        loop {
+            self.interval.tick().await;
+            // A file that is being replaced is not there for a moment.
+            let Some(now) = stamp(file) else { continue };
+            if Some(now) != self.seen && Some(now) == last {
+                self.seen = last;
+                return;
+            }
+            last = Some(now);
+        }
+    }
+}
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    // Follows links: a config map is one to another place after each change.
+    let found = std::fs::metadata(file).ok()?;
+    Some(Stamp { modified: found.modified().ok(), bytes: found.len(), inode: found.ino() })
+}
