@@ -3,12 +3,25 @@
 //! Pure: the time is an argument (milliseconds on any monotonic scale). What nginx users rely on is kept exactly: the
 //! order of smooth weighted round robin, the meaning of `max_fails` and `fail_timeout`, prefix locations.
 //!
+//! Whether a server is well: [`ActiveHealth`] (probes), [`eject_outliers`] (what its requests say), [`Breaker`] (the whole
+//! upstream); how much is tried again: [`RetryBudget`]; how fast streams are sent away: [`Pace`].
+//!
 //! Start reading at [`RoundRobin`]; then [`RouteTable`] and [`TokenBucket`].
 
+mod breaker;
+mod health;
 mod limit;
+mod outlier;
+mod pace;
 mod peers;
+mod retry;
 mod route;
 
+pub use breaker::{Breaker, BreakerSettings, BreakerState, Permit, Refused, Verdict};
+pub use health::{ActiveHealth, ActiveSettings, Turn};
 pub use limit::{BucketSettings, KeyedBuckets, TokenBucket};
+pub use outlier::{Ejection, OutlierRecord, OutlierSettings, Tally, eject_outliers};
+pub use pace::Pace;
 pub use peers::{PeerSettings, RoundRobin, Tried};
+pub use retry::RetryBudget;
 pub use route::{InvalidRoute, RouteTable};
