@@ -44,6 +44,7 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
         store,
         log: rest::log(reader, file.log),
         drain: rest::drain(reader, file.drain),
+        ..Config::default()
     }
 }
 

@@ -1,7 +1,7 @@
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use crate::{AccessLog, Config, Fsync, LogFormat, Realtime, Store, StoreKind, Upstream};
+use crate::{AccessLog, Action, Config, Fsync, Realtime, Store, StoreKind, Upstream};
 
 impl Config {
     /// The whole config as a file with every default written out. Secrets are `***`.
@@ -22,14 +22,16 @@ impl Config {
         for route in &self.routes {
             file.section("[[route]]");
             file.text("name", &route.name);
-            if let Some(listener) = &route.listener {
+            if let Some(listener) = route.listeners.first() {
                 file.text("listener", listener);
             }
-            if let Some(host) = &route.host {
+            if let Some(host) = route.hosts.first() {
                 file.text("host", host);
             }
             file.text("path", &route.path);
-            file.text("upstream", &route.upstream);
+            if let Action::Upstream { name, .. } = &route.action {
+                file.text("upstream", name);
+            }
         }
         if let Some(realtime) = &self.realtime {
             file.realtime(realtime);
@@ -37,13 +39,7 @@ impl Config {
         file.store(&self.store);
         file.section("[log]");
         file.text("level", self.log.level.as_str());
-        file.text(
-            "format",
-            match self.log.format {
-                LogFormat::Json => "json",
-                LogFormat::Text => "text",
-            },
-        );
+        file.text("format", self.log.format.as_str());
         match &self.log.access {
             AccessLog::Off => file.text("access", "off"),
             AccessLog::Stdout => file.text("access", "stdout"),

@@ -12,6 +12,7 @@ use crate::reader::{
     UrlPath, Value,
 };
 use crate::text::suggest;
+use crate::{LogFormat, LogLevel};
 
 macro_rules! sections {
     ($($(#[doc = $doc:literal])+ $name:ident {
@@ -275,9 +276,9 @@ sections! {
     /// What is logged.
     Log {
         /// From which level on.
-        level: Level = "info",
+        level: LogLevel = "info",
         /// As JSON, or as text for people.
-        format: Format = "json",
+        format: LogFormat = "json",
         /// Where the summary lines of connections and requests go: "stdout", "stderr", "off" or the path of a file.
         access: String = "stdout",
     }
@@ -296,10 +297,6 @@ choices! {
     StoreKind { Embedded = "embedded", Memory = "memory", }
     /// When the store is flushed.
     FsyncKind { Always = "always", Interval = "interval", Never = "never", }
-    /// From which level on is logged.
-    Level { Error = "error", Warn = "warn", Info = "info", Debug = "debug", Trace = "trace", }
-    /// How a log line looks.
-    Format { Json = "json", Text = "text", }
 }
 
 /// The JSON Schema (draft 2020-12) of the config file.

@@ -14,6 +14,7 @@ mod model;
 mod problem;
 mod reader;
 mod text;
+mod words;
 
 use std::path::Path;
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tidegate_config::{AccessLog, Config, Fsync, LogFormat, LogLevel, Problems, StoreKind, Surroundings, load};
+use tidegate_config::{
+    AccessLog, Action, Config, Fsync, LogFormat, LogLevel, PathMatch, Problems, Route, StoreKind, Surroundings, load,
+};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -37,7 +39,7 @@ fn a_secret_alone_is_a_realtime_server() {
 fn a_route_alone_is_a_gateway() {
     let config = read("upstream.a.servers = [\"a:1\"]\nroute = [{ upstream = \"a\" }]");
     assert!(config.realtime.is_none());
-    assert_eq!((&*config.routes[0].path, &*config.routes[0].name), ("/", "/"));
+    assert_eq!(config.routes, [Route::new("/", "/", Action::upstream("a"))]);
     assert_eq!(config.upstreams[0], tidegate_config::Upstream::new("a", &["a:1"]));
 }
 
@@ -106,8 +108,8 @@ fn every_part_of_a_file_is_read() {
     assert_eq!(servers, [("one:1", 1), ("[::1]:3", 5)]);
     assert_eq!((z.connect_timeout, z.tunnel_idle_timeout), (Duration::from_secs(1), Duration::from_secs(86_400)));
     assert_eq!(z.keepalive, 0);
-    assert_eq!(config.routes[0].host.as_deref(), Some("example.org"));
-    assert_eq!(config.routes[0].listener.as_deref(), Some("b"));
+    assert_eq!(config.routes[0].hosts, ["example.org".into()]);
+    assert_eq!(config.routes[0].listeners, ["b".into()]);
     assert_eq!(&*config.routes[1].name, "other/");
     let realtime = config.realtime.unwrap();
     assert_eq!((&*realtime.path, &*realtime.api_path), ("/ws/io/", "/rt"));
@@ -159,7 +161,7 @@ fn the_effective_config_keeps_strange_characters() {
     let config = read(
         "upstream.\"a\\\"b $ \\\\\".servers = [\"a:1\"]\nroute = [{ upstream = \"a\\\"b $ \\\\\", path = \"/$$x\" }]\nlog.access = \"/a b/'c'.log\"",
     );
-    assert_eq!(&*config.routes[0].path, "/$x");
+    assert_eq!(config.routes[0].path, PathMatch::Prefix("/$x".into()));
     let effective = config.effective();
     assert_eq!(read(&effective), config, "{effective}");
 }

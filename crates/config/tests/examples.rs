@@ -18,7 +18,7 @@ fn read(name: &str) -> Config {
 #[test]
 fn the_examples_are_valid() {
     let minimal = read("minimal.toml");
-    assert_eq!(minimal.routes[0].path.as_ref(), "/");
+    assert_eq!(minimal.routes[0].path.to_string(), "/");
     assert_eq!(minimal.realtime.unwrap().listeners.len(), 1);
     let full = read("tidegate.toml");
     assert_eq!(full.listeners.len(), 2);

@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidegate_balance::RouteTable;
-use tidegate_config::{Config, Listener};
+use tidegate_config::{Action, Config, Listener, PathMatch};
 use tidegate_metrics::Metrics;
 use tidegate_proxy::{RouteMetrics, ServerSettings, Upstream, UpstreamSettings};
 
 use crate::StartError;
 
 /// Where a request of a route goes, and where it is counted.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub name: Arc<str>,
     pub upstream: Arc<Upstream>,
@@ -108,22 +108,28 @@ fn site(
 ) -> Result<Site, StartError> {
     let mut routes = RouteTable::new();
     for route in &config.routes {
-        if route.listener.as_ref().is_some_and(|name| *name != listener.name) {
+        if !route.serves(&listener.name) {
             continue;
         }
-        let found = upstreams.iter().find(|(name, _)| *name == route.upstream);
+        let (Action::Upstream { name, .. }, PathMatch::Prefix(path)) = (&route.action, &route.path) else {
+            let message = format!("route {:?}: only prefixes that go to an upstream are served", route.name);
+            return Err(StartError::Config(message));
+        };
+        let found = upstreams.iter().find(|(known, _)| known == name);
         // A Config read from a file has no dangling names; one built in code may.
         let (_, upstream) = found.ok_or_else(|| {
-            StartError::Config(format!(
-                "route {:?} names the upstream {:?}, which does not exist",
-                route.name, route.upstream
-            ))
+            StartError::Config(format!("route {:?} names the upstream {:?}, which does not exist", route.name, name))
         })?;
-        let metrics = metrics.route_to(&route.name, &route.upstream);
+        let metrics = metrics.route_to(&route.name, name);
         let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics };
-        routes
-            .insert(route.host.as_deref(), &route.path, target)
-            .map_err(|error| StartError::Config(format!("route {:?}: {error}", route.name)))?;
+        let fault = |error| StartError::Config(format!("route {:?}: {error}", route.name));
+        if route.hosts.is_empty() {
+            routes.insert(None, path, target).map_err(fault)?;
+        } else {
+            for host in &route.hosts {
+                routes.insert(Some(host), path, target.clone()).map_err(fault)?;
+            }
+        }
     }
     let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
     Ok(Site { routes, realtime })

@@ -18,8 +18,8 @@ use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, H
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tidegate_auth::{ApiKey, KeySet};
 use tidegate_config::{
-    AccessLog, Admin, Config, Drain, Fsync, Listener, Log, LogFormat, LogLevel, Realtime, RealtimeAuth, Route, Store,
-    StoreKind, Upstream,
+    AccessLog, Action, Admin, Config, Drain, Fsync, Listener, Log, LogFormat, LogLevel, Realtime, RealtimeAuth, Route,
+    Store, StoreKind, Upstream,
 };
 use tidegate_server::{Extras, Local, Running, Server, StartError, start_logging};
 
@@ -44,6 +44,7 @@ pub fn run(args: &DevArgs) -> Result<u8, Failure> {
         level: LogLevel::Warn,
         format: LogFormat::Text,
         access: AccessLog::File(args.data_dir.join("access.log")),
+        ..Log::default()
     };
     start_logging(&log);
     let secrets = Secrets::open(&args.data_dir)?;
@@ -114,20 +115,14 @@ fn start(
 }
 
 fn config(args: &DevArgs, log: Log, secrets: &Secrets, sample: SocketAddr, address: SocketAddr) -> Config {
-    let route = |name: &str, path: &str| Route {
-        name: name.into(),
-        listener: None,
-        host: None,
-        path: path.into(),
-        upstream: "sample".into(),
-    };
+    let route = |name: &str, path: &str| Route::new(name, path, Action::upstream("sample"));
     let listener: Arc<str> = "dev".into();
     let auth =
         RealtimeAuth { jwt_secret: secrets.jwt.clone(), api_keys: vec![ApiKey::new("dev", &secrets.api_key, None)] };
     Config {
         workers: args.workers.unwrap_or(0),
-        listeners: vec![Listener { name: listener.clone(), address }],
-        admin: args.admin.map(|address| Admin { address }),
+        listeners: vec![Listener::new(&listener, address)],
+        admin: args.admin.map(|address| Admin { address, token: None }),
         upstreams: vec![Upstream::new("sample", &[sample.to_string().as_str()])],
         routes: vec![route("api", "/api/"), route("echo", "/echo")],
         realtime: Some(Realtime {
@@ -145,6 +140,7 @@ fn config(args: &DevArgs, log: Log, secrets: &Secrets, sample: SocketAddr, addre
         },
         log,
         drain: Drain { timeout: DRAIN, ..Drain::default() },
+        ..Config::default()
     }
 }
 

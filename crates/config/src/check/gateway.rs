@@ -6,7 +6,7 @@ use crate::check::{count, number, period, small};
 use crate::file;
 use crate::reader::{At, List, Named, Reader, ServerAddress};
 use crate::text::suggest;
-use crate::{Admin, Listener, Realtime, Route, Upstream, UpstreamServer};
+use crate::{Action, Admin, Listener, PathMatch, Realtime, Route, Upstream, UpstreamServer};
 
 /// The longest name of a listener, upstream or route, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -81,7 +81,7 @@ pub(super) fn listeners(reader: &Reader<'_>, found: Option<At<List<file::Listene
         let name = name.map_or_else(|| Arc::from(""), |name| name.value);
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let (address, place) = bound.map_or((unknown, place), |bound| (bound.value, bound.place));
-        listeners.push(At::new(Listener { name, address }, place));
+        listeners.push(At::new(Listener::new(&name, address), place));
     }
     listeners
 }
@@ -107,7 +107,7 @@ pub(super) fn admin(reader: &Reader<'_>, found: Option<At<file::Admin>>, listene
             format!("the admin address {bound} and the listener {name:?} at {address} are the same port"),
         );
     }
-    Some(Admin { address: bound })
+    Some(Admin { address: bound, token: None })
 }
 
 pub(super) fn upstreams(reader: &Reader<'_>, found: Option<At<Named<file::Upstream>>>) -> Vec<At<Upstream>> {
@@ -131,7 +131,7 @@ fn upstream(reader: &Reader<'_>, key: &At<String>, found: file::Upstream) -> At<
             reader
                 .problem(address.place, format!("the server {checked:?} is in this upstream already, at line {line}"));
         }
-        servers.push(At::new(UpstreamServer { address: checked.into(), weight }, address.place));
+        servers.push(At::new(UpstreamServer { weight, ..UpstreamServer::new(&checked) }, address.place));
     };
     for address in found.servers.map(|list| list.value.0).unwrap_or_default() {
         add(address, 1);
@@ -178,6 +178,7 @@ fn upstream(reader: &Reader<'_>, key: &At<String>, found: file::Upstream) -> At<
         ),
         max_fails: small(reader, found.max_fails, "max_fails", default.max_fails, 0),
         fail_timeout: patience(found.fail_timeout, "fail_timeout", default.fail_timeout),
+        ..default
     };
     At::new(upstream, key.place)
 }
@@ -202,14 +203,14 @@ pub(super) fn routes(
         }
         let overlaps = |other: &&At<Route>| {
             other.value.path == route.value.path
-                && other.value.host == route.value.host
-                && (other.value.listener.is_none()
-                    || route.value.listener.is_none()
-                    || other.value.listener == route.value.listener)
+                && other.value.hosts == route.value.hosts
+                && (other.value.listeners.is_empty()
+                    || route.value.listeners.is_empty()
+                    || other.value.listeners == route.value.listeners)
         };
         if let Some(other) = routes.iter().find(overlaps) {
-            let (path, line) = (&route.value.path, reader.line(other.place));
-            let host = route.value.host.as_deref().map_or_else(|| "any host".to_owned(), |host| format!("{host:?}"));
+            let (path, line) = (route.value.path.to_string(), reader.line(other.place));
+            let host = route.value.hosts.first().map_or_else(|| "any host".to_owned(), |host| format!("{host:?}"));
             reader.problem(path_place, format!("there is a route for {path:?} of {host} already, at line {line}"));
         } else if let Some(other) = routes.iter().find(|other| other.value.name == route.value.name) {
             let (name, line) = (&route.value.name, reader.line(other.place));
@@ -251,12 +252,11 @@ fn route(
             (format!("{listener}{}{path}", host.as_deref().unwrap_or_default()).into(), place)
         }
     };
+    let upstream = found.upstream.map(|given| given.value).unwrap_or_default();
     let route = Route {
-        name,
-        listener: found.listener.map(|given| given.value.into()),
-        host: host.map(Arc::from),
-        path: path.into(),
-        upstream: found.upstream.map(|given| given.value).unwrap_or_default().into(),
+        listeners: found.listener.into_iter().map(|given| given.value.into()).collect(),
+        hosts: host.into_iter().map(Arc::from).collect(),
+        ..Route::new(&name, &path, Action::upstream(&upstream))
     };
     At::new(route, place)
 }
@@ -274,18 +274,18 @@ pub(super) fn shadowed(reader: &Reader<'_>, routes: &[At<Route>], listeners: &[A
     let serves = |name: &str| realtime.listeners.iter().any(|listener| **listener == *name);
     let api = format!("{}/", realtime.api_path);
     for At { value: route, place } in routes {
-        let everywhere = match &route.listener {
-            Some(listener) => serves(listener),
-            None => listeners.iter().all(|listener| serves(&listener.value.name)),
+        let everywhere = listeners
+            .iter()
+            .filter(|listener| route.serves(&listener.value.name))
+            .all(|listener| serves(&listener.value.name));
+        let (PathMatch::Prefix(path) | PathMatch::PrefixFirst(path) | PathMatch::Exact(path)) = &route.path else {
+            continue;
         };
         let taken = [&*realtime.path, &api]
             .into_iter()
-            .find(|taken| route.path.starts_with(*taken) || Some(&*route.path) == taken.strip_suffix('/'));
+            .find(|taken| path.starts_with(*taken) || Some(&**path) == taken.strip_suffix('/'));
         if let (true, Some(taken)) = (everywhere, taken) {
-            reader.problem(
-                *place,
-                format!("the path {:?} is never reached: the realtime server takes {taken:?}", route.path),
-            );
+            reader.problem(*place, format!("the path {path:?} is never reached: the realtime server takes {taken:?}"));
         }
     }
 }

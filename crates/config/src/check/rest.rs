@@ -2,7 +2,7 @@ use crate::check::{bytes, count, delay, path, period};
 use crate::file;
 use crate::reader::{At, Reader, Span};
 use crate::text::suggest;
-use crate::{AccessLog, Drain, Fsync, Log, LogFormat, LogLevel, Realtime, Store, StoreKind};
+use crate::{AccessLog, Drain, Fsync, Log, Realtime, Store, StoreKind};
 
 pub(super) fn store(reader: &Reader<'_>, found: Option<At<file::Store>>, realtime: Option<&Realtime>) -> Store {
     let default = Store::default();
@@ -69,20 +69,11 @@ pub(super) fn log(reader: &Reader<'_>, found: Option<At<file::Log>>) -> Log {
     let default = Log::default();
     let Some(At { value: found, .. }) = found else { return default };
     Log {
-        level: match found.level.map(|level| level.value) {
-            Some(file::Level::Error) => LogLevel::Error,
-            Some(file::Level::Warn) => LogLevel::Warn,
-            Some(file::Level::Info) => LogLevel::Info,
-            Some(file::Level::Debug) => LogLevel::Debug,
-            Some(file::Level::Trace) => LogLevel::Trace,
-            None => default.level,
-        },
-        format: match found.format.map(|format| format.value) {
-            Some(file::Format::Json) => LogFormat::Json,
-            Some(file::Format::Text) => LogFormat::Text,
-            None => default.format,
-        },
+        level: found.level.map_or(default.level, |level| level.value),
+        format: found.format.map_or(default.format, |format| format.value),
         access: found.access.map_or(default.access, |given| access(reader, &given)),
+        access_format: default.access_format,
+        queue_lines: default.queue_lines,
     }
 }
 
@@ -108,5 +99,6 @@ pub(super) fn drain(reader: &Reader<'_>, found: Option<At<file::Drain>>) -> Drai
     Drain {
         timeout: delay(reader, found.timeout, "timeout", default.timeout),
         reconnect_in: delay(reader, found.reconnect_in, "reconnect_in", default.reconnect_in),
+        ..default
     }
 }

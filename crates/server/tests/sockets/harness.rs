@@ -3,19 +3,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tidegate_config::{AccessLog, Admin, Config, Drain, Listener, Log, Realtime, RealtimeAuth, Route, Upstream};
+use tidegate_config::{
+    AccessLog, Action, Admin, Config, Drain, Listener, Log, Realtime, RealtimeAuth, Route, Upstream,
+};
 use tidegate_server::{Extras, Reloaded, Running, Server};
 use tidegate_testkit::{RawClient, patiently};
 
 /// A config for one listener on a free port, the upstream behind `/`, and an admin listener.
 pub fn config(upstream: Option<SocketAddr>, access: AccessLog) -> Config {
     let upstreams: Vec<_> = upstream.iter().map(|at| Upstream::new("backend", &[at.to_string().as_str()])).collect();
-    let route =
-        Route { name: "all".into(), listener: None, host: None, path: "/api".into(), upstream: "backend".into() };
+    let route = Route::new("all", "/api", Action::upstream("backend"));
     Config {
         workers: 1,
-        listeners: vec![Listener { name: "public".into(), address: "127.0.0.1:0".parse().unwrap() }],
-        admin: Some(Admin { address: "127.0.0.1:0".parse().unwrap() }),
+        listeners: vec![Listener::new("public", "127.0.0.1:0".parse().unwrap())],
+        admin: Some(Admin { address: "127.0.0.1:0".parse().unwrap(), token: None }),
         routes: upstreams.iter().map(|_| route.clone()).collect(),
         upstreams,
         log: Log { access, ..Log::default() },

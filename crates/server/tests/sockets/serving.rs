@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
-use tidegate_config::AccessLog;
+use tidegate_config::{AccessLog, PathMatch};
 use tidegate_server::{ClientTimeouts, Extras, Server, StartError};
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local};
 
@@ -76,7 +76,7 @@ fn the_realtime_paths_win_over_routes() {
         let upstream = Upstream::ok("backend").await;
         let mut config = config(Some(upstream.address()), AccessLog::Off);
         config.realtime = Some(realtime());
-        config.routes[0].path = "/".into();
+        config.routes[0].path = PathMatch::Prefix("/".into());
         let gateway = Gateway::start(config);
         let mut client = gateway.client().await;
         let open = client.request("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n\r\n").await;

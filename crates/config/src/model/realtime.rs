@@ -1,0 +1,82 @@
+//! The realtime server: Socket.IO, rooms, event streams.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_auth::{ApiKey, Secret};
+
+/// The realtime server. Its paths win over routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Realtime {
+    /// Names of the listeners that serve it; all of them by default.
+    pub listeners: Vec<Arc<str>>,
+    /// Path of Socket.IO, with a slash at both ends.
+    pub path: Arc<str>,
+    /// Path under which event streams, publishing and tickets lie, without a slash at its end.
+    pub api_path: Arc<str>,
+    /// How often the server pings.
+    pub ping_interval: Duration,
+    /// How long it waits for the pong.
+    pub ping_timeout: Duration,
+    /// How long a client may take to join its first namespace.
+    pub connect_timeout: Duration,
+    /// How long an upgrade from polling may take.
+    pub upgrade_timeout: Duration,
+    /// The largest message, bytes.
+    pub max_payload: usize,
+    /// The most connections of this process.
+    pub max_connections: usize,
+    /// How long a cut connection can be recovered.
+    pub recovery_window: Duration,
+    /// The most bytes kept in memory for recovery, per tenant and namespace.
+    pub recovery_bytes: usize,
+    /// The most bytes that wait for one connection.
+    pub outbox_bytes: usize,
+    /// The most rooms of one connection.
+    pub rooms_per_connection: usize,
+    /// Origins of web pages that may connect from elsewhere, `*` for all; none by default.
+    pub cors_origins: Vec<String>,
+    /// How often an idle event stream gets a comment.
+    pub sse_heartbeat: Duration,
+    /// Messages per second of one user; 0 is no limit.
+    pub messages_per_second: u32,
+    /// Messages at once of one user.
+    pub message_burst: u32,
+    /// Who is let in.
+    pub auth: RealtimeAuth,
+}
+
+impl Realtime {
+    /// The realtime server with every default, on the listeners named.
+    pub fn new(auth: RealtimeAuth, listeners: Vec<Arc<str>>) -> Self {
+        Self {
+            listeners,
+            path: "/socket.io/".into(),
+            api_path: "/realtime".into(),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(45),
+            upgrade_timeout: Duration::from_secs(10),
+            max_payload: 1_000_000,
+            max_connections: 10_000,
+            recovery_window: Duration::from_secs(120),
+            recovery_bytes: 64 << 20,
+            outbox_bytes: 4 << 20,
+            rooms_per_connection: 100,
+            cors_origins: Vec::new(),
+            sse_heartbeat: Duration::from_secs(30),
+            messages_per_second: 100,
+            message_burst: 200,
+            auth,
+        }
+    }
+}
+
+/// The credentials that the realtime server knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealtimeAuth {
+    /// The secret of HS256 tokens, at least 32 bytes.
+    pub jwt_secret: Secret,
+    /// The keys of backends that publish.
+    pub api_keys: Vec<ApiKey>,
+}
