@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tidegate_config::{AccessLog, Config, Listener, Route, Upstream as Group};
+use tidegate_config::{AccessLog, Action, Config, Listener, PathMatch, Route, Upstream as Group};
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local};
 use tokio::net::TcpStream;
 
@@ -11,7 +11,7 @@ use crate::harness::{GET_API, Gateway, config};
 fn towards(name: &str, upstream: SocketAddr) -> Config {
     let mut config = config(Some(upstream), AccessLog::Off);
     for route in &mut config.routes {
-        route.upstream = name.into();
+        route.action = Action::upstream(name);
     }
     config.upstreams = vec![Group::new(name, &[&upstream.to_string()])];
     config
@@ -38,7 +38,7 @@ fn a_config_that_cannot_be_served_changes_nothing() {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut bad = towards("b", upstream.address());
         bad.routes.clear();
-        bad.listeners.push(Listener { name: "more".into(), address: taken.local_addr().unwrap() });
+        bad.listeners.push(Listener::new("more", taken.local_addr().unwrap()));
         let error = gateway.reload(bad).unwrap_err();
         assert!(error.contains("in use"), "{error}");
         let mut dangling = towards("b", upstream.address());
@@ -58,7 +58,7 @@ fn listeners_come_and_go_and_those_that_stay_lose_nobody() {
         assert_eq!(staying.request(GET_API).await.status(), 200);
         let mut more = towards("a", upstream.address());
         let second = free_address();
-        more.listeners.push(Listener { name: "second".into(), address: second });
+        more.listeners.push(Listener::new("second", second));
         gateway.reload(more).unwrap();
         let mut visitor = RawClient::connect(second).await;
         assert_eq!(visitor.request(GET_API).await.status(), 200);
@@ -76,8 +76,8 @@ fn a_listener_may_be_renamed_and_keeps_its_connections() {
         let address = free_address();
         let named = |name: &str| {
             let mut config = towards("a", upstream.address());
-            config.listeners = vec![Listener { name: name.into(), address }];
-            config.routes = vec![Route { listener: Some(name.into()), ..config.routes[0].clone() }];
+            config.listeners = vec![Listener::new(name, address)];
+            config.routes = vec![Route { listeners: vec![name.into()], ..config.routes[0].clone() }];
             config
         };
         let gateway = Gateway::start(named("one"));
@@ -99,7 +99,7 @@ fn a_tunnel_lives_on_across_reloads() {
             let mut config = towards("a", upstream.address());
             config.routes.push(Route {
                 name: "new".into(),
-                path: format!("/{round}").into(),
+                path: PathMatch::Prefix(format!("/{round}").into()),
                 ..config.routes[0].clone()
             });
             gateway.reload(config).unwrap();
