@@ -1,4 +1,4 @@
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tidegate_types::CloseReason;
 
@@ -8,6 +8,8 @@ use crate::{Counter, Family, Gauge, Histogram, Metrics, MillisBuckets, SecondsBu
 /// The counters of one route.
 #[derive(Debug)]
 pub struct RouteMetrics {
+    /// The route's name, as in the config.
+    pub name: Arc<str>,
     requests: [Counter; StatusClass::COUNT],
     /// Made when first asked for: most routes answer with two or three classes of status.
     duration_seconds: [OnceLock<Histogram<SecondsBuckets>>; StatusClass::COUNT],
@@ -35,12 +37,14 @@ pub struct RouteMetrics {
 }
 
 impl RouteMetrics {
-    pub(crate) fn new(metrics: &Metrics, route: Name, upstream: Name) -> Self {
+    pub(crate) fn new(metrics: &Metrics, name: &str, upstream: Name) -> Self {
+        let route = Name::new(name);
         let labels = RouteLabels { route: route.clone() };
         let bytes = |direction| {
             metrics.tunnel_bytes.get_or_create_owned(&RouteDirectionLabels { route: route.clone(), direction })
         };
         Self {
+            name: name.into(),
             requests: each(StatusClass::ALL, |status_class| {
                 metrics.http_requests.get_or_create_owned(&RequestLabels { route: route.clone(), status_class })
             }),

@@ -108,7 +108,7 @@ impl Metrics {
 
     /// The handles of a route to an upstream. Both names come from the config.
     pub fn route_to(&self, name: &str, upstream: &str) -> Arc<RouteMetrics> {
-        Arc::new(RouteMetrics::new(self, Name::new(name), Name::new(upstream)))
+        Arc::new(RouteMetrics::new(self, name, Name::new(upstream)))
     }
 
     /// The handles of an upstream. `name` comes from the config.

@@ -48,13 +48,8 @@ async fn serve(listen: String, address: String) {
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "0"));
                 }
-                let exchange = Exchange {
-                    request_id: "0123456789abcdef0123456789abcdef".into(),
-                    client,
-                    scheme: "http",
-                    route: route.clone(),
-                    on_end: Box::new(|_| {}),
-                };
+                let request_id = "0123456789abcdef0123456789abcdef".into();
+                let exchange = Exchange::new(request_id, client, "http", route.clone(), Box::new(|_| {}));
                 Ok::<_, Infallible>(forwarder.forward(request, upstream, exchange).await)
             }
         });

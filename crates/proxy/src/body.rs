@@ -15,6 +15,7 @@ use crate::Upstream;
 use crate::clock::{Alarm, Clock, Ring};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing};
+use crate::live::Leave;
 use crate::pool::Pool;
 use crate::stream::EventStream;
 
@@ -193,7 +194,7 @@ impl UpstreamBody {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.poll_unless_drained(cx) {
             // Only event streams are asked to end early.
-            Poll::Ready(Step::Drain) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Step::Leave(_)) | Poll::Pending => Poll::Pending,
             Poll::Ready(Step::Frame(frame)) => Poll::Ready(frame),
         }
     }
@@ -219,7 +220,7 @@ impl UpstreamBody {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Ring::Due) => self.fail(BodyError::Idle, CloseReason::IdleTimeout, cx),
                 Poll::Ready(Ring::Close) => self.fail(BodyError::Closing, CloseReason::ServerShutdown, cx),
-                Poll::Ready(Ring::Drain) => Poll::Ready(Step::Drain),
+                Poll::Ready(Ring::Leave(why)) => Poll::Ready(Step::Leave(why)),
             },
         }
     }
@@ -301,8 +302,8 @@ impl Lease {
 pub(crate) enum Step {
     /// A frame, the end or an error.
     Frame(Option<Result<Frame<Bytes>, BodyError>>),
-    /// Draining asks for the end.
-    Drain,
+    /// The end is asked for.
+    Leave(Leave),
 }
 
 /// The client's body on its way to the upstream.

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use crate::live::Leave;
+
 /// Milliseconds since the clock was made, as of the last tick.
 pub(crate) type Ticks = u64;
 
@@ -20,22 +22,33 @@ pub(crate) type Ticks = u64;
 pub(crate) enum Species {
     /// Runs to its end.
     Exchange,
-    /// Is asked to end at an event boundary when draining begins.
+    /// Is asked to end at a good place when draining begins, and at the latest when everything closes: tunnels and event
+    /// streams.
     Stream,
-    /// Lives until closing.
-    Tunnel,
+    /// Was asked and is about to end: only its due time counts.
+    Parting,
 }
 
 #[derive(Debug)]
 struct Slot {
     due: Ticks,
-    /// When draining asks the owner to end.
-    drain_at: Ticks,
+    /// When the owner is asked to end, and why.
+    leave_at: Ticks,
+    leave: Leave,
     species: Species,
     waker: Option<Waker>,
 }
 
+impl Slot {
+    fn leaving(&self) -> Option<Leave> {
+        (self.leave_at != NEVER).then_some(self.leave)
+    }
+}
+
 const NEVER: Ticks = Ticks::MAX;
+
+/// How long those have that are about to end when everything closes.
+const CLOSING: Ticks = 300;
 
 /// A worker's clock.
 #[derive(Debug)]
@@ -51,6 +64,7 @@ pub(crate) struct Clock {
     stopped: Cell<bool>,
     closing: Cell<bool>,
     draining: Cell<bool>,
+    /// Over how long the ends of streams are spread when draining begins.
     spread: Ticks,
     seed: Cell<u64>,
 }
@@ -118,7 +132,7 @@ impl Clock {
 
     pub(crate) fn alarm(self: &Rc<Self>, species: Species) -> Alarm {
         self.rouse();
-        let slot = Slot { due: NEVER, drain_at: self.drain_time(species), species, waker: None };
+        let slot = Slot { due: NEVER, leave_at: self.drain_time(species), leave: Leave::Drain, species, waker: None };
         let key = self.slots.borrow_mut().insert(slot);
         Alarm { clock: self.clone(), key }
     }
@@ -128,7 +142,12 @@ impl Clock {
         self.draining.set(true);
         self.read();
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            slot.drain_at = self.drain_time(slot.species);
+            // Who was asked already keeps its time unless this one is sooner.
+            let at = self.drain_time(slot.species);
+            if at < slot.leave_at {
+                slot.leave_at = at;
+                slot.leave = Leave::Drain;
+            }
         }
     }
 
@@ -136,13 +155,48 @@ impl Clock {
     pub(crate) fn close(&self) {
         self.closing.set(true);
         self.draining.set(true);
+        let soon = self.read() + CLOSING;
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            if slot.species != Species::Exchange
-                && let Some(waker) = slot.waker.take()
-            {
-                waker.wake();
+            match slot.species {
+                Species::Exchange => {}
+                Species::Parting => slot.due = slot.due.min(soon),
+                Species::Stream => _ = slot.waker.take().map(Waker::wake),
             }
         }
+    }
+
+    /// Asks the owners of these alarms to end, one after the other with that time between two, each up to `jitter` percent
+    /// of it later.
+    pub(crate) fn ask_to_leave(&self, alarms: &[usize], why: Leave, gap: Duration, jitter: u8) {
+        let begin = self.read();
+        let gap = u64::try_from(gap.as_micros()).unwrap_or(NEVER);
+        let mut slots = self.slots.borrow_mut();
+        for (place, alarm) in (0u64..).zip(alarms) {
+            let Some(slot) = slots.get_mut(*alarm) else { continue };
+            let late = self.random((gap / 100).saturating_mul(u64::from(jitter)) + 1);
+            let at = begin.saturating_add(gap.saturating_mul(place).saturating_add(late) / 1000).min(NEVER - 1);
+            if slot.species == Species::Stream && at < slot.leave_at {
+                slot.leave_at = at;
+                slot.leave = why;
+            }
+        }
+    }
+
+    /// Takes back what was asked for that reason; whether there was anything to take back.
+    pub(crate) fn let_stay(&self, alarm: usize, why: Leave) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(alarm) else { return false };
+        let asked = slot.species == Species::Stream && slot.leaving() == Some(why);
+        if asked {
+            slot.leave_at = self.drain_time(slot.species);
+            slot.leave = Leave::Drain;
+        }
+        asked
+    }
+
+    /// Whether and why the owner of an alarm has been asked to end.
+    pub(crate) fn leaving(&self, alarm: usize) -> Option<Leave> {
+        self.slots.borrow().get(alarm).and_then(Slot::leaving)
     }
 
     /// A number below `bound`; good enough to spread things.
@@ -180,7 +234,8 @@ impl Clock {
 
     fn fire(&self, now: Ticks) {
         for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            if (slot.due <= now || slot.drain_at <= now)
+            let leaves = slot.leave_at <= now && slot.species != Species::Parting;
+            if (slot.due <= now || leaves)
                 && let Some(waker) = slot.waker.take()
             {
                 waker.wake();
@@ -198,8 +253,8 @@ fn millis(duration: Duration) -> Ticks {
 pub(crate) enum Ring {
     /// The time is up.
     Due,
-    /// Draining: end at the next good place.
-    Drain,
+    /// End at the next good place.
+    Leave(Leave),
     /// Closing: end now.
     Close,
 }
@@ -221,10 +276,14 @@ impl Alarm {
 
     /// Turns the owner into something that the drain treats otherwise.
     pub(crate) fn become_species(&self, species: Species) {
-        let drain_at = self.clock.drain_time(species);
+        let leave_at = self.clock.drain_time(species);
         self.with(|slot| {
             slot.species = species;
-            slot.drain_at = drain_at;
+            // Who is about to end stays marked as such in the register.
+            if species != Species::Parting {
+                slot.leave_at = leave_at;
+                slot.leave = Leave::Drain;
+            }
         });
     }
 
@@ -232,7 +291,7 @@ impl Alarm {
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Ring> {
         let mut slots = self.clock.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.key) else { return Poll::Pending };
-        if self.clock.closing.get() && slot.species != Species::Exchange {
+        if self.clock.closing.get() && slot.species == Species::Stream {
             return Poll::Ready(Ring::Close);
         }
         let now = self.clock.now();
@@ -244,7 +303,12 @@ impl Alarm {
             None => slot.waker = Some(cx.waker().clone()),
         }
         // Registered all the same: the owner may have to wait for a good place, and must hear of the rest.
-        if slot.drain_at <= now { Poll::Ready(Ring::Drain) } else { Poll::Pending }
+        let leaves = slot.leave_at <= now && slot.species != Species::Parting;
+        if leaves { Poll::Ready(Ring::Leave(slot.leave)) } else { Poll::Pending }
+    }
+
+    pub(crate) fn key(&self) -> usize {
+        self.key
     }
 
     pub(crate) fn clock(&self) -> &Rc<Clock> {

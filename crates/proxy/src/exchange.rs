@@ -18,8 +18,23 @@ pub struct Exchange {
     pub scheme: &'static str,
     /// Where tunnels and event streams are counted. Requests and their duration are the caller's to count, in `on_end`.
     pub route: Arc<RouteMetrics>,
+    /// The listener's name, for the register of live streams.
+    pub listener: Option<Arc<str>>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
+}
+
+impl Exchange {
+    /// With what every exchange has; the rest is set on the result.
+    pub fn new(
+        request_id: Rc<str>,
+        client: SocketAddr,
+        scheme: &'static str,
+        route: Arc<RouteMetrics>,
+        on_end: OnEnd,
+    ) -> Self {
+        Self { request_id, client, scheme, route, listener: None, on_end }
+    }
 }
 
 impl fmt::Debug for Exchange {
@@ -68,6 +83,10 @@ pub struct ExchangeSummary {
     pub bytes_in: u64,
     /// Bytes of the body (or tunnel) from the upstream to the client.
     pub bytes_out: u64,
+    /// WebSocket messages from the client to the upstream; 0 unless the route inspects.
+    pub messages_in: u64,
+    /// WebSocket messages from the upstream to the client; 0 unless the route inspects.
+    pub messages_out: u64,
     /// SSE events passed on.
     pub sse_events: u64,
     /// From the call of `forward` until the response head; `None` if none came.

@@ -31,6 +31,7 @@ pub(crate) struct Flow {
     pub(crate) client: IpAddr,
     pub(crate) scheme: &'static str,
     pub(crate) route: Arc<RouteMetrics>,
+    pub(crate) listener: Option<Arc<str>>,
     on_end: Cell<Option<OnEnd>>,
     started: Instant,
     ttfb: Cell<Option<Duration>>,
@@ -43,6 +44,8 @@ pub(crate) struct Flow {
     pub(crate) status: Cell<u16>,
     pub(crate) bytes_in: Cell<u64>,
     pub(crate) bytes_out: Cell<u64>,
+    pub(crate) messages_in: Cell<u64>,
+    pub(crate) messages_out: Cell<u64>,
     pub(crate) events: Cell<u64>,
     pub(crate) retries: Cell<u8>,
     pub(crate) reason: Cell<CloseReason>,
@@ -87,6 +90,18 @@ impl Flow {
         self.ttfb.set(Some(self.started.elapsed()));
     }
 
+    /// The server that answers, or was tried last.
+    pub(crate) fn server(&self) -> Option<Arc<str>> {
+        let server = self.upstream.take();
+        self.upstream.set(server.clone());
+        server
+    }
+
+    /// Since the exchange began.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     fn finish(&self) {
         let Some(on_end) = self.on_end.take() else { return };
         on_end(ExchangeSummary {
@@ -96,6 +111,8 @@ impl Flow {
             upstream: self.upstream.take(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
             sse_events: self.events.get(),
             ttfb: self.ttfb.get(),
             duration: self.started.elapsed(),
@@ -125,6 +142,7 @@ impl Ending {
             client: exchange.client.ip(),
             scheme: exchange.scheme,
             route: exchange.route,
+            listener: exchange.listener,
             on_end: Cell::new(Some(exchange.on_end)),
             started: Instant::now(),
             ttfb: Cell::new(None),
@@ -136,6 +154,8 @@ impl Ending {
             status: Cell::new(499),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
+            messages_in: Cell::new(0),
+            messages_out: Cell::new(0),
             events: Cell::new(0),
             retries: Cell::new(0),
             reason: Cell::new(CloseReason::TransportClosed),

@@ -17,6 +17,7 @@ use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
 use crate::headers::{Prepared, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response};
+use crate::live::{Live, LiveInbox};
 use crate::pool::Pool;
 use crate::stream::EventStream;
 use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websocket};
@@ -33,6 +34,7 @@ const BUFFER: usize = 64 * 1024;
 pub struct Forwarder {
     pub(crate) clock: Rc<Clock>,
     pub(crate) pool: Rc<Pool>,
+    pub(crate) live: Rc<Live>,
     /// Every tunnel and every upstream connection of the worker reads into it; it is only borrowed while one is polled.
     pub(crate) buffer: Buffer,
     /// Heads of requests are built in it.
@@ -57,7 +59,14 @@ impl Forwarder {
         }));
         tokio::task::spawn_local(follow(phase, Rc::downgrade(&clock)));
         let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
-        Rc::new(Self { clock, pool, buffer, scratch: RefCell::default() })
+        let live = Live::new(clock.clone());
+        Rc::new(Self { clock, pool, live, buffer, scratch: RefCell::default() })
+    }
+
+    /// Answers questions about this worker's streams, and carries out orders to close some, from now on; must be called
+    /// inside the worker's local runtime.
+    pub fn attend(&self, inbox: LiveInbox) {
+        tokio::task::spawn_local(Live::attend(Rc::downgrade(&self.live), inbox));
     }
 
     /// Forwards one request, which passed [`crate::check_framing`]. Always answers: what goes wrong becomes a JSON error.
@@ -187,7 +196,7 @@ impl Forwarder {
             loop {
                 match alarm.poll(cx) {
                     Poll::Ready(Ring::Due) => {}
-                    Poll::Ready(Ring::Drain | Ring::Close) | Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ring::Leave(_) | Ring::Close) | Poll::Pending => return Poll::Pending,
                 }
                 // Silence counts from when the request body last moved.
                 let (patience, failure) = match flow.upload.get() {
@@ -234,14 +243,16 @@ impl Forwarder {
         let settings = &upstream.settings;
         let timeout = if events { settings.stream_timeout } else { settings.read_timeout };
         let reusable = reusable && upload.is_none();
-        let (buffer, upstream, pool) = (self.buffer.clone(), upstream.clone(), self.pool.clone());
-        let lease = Lease { connection, reusable, buffer, upstream, pool, upload };
-        if events {
+        let (buffer, pool) = (self.buffer.clone(), self.pool.clone());
+        let lease = Lease { connection, reusable, buffer, upstream: upstream.clone(), pool, upload };
+        let body = if events {
             mark_event_stream(&mut parts.headers);
             alarm.become_species(Species::Stream);
-        }
-        let body = UpstreamBody::new(framing, lease, alarm, timeout, ending);
-        let body = if events { Body::events(EventStream::new(body)) } else { Body::upstream(body) };
+            let listed = self.live.enter(ending.flow(), upstream, &alarm);
+            Body::events(EventStream::new(UpstreamBody::new(framing, lease, alarm, timeout, ending), listed))
+        } else {
+            Body::upstream(UpstreamBody::new(framing, lease, alarm, timeout, ending))
+        };
         Response::from_parts(parts, body)
     }
 }

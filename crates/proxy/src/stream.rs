@@ -4,10 +4,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tidegate_types::CloseReason;
 use tidegate_wire::sse::EventScanner;
 
 use crate::body::{Step, UpstreamBody};
+use crate::live::{Leave, Listed};
 use crate::{BodyError, ExchangeKind};
 
 /// Clients are told to come back after 1 to 5 s, each at another time.
@@ -21,18 +21,20 @@ pub(crate) struct EventStream {
     scanner: EventScanner,
     /// The length was announced: nothing can be put in, and the end cannot come early.
     sized: bool,
+    #[expect(dead_code, reason = "keeps the stream in the register while it lives")]
+    listed: Listed,
 }
 
 type Polled = Option<Result<Frame<Bytes>, BodyError>>;
 
 impl EventStream {
-    pub(crate) fn new(body: UpstreamBody) -> Self {
+    pub(crate) fn new(body: UpstreamBody, listed: Listed) -> Self {
         let flow = body.flow();
         flow.kind.set(ExchangeKind::Sse);
         flow.route.sse_streams.inc();
         flow.route.sse_streams_open.inc();
         let sized = body.size_hint().exact().is_some();
-        Self { body, scanner: EventScanner::new(), sized }
+        Self { body, scanner: EventScanner::new(), sized, listed }
     }
 
     /// Each chunk is passed on at once. Gathering those that come together was tried: waiting a turn for the next one cost
@@ -47,7 +49,7 @@ impl EventStream {
                 }
                 Poll::Ready(frame)
             }
-            Step::Drain => self.drain(),
+            Step::Leave(why) => self.leave(why),
         }
     }
 
@@ -71,12 +73,12 @@ impl EventStream {
 
     /// Between two events the client is told when to come back, and the response ends. In the middle of an event the
     /// rest is waited for: the next chunk, or the process's end.
-    fn drain(&mut self) -> Poll<Polled> {
+    fn leave(&mut self, why: Leave) -> Poll<Polled> {
         if self.sized || !self.scanner.at_boundary() {
             return Poll::Pending;
         }
         let retry = RETRY_MIN_MS + self.body.clock().random(RETRY_SPREAD_MS);
-        self.body.stop(CloseReason::ServerShutdown);
+        self.body.stop(why.reason());
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(format!("retry: {retry}\n\n"))))))
     }
 }

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::clock::{Alarm, Ring};
 use crate::flow::Ending;
+use crate::live::{Leave, Listed};
 use crate::pool::Open;
 use crate::websocket::Taken;
 
@@ -35,6 +36,8 @@ pub(crate) struct End {
     #[expect(dead_code, reason = "counts the upstream connection while it lives")]
     pub(crate) open: Open,
     pub(crate) ending: Ending,
+    #[expect(dead_code, reason = "keeps the tunnel in the register while it lives")]
+    pub(crate) listed: Listed,
 }
 
 /// Pumps both directions until both have ended, one broke, nothing moved for too long, or the gateway closes.
@@ -131,7 +134,11 @@ impl Future for Tunnel {
             this.end.alarm.set(this.end.timeout.min(HALF_OPEN));
         }
         match this.end.alarm.poll(cx) {
-            Poll::Pending | Poll::Ready(Ring::Drain) => Poll::Pending,
+            Poll::Pending | Poll::Ready(Ring::Leave(Leave::Drain)) => Poll::Pending,
+            Poll::Ready(Ring::Leave(why)) => {
+                flow.reason.set(why.reason());
+                Poll::Ready(())
+            }
             Poll::Ready(Ring::Due) => {
                 flow.reason.set(CloseReason::IdleTimeout);
                 Poll::Ready(())

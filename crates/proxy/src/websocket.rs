@@ -122,7 +122,10 @@ pub(crate) async fn connect(
             ending.kind.set(ExchangeKind::WebSocket);
             add_request_id(response.headers_mut(), &ending.request_id);
             let timeout = upstream.settings.tunnel_idle_timeout;
-            begin(forwarder, client, deadline, stream, timeout, open, ending);
+            let alarm = forwarder.clock.alarm(Species::Stream);
+            let listed = forwarder.live.enter(ending.flow(), upstream, &alarm);
+            let buffer = forwarder.buffer.clone();
+            begin(client, deadline, stream, End { alarm, timeout, buffer, open, ending, listed });
             response
         }
         Ok(Ok(Shaken::Refused(head, connection))) => {
@@ -247,17 +250,7 @@ pub fn take_back(upgraded: Upgraded) -> Result<Taken, Upgraded> {
 }
 
 /// Once the 101 has been sent, both streams go to a task of exactly the tunnel's size.
-fn begin(
-    forwarder: &Rc<Forwarder>,
-    client: OnUpgrade,
-    deadline: Duration,
-    upstream: Taken,
-    timeout: Duration,
-    open: Open,
-    ending: Ending,
-) {
-    let end =
-        End { alarm: forwarder.clock.alarm(Species::Tunnel), timeout, buffer: forwarder.buffer.clone(), open, ending };
+fn begin(client: OnUpgrade, deadline: Duration, upstream: Taken, end: End) {
     tokio::task::spawn_local(async move {
         let Ok(Ok(upgraded)) = tokio::time::timeout(deadline, client).await else { return };
         let Ok(client) = take_back(upgraded) else {

@@ -139,24 +139,21 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
     let line = Line::of(request, held.slot.client, Some(route));
     let counted = route.metrics.clone();
     let (at_end, place) = (worker.clone(), held.clone());
-    let exchange = Exchange {
-        request_id: worker.ids.of(request.headers()),
-        client: held.slot.client,
-        scheme: "http",
-        route: route.metrics.clone(),
-        on_end: Box::new(move |summary| {
-            place.idle();
-            let class = StatusClass::of(summary.status);
-            counted.requests(class).inc();
-            if let Some(ttfb) = summary.ttfb {
-                counted.ttfb_seconds(class).observe(ttfb.as_secs_f64());
-            }
-            if summary.kind == ExchangeKind::Http {
-                counted.duration_seconds(class).observe(summary.duration.as_secs_f64());
-            }
-            log(&at_end, &line, &summary);
-        }),
-    };
+    let on_end = Box::new(move |summary: ExchangeSummary| {
+        place.idle();
+        let class = StatusClass::of(summary.status);
+        counted.requests(class).inc();
+        if let Some(ttfb) = summary.ttfb {
+            counted.ttfb_seconds(class).observe(ttfb.as_secs_f64());
+        }
+        if summary.kind == ExchangeKind::Http {
+            counted.duration_seconds(class).observe(summary.duration.as_secs_f64());
+        }
+        log(&at_end, &line, &summary);
+    });
+    let request_id = worker.ids.of(request.headers());
+    let mut exchange = Exchange::new(request_id, held.slot.client, "http", route.metrics.clone(), on_end);
+    exchange.listener = Some(site.name.clone());
     Way::Upstream(route.upstream.clone(), exchange)
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Route {
 /// What one listener serves. Shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Site {
+    /// The listener's name.
+    pub name: Arc<str>,
     pub routes: RouteTable<Route>,
     pub realtime: bool,
 }
@@ -132,5 +134,5 @@ fn site(
         }
     }
     let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
-    Ok(Site { routes, realtime })
+    Ok(Site { name: listener.name.clone(), routes, realtime })
 }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use tidegate_config::Config;
 use tidegate_metrics::Metrics;
+use tidegate_proxy::LiveStreams;
 use tidegate_realtime::Node;
 use tidegate_types::{MAX_SHARDS, Phase, ShardId};
 use tokio::sync::{mpsc, watch};
@@ -53,7 +54,8 @@ impl Server {
 
         let (ended, endings) = sync_channel(usize::from(workers));
         let (busy, all_idle) = mpsc::channel(1);
-        for (index, sockets) in (0..workers).zip(sockets) {
+        let (live, inboxes) = LiveStreams::for_workers(workers);
+        for ((index, sockets), inbox) in (0..workers).zip(sockets).zip(inboxes) {
             let (tell, orders) = mpsc::channel(16);
             plans.tell(tell);
             let start = Start {
@@ -68,6 +70,7 @@ impl Server {
                 node: node.clone(),
                 admin: extras.admin_everywhere.then(|| admin.clone()),
                 busy: busy.clone(),
+                live: inbox,
             };
             spawn_worker(start, log.lines(metrics.log_lines_dropped.clone()), ended.clone())?;
         }
@@ -87,7 +90,7 @@ impl Server {
             deadline: config.drain.timeout,
         })?;
         admin.set_ready(true);
-        Ok(Running { addresses, admin: admin_address, orders, control, endings, workers, phase, node, log })
+        Ok(Running { addresses, admin: admin_address, orders, control, endings, workers, phase, node, log, live })
     }
 }
 
@@ -102,6 +105,7 @@ pub struct Running {
     phase: watch::Receiver<Phase>,
     node: Option<Arc<Node>>,
     log: AccessLog,
+    live: LiveStreams,
 }
 
 /// How a worker thread ended.
@@ -119,6 +123,11 @@ impl Running {
     /// Where the admin listener is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// The tunnels and event streams through the gateway, those of the realtime server not included.
+    pub fn live(&self) -> &LiveStreams {
+        &self.live
     }
 
     /// Begins to drain, as on SIGTERM. Returns at once.

@@ -14,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{BadRequestLabels, Metrics};
-use tidegate_proxy::{Forwarder, Guarded, RouteMetrics};
+use tidegate_proxy::{Forwarder, Guarded, LiveInbox, RouteMetrics};
 use tidegate_realtime::{Node, Shard};
 use tidegate_types::{Phase, ShardId};
 use tokio::net::{TcpListener, TcpStream};
@@ -85,6 +85,8 @@ pub(crate) struct Start {
     pub admin: Option<Arc<Admin>>,
     /// Dropped when, while draining, no connection is left.
     pub busy: mpsc::Sender<Infallible>,
+    /// Where others ask about the worker's streams.
+    pub live: LiveInbox,
 }
 
 /// One worker: the thread that owns what it accepted.
@@ -117,7 +119,7 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start { shard, plan, sockets, orders, metrics, mut phase, timeouts, local, node, admin, busy } = start;
+    let Start { shard, plan, sockets, orders, metrics, mut phase, timeouts, local, node, admin, busy, live } = start;
     let mut http = http1::Builder::new();
     // As in nginx, a client that closes its side has gone away: otherwise nobody would notice that an event stream has
     // lost its reader until the next write.
@@ -137,6 +139,7 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         http,
         accepting: RefCell::default(),
     });
+    worker.forwarder.attend(live);
     worker.take(&plan, sockets)?;
     drop(plan);
     let following = spawn_local(follow(worker.clone(), orders));

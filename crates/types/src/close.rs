@@ -27,6 +27,10 @@ pub enum CloseReason {
     IdleTimeout,
     /// The upstream or the other side failed.
     UpstreamFailed,
+    /// Asked to connect again, and to be served elsewhere.
+    Moved,
+    /// More than a limit allows.
+    RateLimited,
 }
 
 impl CloseReason {
@@ -45,6 +49,8 @@ impl CloseReason {
             Self::Kicked => "kicked",
             Self::IdleTimeout => "idle_timeout",
             Self::UpstreamFailed => "upstream_failed",
+            Self::Moved => "moved",
+            Self::RateLimited => "rate_limited",
         }
     }
 
@@ -52,12 +58,12 @@ impl CloseReason {
     pub fn websocket_code(self) -> u16 {
         match self {
             Self::ClientClosed | Self::TransportClosed => 1000,
-            Self::PingTimeout | Self::ConnectTimeout | Self::IdleTimeout | Self::Kicked => 1008,
+            Self::PingTimeout | Self::ConnectTimeout | Self::IdleTimeout | Self::Kicked | Self::RateLimited => 1008,
             Self::ProtocolError => 1002,
             Self::InvalidText => 1007,
             Self::MessageTooLarge => 1009,
             Self::SlowConsumer => 1013,
-            Self::ServerShutdown => 1012,
+            Self::ServerShutdown | Self::Moved => 1012,
             Self::UpstreamFailed => 1014,
         }
     }
@@ -66,7 +72,12 @@ impl CloseReason {
     pub fn recoverable(self) -> bool {
         matches!(
             self,
-            Self::TransportClosed | Self::PingTimeout | Self::ServerShutdown | Self::SlowConsumer | Self::IdleTimeout
+            Self::TransportClosed
+                | Self::PingTimeout
+                | Self::ServerShutdown
+                | Self::SlowConsumer
+                | Self::IdleTimeout
+                | Self::Moved
         )
     }
 }

@@ -13,8 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{Metrics, RouteMetrics};
 use tidegate_proxy::{
-    Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, ServerSettings, Upstream, UpstreamSettings,
-    check_framing, error_response,
+    Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, LiveStreams, ServerSettings, Upstream,
+    UpstreamSettings, check_framing, error_response,
 };
 use tidegate_testkit::{PATIENCE, RawClient};
 use tidegate_types::{ErrorCode, Phase};
@@ -26,6 +26,7 @@ pub struct Gateway {
     pub phase: watch::Sender<Phase>,
     pub metrics: Arc<Metrics>,
     pub route: Arc<RouteMetrics>,
+    pub live: LiveStreams,
     ended: Rc<Ended>,
 }
 
@@ -56,13 +57,15 @@ impl Gateway {
         let (phase, watched) = watch::channel(Phase::Serving);
         let tick = Duration::from_millis(10);
         let forwarder = Forwarder::with_settings(watched, ForwarderSettings { tick, drain_spread: 3 * tick });
+        let (live, inboxes) = LiveStreams::for_workers(1);
+        inboxes.into_iter().for_each(|inbox| forwarder.attend(inbox));
         let upstream = Upstream::new(settings, &metrics);
         let route = metrics.route("test");
         let ended = Rc::new(Ended::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::task::spawn_local(accept(listener, forwarder, upstream, route.clone(), ended.clone()));
-        Self { address, phase, metrics, route, ended }
+        Self { address, phase, metrics, route, live, ended }
     }
 
     pub async fn client(&self) -> RawClient {
@@ -101,16 +104,11 @@ async fn accept(
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "request-1"));
                 }
-                let exchange = Exchange {
-                    request_id: "request-1".into(),
-                    client,
-                    scheme: "http",
-                    route,
-                    on_end: Box::new(move |summary| {
-                        ended.summaries.borrow_mut().push(summary);
-                        ended.changed.notify_waiters();
-                    }),
-                };
+                let on_end = Box::new(move |summary| {
+                    ended.summaries.borrow_mut().push(summary);
+                    ended.changed.notify_waiters();
+                });
+                let exchange = Exchange::new("request-1".into(), client, "http", route, on_end);
                 Ok::<_, Infallible>(forwarder.forward(request, &upstream, exchange).await)
             }
         });
