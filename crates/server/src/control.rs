@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::admin::{self, Admin};
+use crate::api::Api;
 use crate::extras::Source;
 use crate::reload::{Plans, Reloaded, Watched};
 use crate::{StartError, exit};
@@ -35,8 +35,18 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) enum Order {
     Drain,
     Close,
-    Reload(Box<Config>, SyncSender<Result<Reloaded, String>>),
+    Reload(Reload, Answer),
 }
+
+/// Which config to put in force.
+pub(crate) enum Reload {
+    Given(Box<Config>),
+    /// The one in the file.
+    Reread,
+}
+
+/// Takes what became of a reload. Must not block.
+pub(crate) type Answer = Box<dyn FnOnce(Result<Reloaded, String>) + Send>;
 
 /// How serving ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +57,7 @@ enum End {
 
 pub(crate) struct Control {
     pub admin: Arc<Admin>,
+    pub api: Arc<Api>,
     pub plans: Plans,
     pub source: Option<Source>,
     pub node: Option<Arc<Node>>,
@@ -119,7 +130,7 @@ impl Control {
     async fn run(mut self, mut signals: Option<Signals>) {
         if let Some(socket) = self.socket.take() {
             match TcpListener::from_std(socket) {
-                Ok(listener) => _ = spawn_local(serve(listener, self.admin.clone())),
+                Ok(listener) => _ = spawn_local(serve(listener, self.admin.clone(), self.api.clone())),
                 Err(error) => tracing::error!(%error, "the admin listener does not work"),
             }
         }
@@ -143,10 +154,9 @@ impl Control {
         loop {
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(Order::Reload(config, answer)) => {
-                        let result = self.plans.reload(*config).await.map_err(|error| error.to_string());
-                        // Nobody waits for it any more.
-                        let _ = answer.send(result);
+                    Some(Order::Reload(Reload::Reread, answer)) => answer(self.reload().await),
+                    Some(Order::Reload(Reload::Given(config), answer)) => {
+                        answer(self.plans.reload(*config).await.map_err(|error| error.to_string()));
                     }
                     Some(Order::Close) => return End::Close,
                     Some(Order::Drain) | None => return End::Drain,
@@ -216,7 +226,7 @@ async fn close_ordered(orders: &mut mpsc::Receiver<Order>) {
     std::future::pending().await
 }
 
-async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+async fn serve(listener: TcpListener, admin: Arc<Admin>, api: Arc<Api>) {
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -228,18 +238,9 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) {
                 continue;
             }
         };
-        let admin = admin.clone();
+        let (admin, api) = (admin.clone(), api.clone());
         spawn_local(async move {
-            let service = service_fn(move |request: http::Request<Incoming>| {
-                let answer = admin.answer(request.method(), request.uri().path());
-                let answer = answer.unwrap_or_else(|| {
-                    admin::error(
-                        ErrorCode::NotFound,
-                        "Here are /health, /health/ready, /health/live, /stats and /metrics",
-                    )
-                });
-                std::future::ready(Ok::<_, Infallible>(answer.map(Full::<Bytes>::new)))
-            });
+            let service = service_fn(move |request| answer(admin.clone(), api.clone(), request));
             // An error means that the client went away or sent garbage; hyper has answered what can be answered.
             let _ = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -249,4 +250,19 @@ async fn serve(listener: TcpListener, admin: Arc<Admin>) {
             drop(place);
         });
     }
+}
+
+async fn answer(
+    admin: Arc<Admin>,
+    api: Arc<Api>,
+    request: http::Request<Incoming>,
+) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let response = match admin.answer(request.method(), request.uri().path()) {
+        Some(response) => response,
+        None => api.answer(request).await.unwrap_or_else(|| {
+            let there = "Here are /health, /health/ready, /health/live, /stats, /metrics and /api/v1/";
+            admin::error(ErrorCode::NotFound, there)
+        }),
+    };
+    Ok(response.map(Full::new))
 }

@@ -15,6 +15,7 @@
 
 mod access_log;
 mod admin;
+mod api;
 mod body;
 mod control;
 mod dispatch;

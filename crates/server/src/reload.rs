@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use tidegate_config::Config;
 use tidegate_metrics::Metrics;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::StartError;
@@ -31,7 +31,7 @@ struct Bound {
 pub(crate) struct Plans {
     metrics: Arc<Metrics>,
     workers: u16,
-    current: Arc<Plan>,
+    current: watch::Sender<Arc<Plan>>,
     bound: Vec<Bound>,
     tell: Vec<mpsc::Sender<Order>>,
 }
@@ -52,14 +52,20 @@ impl Plans {
     /// The first plan, with its listeners open; also each worker's sockets.
     pub fn first(config: Config, workers: u16, metrics: Arc<Metrics>) -> Result<(Self, Sockets), StartError> {
         let current = Arc::new(Plan::new(config, None, &metrics)?);
-        let mut plans = Self { metrics, workers, current: current.clone(), bound: Vec::new(), tell: Vec::new() };
+        let sender = watch::Sender::new(current.clone());
+        let mut plans = Self { metrics, workers, current: sender, bound: Vec::new(), tell: Vec::new() };
         let (bound, sockets) = plans.open(&current)?;
         plans.bound = bound;
         Ok((plans, sockets))
     }
 
-    pub fn current(&self) -> &Arc<Plan> {
-        &self.current
+    pub fn current(&self) -> Arc<Plan> {
+        self.current.borrow().clone()
+    }
+
+    /// For whoever wants to know the plan in force.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Plan>> {
+        self.current.subscribe()
     }
 
     /// Where clients are served, in the order of the config's listeners.
@@ -77,8 +83,9 @@ impl Plans {
     /// # Errors
     /// Nothing has changed: a listener cannot be opened, or a name leads nowhere.
     pub async fn reload(&mut self, config: Config) -> Result<Reloaded, StartError> {
-        let waiting = waiting(&self.current.config, &config);
-        let plan = Arc::new(Plan::new(config, Some(&self.current), &self.metrics)?);
+        let before = self.current();
+        let waiting = waiting(&before.config, &config);
+        let plan = Arc::new(Plan::new(config, Some(&before), &self.metrics)?);
         let (bound, sockets) = self.open(&plan)?;
         let (taken, mut all_taken) = mpsc::channel(1);
         for (worker, sockets) in self.tell.iter().zip(sockets) {
@@ -89,8 +96,9 @@ impl Plans {
         // Ends when every worker has dropped its sender.
         let _ = all_taken.recv().await;
         self.bound = bound;
-        self.current = plan;
-        Ok(Reloaded { generation: self.current.generation, waiting })
+        let generation = plan.generation;
+        self.current.send_replace(plan);
+        Ok(Reloaded { generation, waiting })
     }
 
     /// Opens the listeners of a plan that are not open yet.

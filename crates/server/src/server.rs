@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::access_log::{AccessLog, Lines};
 use crate::admin::Admin;
-use crate::control::{self, Control, Order};
+use crate::api::{Api, Gate};
+use crate::control::{self, Control, Order, Reload};
 use crate::listen::listen;
 use crate::reload::{Plans, Reloaded};
 use crate::worker::{self, Start};
@@ -38,7 +39,7 @@ impl Server {
         let log = AccessLog::open(&config.log.access)?;
 
         let (mut plans, sockets) = Plans::first(config, workers, metrics.clone())?;
-        let plan = plans.current().clone();
+        let plan = plans.current();
         let config = &plan.config;
         let addresses = plans.addresses();
         let (admin_address, admin_socket) = match &config.admin {
@@ -76,8 +77,11 @@ impl Server {
         }
         drop((ended, busy));
         let (orders, received) = mpsc::channel(4);
+        let gate = Gate::new(None, admin_address);
+        let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone()));
         let control = control::start(Control {
             admin: admin.clone(),
+            api,
             plans,
             source: extras.source,
             node: node.clone(),
@@ -142,7 +146,8 @@ impl Running {
     /// Nothing has changed; the text says why.
     pub fn reload(&self, config: Config) -> Result<Reloaded, String> {
         let (answer, answered) = sync_channel(1);
-        let order = Order::Reload(Box::new(config), answer);
+        // Room for the one answer: it never blocks.
+        let order = Order::Reload(Reload::Given(Box::new(config)), Box::new(move |result| drop(answer.send(result))));
         self.orders.try_send(order).map_err(|_| "the server is busy with earlier orders, or ends".to_owned())?;
         answered.recv().unwrap_or_else(|_| Err("the server ends".to_owned()))
     }
