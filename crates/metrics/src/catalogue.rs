@@ -176,6 +176,16 @@ catalogue! {
         "Connections to a server that failed";
     upstream_retries: Family<UpstreamLabels, Counter> = "tidegate_upstream_retries_total", "retries",
         "Requests sent again after a dead connection or to another server";
+    upstream_retries_denied: Family<UpstreamLabels, Counter> = "tidegate_upstream_retries_denied_total", "retries",
+        "Retries that the retry budget did not allow";
+    upstream_refused: Family<UpstreamLabels, Counter> = "tidegate_upstream_refused_total", "requests",
+        "Requests that the breaker of an upstream refused: it was open, or max_requests were under way";
+    upstream_server_up: Family<ServerLabels, Gauge> = "tidegate_upstream_server_up", "none",
+        "1 while a server is used; 0 while probes, failures, an ejection or an operator keep requests from it";
+    upstream_state_changes: Family<StateChangeLabels, Counter> = "tidegate_upstream_state_changes_total", "changes",
+        "Changes of a server's state, or of its upstream's breaker";
+    upstream_probe_failures: Family<ServerLabels, Counter> = "tidegate_upstream_probe_failures_total", "probes",
+        "Active probes of a server that failed";
     upstream_connections_open: Family<UpstreamLabels, Gauge> = "tidegate_upstream_connections_open", "connections",
         "Connections to an upstream's servers, idle ones included";
     upstream_connections_idle: Family<UpstreamLabels, Gauge> = "tidegate_upstream_connections_idle", "connections",

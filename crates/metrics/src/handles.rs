@@ -97,6 +97,10 @@ impl RouteMetrics {
 pub struct UpstreamMetrics {
     /// Requests sent again.
     pub retries: Counter,
+    /// Requests not sent again, for the budget.
+    pub retries_denied: Counter,
+    /// Requests refused by the breaker.
+    pub refused: Counter,
     /// Connections open, idle ones included.
     pub connections_open: Gauge,
     /// Connections idle.
@@ -112,6 +116,8 @@ impl UpstreamMetrics {
         let labels = UpstreamLabels { upstream };
         Self {
             retries: metrics.upstream_retries.get_or_create_owned(&labels),
+            retries_denied: metrics.upstream_retries_denied.get_or_create_owned(&labels),
+            refused: metrics.upstream_refused.get_or_create_owned(&labels),
             connections_open: metrics.upstream_connections_open.get_or_create_owned(&labels),
             connections_idle: metrics.upstream_connections_idle.get_or_create_owned(&labels),
             connect_seconds: metrics.upstream_connect_seconds.get_or_create_owned(&labels),
@@ -125,11 +131,18 @@ impl UpstreamMetrics {
 pub struct ServerMetrics {
     requests: [Counter; Outcome::COUNT],
     connect_errors: [Counter; ConnectError::COUNT],
+    /// 1 while the server is used.
+    pub up: Gauge,
+    /// Active probes that failed.
+    pub probe_failures: Counter,
 }
 
 impl ServerMetrics {
     pub(crate) fn new(metrics: &Metrics, upstream: Name, server: Name) -> Self {
+        let labels = ServerLabels { upstream: upstream.clone(), server: server.clone() };
         Self {
+            up: metrics.upstream_server_up.get_or_create_owned(&labels),
+            probe_failures: metrics.upstream_probe_failures.get_or_create_owned(&labels),
             requests: each(Outcome::ALL, |outcome| {
                 metrics.upstream_requests.get_or_create_owned(&UpstreamRequestLabels {
                     upstream: upstream.clone(),
@@ -155,6 +168,25 @@ impl ServerMetrics {
     /// The connections that failed so.
     pub fn connect_errors(&self, kind: ConnectError) -> &Counter {
         at(&self.connect_errors, kind as usize)
+    }
+}
+
+/// Where the changes of an upstream and its servers are counted. Rare: nothing is held per server.
+#[derive(Clone, Debug)]
+pub struct StateChanges {
+    family: Family<StateChangeLabels, Counter>,
+    upstream: Name,
+}
+
+impl StateChanges {
+    pub(crate) fn new(metrics: &Metrics, upstream: Name) -> Self {
+        Self { family: metrics.upstream_state_changes.clone(), upstream }
+    }
+
+    /// Counts a change of a server that the config names, or of the whole upstream.
+    pub fn count(&self, server: Option<&str>, change: StateChange) {
+        let server = Name::new(server.unwrap_or("all"));
+        self.family.get_or_create(&StateChangeLabels { upstream: self.upstream.clone(), server, change }).inc();
     }
 }
 

@@ -116,6 +116,38 @@ impl StatusClass {
 }
 
 label_enum!(
+    /// What became of a server, or of the breaker of its upstream.
+    StateChange {
+        /// Enough good probes in a row.
+        ProbeUp = "probe_up",
+        /// Enough bad probes in a row.
+        ProbeDown = "probe_down",
+        /// `max_fails` requests failed: skipped for `fail_timeout`.
+        Failing = "failing",
+        /// The trial after `fail_timeout` went well.
+        Recovered = "recovered",
+        /// Taken out as an outlier.
+        Ejected = "ejected",
+        /// The ejection is over.
+        Returned = "returned",
+        /// The breaker refuses requests.
+        BreakerOpened = "breaker_opened",
+        /// The breaker makes its trials.
+        BreakerHalfOpen = "breaker_half_open",
+        /// The breaker lets requests through again.
+        BreakerClosed = "breaker_closed",
+        /// An operator wants the server used.
+        SetUp = "set_up",
+        /// An operator wants the server unused.
+        SetDown = "set_down",
+        /// An operator wants the server to become empty.
+        SetDrain = "set_drain",
+        /// An operator gave the server another weight.
+        SetWeight = "set_weight",
+    }
+);
+
+label_enum!(
     /// How one attempt to pass a request to a server ended.
     Outcome {
         /// A complete response head, whatever its status.
@@ -418,6 +450,22 @@ labels! {
         /// How it ended.
         outcome "outcome": Outcome,
     }
+    /// `{upstream,server}`
+    ServerLabels {
+        /// The upstream.
+        upstream "upstream": Name,
+        /// The server's address.
+        server "server": Name,
+    }
+    /// `{upstream,server,change}`
+    StateChangeLabels {
+        /// The upstream.
+        upstream "upstream": Name,
+        /// The server's address.
+        server "server": Name,
+        /// What changed.
+        change "change": StateChange,
+    }
     /// `{upstream,server,kind}`
     ConnectErrorLabels {
         /// The upstream.
@@ -452,6 +500,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
     vec![
         ("code", "The stable error code, as in `system:error`.".to_owned()),
         ("direction", of!(Direction)),
+        ("change", format!("{}.", of!(StateChange))),
         ("event", format!("{}.", of!(EventLabel))),
         ("kind", of!(ConnectError)),
         ("operation", format!("The Redis command, or for the history store {}.", of!(StoreOperation))),
@@ -466,7 +515,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
             ),
         ),
         ("route", "The route's name in the config, or `realtime`.".to_owned()),
-        ("server", "The server's address in the config.".to_owned()),
+        ("server", "The server's address in the config; `all` for the breaker of the upstream.".to_owned()),
         ("status", of!(ConnectionStatus)),
         ("status_class", of!(StatusClass)),
         ("tenant", format!("The token's tenant; after {} distinct ones, `other`.", crate::MAX_TENANTS)),

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use catalogue::{CATALOGUE, Entry, Metrics};
-pub use handles::{RouteMetrics, ServerMetrics, TenantMetrics, UpstreamMetrics};
+pub use handles::{RouteMetrics, ServerMetrics, StateChanges, TenantMetrics, UpstreamMetrics};
 pub use histogram::{Buckets, Histogram, MillisBuckets, SecondsBuckets};
 pub use labels::*;
 pub use prometheus_client::metrics::counter::Counter;
@@ -114,6 +114,11 @@ impl Metrics {
     /// The handles of an upstream. `name` comes from the config.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         Arc::new(UpstreamMetrics::new(self, Name::new(name)))
+    }
+
+    /// Where changes of an upstream's state are counted. `name` comes from the config.
+    pub fn state_changes(&self, name: &str) -> StateChanges {
+        StateChanges::new(self, Name::new(name))
     }
 
     /// The handles of one server of an upstream. Both names come from the config.

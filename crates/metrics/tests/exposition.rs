@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use tidegate_metrics::{
-    CATALOGUE, ConnectError, DropReason, EventLabel, Metrics, Outcome, ProcessStats, StatusClass, markdown,
+    CATALOGUE, ConnectError, DropReason, EventLabel, Metrics, Outcome, ProcessStats, StateChange, StatusClass, markdown,
 };
 use tidegate_types::{CloseReason, TenantId};
 
@@ -122,6 +122,7 @@ fn used() -> std::sync::Arc<Metrics> {
     let server = metrics.server("api", "127.0.0.1:3000");
     server.requests(Outcome::Response).inc();
     server.connect_errors(ConnectError::Refused).inc();
+    metrics.state_changes("api").count(Some("127.0.0.1:3000"), StateChange::ProbeDown);
     metrics.upstream("api").retries.inc();
     metrics
 }
