@@ -6,22 +6,28 @@
 //! Whether a server is well: [`ActiveHealth`] (probes), [`eject_outliers`] (what its requests say), [`Breaker`] (the whole
 //! upstream); how much is tried again: [`RetryBudget`]; how fast streams are sent away: [`Pace`].
 //!
-//! Start reading at [`RoundRobin`]; then [`RouteTable`] and [`TokenBucket`].
+//! Start reading at [`RoundRobin`]; then [`RouteTable`], [`TokenBucket`] and [`RateZone`].
 
 mod breaker;
+mod connections;
 mod health;
+mod keyed;
 mod limit;
 mod outlier;
 mod pace;
 mod peers;
 mod retry;
 mod route;
+mod zone;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Permit, Refused, Verdict};
+pub use connections::{ConnectionZone, Entrance};
 pub use health::{ActiveHealth, ActiveSettings, Turn};
+pub use keyed::{KeyHash, KeyHasher};
 pub use limit::{BucketSettings, KeyedBuckets, TokenBucket};
 pub use outlier::{Ejection, OutlierRecord, OutlierSettings, Tally, eject_outliers};
 pub use pace::Pace;
 pub use peers::{PeerSettings, RoundRobin, Tried};
 pub use retry::RetryBudget;
 pub use route::{InvalidRoute, RouteTable};
+pub use zone::{Quota, Rate, RateUse, RateVerdict, RateZone};

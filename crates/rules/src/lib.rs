@@ -6,18 +6,23 @@
 //!
 //! Start reading at [`Template`] and [`Facts`]; then [`HeaderChanges`] and [`Cors`].
 
+mod access;
+mod client_address;
 mod cors;
 mod escape;
 mod facts;
 mod header_changes;
 mod header_match;
 mod path_change;
+pub mod proxy_protocol;
 mod security;
 mod template;
 mod time;
 mod value;
 mod variable;
 
+pub use access::{AccessList, AccessRule, Cidr, InvalidAccessRule, InvalidCidr, TrustedProxies};
+pub use client_address::{AddressHeader, client_address};
 pub use cors::{Cors, InvalidOrigin, OriginPattern, Preflight};
 pub use facts::{EndFacts, Facts, TlsFacts, UpstreamFacts};
 pub use header_changes::{HeaderChanges, HeaderLine, RenderedChanges, header_name};
