@@ -13,6 +13,7 @@ use tidegate_metrics::Metrics;
 use tidegate_proxy::{
     Exchange, Forwarder, Guarded, ServerSettings, Upstream, UpstreamSettings, check_framing, error_response,
 };
+use tidegate_transport::Transport;
 use tidegate_types::{ErrorCode, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -53,7 +54,8 @@ async fn serve(listen: String, address: String) {
                 Ok::<_, Infallible>(forwarder.forward(request, upstream, exchange).await)
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(Guarded::new(stream)), service).with_upgrades();
+        let connection =
+            builder.serve_connection(TokioIo::new(Guarded::new(Transport::from(stream))), service).with_upgrades();
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });

@@ -274,7 +274,6 @@ fn go_on(connection: Connection, mut sending: Sending) -> (Connection, Option<Up
         let Some(mut writer) = writer else { return };
         // An upstream that has answered may take the rest or leave it.
         let _ = std::future::poll_fn(|cx| sending.poll(cx, &mut writer)).await;
-        writer.forget();
     });
     (connection, Some(Uploading(task)))
 }

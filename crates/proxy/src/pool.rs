@@ -92,7 +92,7 @@ impl Pool {
     ) -> Result<Connection, ConnectError> {
         let stream = server.connect(upstream.settings.connect_timeout).await?;
         let place = Place { upstream: upstream.id, server: index };
-        Ok(Connection::new(stream, place, Open::new(&upstream.metrics)))
+        Ok(Connection::new(stream.into(), place, Open::new(&upstream.metrics)))
     }
 }
 

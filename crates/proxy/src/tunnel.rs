@@ -1,4 +1,4 @@
-//! A WebSocket tunnel: two TCP streams and no buffer while nothing moves.
+//! A WebSocket tunnel: two streams and no buffer while nothing moves.
 
 use std::cell::RefCell;
 use std::io;
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tidegate_metrics::Counter;
+use tidegate_transport::Transport;
 use tidegate_types::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::clock::{Alarm, Ring};
 use crate::flow::Ending;
@@ -43,8 +43,8 @@ pub(crate) struct End {
 /// Pumps both directions until both have ended, one broke, nothing moved for too long, or the gateway closes.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
-    client: TcpStream,
-    upstream: TcpStream,
+    client: Transport,
+    upstream: Transport,
     to_upstream: Lane,
     to_client: Lane,
     end: End,
@@ -174,8 +174,8 @@ impl Lane {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Transport,
+        to: &mut Transport,
         buffer: &mut [u8],
         count: &Count<'_>,
     ) -> Poll<Result<(), Broken>> {
@@ -191,7 +191,7 @@ impl Lane {
             match self.state {
                 State::Open => {}
                 State::Ending => {
-                    // TCP's own FIN: carries the half-close through. An error means that the receiver is gone, which
+                    // TCP's own FIN, or TLS's word for it: carries the half-close through. An error means that the receiver is gone, which
                     // the other direction finds out.
                     let _ = std::task::ready!(Pin::new(&mut *to).poll_shutdown(cx));
                     self.state = State::Ended;
@@ -231,7 +231,7 @@ impl Lane {
     }
 }
 
-fn write(cx: &mut Context<'_>, to: &mut TcpStream, bytes: &[u8]) -> Poll<Result<usize, Broken>> {
+fn write(cx: &mut Context<'_>, to: &mut Transport, bytes: &[u8]) -> Poll<Result<usize, Broken>> {
     Pin::new(to).poll_write(cx, bytes).map(|result: io::Result<usize>| match result {
         Ok(0) | Err(_) => Err(Broken::Writing),
         Ok(written) => Ok(written),

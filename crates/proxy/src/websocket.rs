@@ -15,9 +15,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tidegate_balance::Tried;
 use tidegate_metrics::Outcome;
+use tidegate_transport::Transport;
 use tidegate_types::{CloseReason, ErrorCode};
 use tidegate_wire::websocket::{accept_key, is_valid_key};
-use tokio::net::TcpStream;
 
 use crate::body::RequestBody;
 use crate::clock::Species;
@@ -228,15 +228,15 @@ async fn shake(
 #[derive(Debug)]
 pub struct Taken {
     /// The stream itself.
-    pub stream: TcpStream,
+    pub stream: Transport,
     /// What was read beyond the head: comes before anything read from the stream.
     pub read: Bytes,
 }
 
-/// Takes the stream back from an upgraded connection: a [`TcpStream`], [`Guarded`] or not. Fails, giving back what it
-/// got, for any other transport.
+/// Takes the stream back from an upgraded connection: a [`Transport`], [`Guarded`] or not. Fails, giving
+/// back what it got, for anything else.
 pub fn take_back(upgraded: Upgraded) -> Result<Taken, Upgraded> {
-    let upgraded = match upgraded.downcast::<TokioIo<Guarded<TcpStream>>>() {
+    let upgraded = match upgraded.downcast::<TokioIo<Guarded<Transport>>>() {
         Ok(parts) => {
             let (stream, held) = parts.io.into_inner().into_parts();
             // Bytes that the guard held back come after those that hyper has read.
@@ -245,7 +245,7 @@ pub fn take_back(upgraded: Upgraded) -> Result<Taken, Upgraded> {
         }
         Err(upgraded) => upgraded,
     };
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>()?;
+    let parts = upgraded.downcast::<TokioIo<Transport>>()?;
     Ok(Taken { stream: parts.io.into_inner(), read: parts.read_buf })
 }
 

@@ -1,7 +1,6 @@
-use std::net::TcpStream;
-
 use bytes::Bytes;
 use tidegate_session::Sid;
+use tidegate_transport::Portable;
 use tidegate_types::ConnId;
 use tokio::sync::oneshot;
 
@@ -17,7 +16,7 @@ pub(crate) enum Call {
     /// POST: packets from the client.
     Post { sid: Sid, body: Bytes, reply: oneshot::Sender<PollReply> },
     /// A WebSocket that has opened for the session, with bytes already read from it.
-    Upgrade { sid: Sid, stream: TcpStream, read: Bytes },
+    Upgrade { sid: Sid, stream: Portable, read: Bytes },
     /// The connection's session has gone on elsewhere: its client came back before its end was noticed here.
     Supersede { conn: ConnId },
     /// A mailbox test's filler.

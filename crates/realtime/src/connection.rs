@@ -7,9 +7,9 @@ use smallvec::SmallVec;
 use tidegate_auth::Principal;
 use tidegate_hub::{Pid, RoomId, SocketId};
 use tidegate_session::{Session, Sid};
+use tidegate_transport::Transport;
 use tidegate_types::{CloseReason, ConnId, TenantId, UserId};
 use tidegate_wire::websocket::{self, Decoder};
-use tokio::net::TcpStream;
 
 use crate::encoded::Encoded;
 use crate::limits::UserLimit;
@@ -53,7 +53,7 @@ pub(crate) enum Io {
 }
 
 pub(crate) struct WebSocket {
-    pub stream: TcpStream,
+    pub stream: Transport,
     pub sink: FrameSink,
     pub decoder: Decoder,
     /// The start of a frame whose rest has not come.
@@ -61,7 +61,7 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    pub fn new(stream: TcpStream, max_message: usize, read: Vec<u8>) -> Self {
+    pub fn new(stream: Transport, max_message: usize, read: Vec<u8>) -> Self {
         Self {
             stream,
             sink: FrameSink::new(),
@@ -247,6 +247,6 @@ impl Conn {
 }
 
 /// What is left to send when a WebSocket ends.
-pub(crate) fn leftover(socket: WebSocket) -> (TcpStream, Option<Box<Outbox>>) {
+pub(crate) fn leftover(socket: WebSocket) -> (Transport, Option<Box<Outbox>>) {
     (socket.stream, socket.sink.into_outbox())
 }

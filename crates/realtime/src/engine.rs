@@ -10,10 +10,10 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 use tidegate_session::{NodeTag, Sid, Transport};
+use tidegate_transport as transport;
 use tidegate_types::{Phase, ShardId};
 use tidegate_wire::engine_io::{HttpError, OpenPacket};
 use tidegate_wire::websocket;
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use crate::body::Body;
@@ -211,7 +211,7 @@ struct Opening {
 }
 
 impl Opening {
-    async fn stream(self) -> Option<(TcpStream, Bytes)> {
+    async fn stream(self) -> Option<(transport::Transport, Bytes)> {
         (self.take_back)(self.upgrade.await.ok()?)
     }
 }
@@ -238,10 +238,11 @@ async fn open_session(shard: Rc<Shard>, opening: Opening, origin: Origin) {
 
 async fn upgrade_session(shard: Rc<Shard>, opening: Opening, sid: Sid, owner: NodeTag) {
     let Some((stream, read)) = opening.stream().await else { return };
-    let Ok(stream) = stream.into_std() else { return };
     if owner.shard == shard.id.0 {
         adopt(&shard, &sid, stream, read);
-    } else if let Some(mailbox) = shard.node.mailbox(ShardId(owner.shard)) {
+    } else if let Some(mailbox) = shard.node.mailbox(ShardId(owner.shard))
+        && let Ok(stream) = stream.into_portable()
+    {
         mailbox.push(Item::Call(Box::new(Call::Upgrade { sid, stream, read })));
     }
 }

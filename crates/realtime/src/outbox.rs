@@ -3,7 +3,7 @@ use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
-use tokio::net::TcpStream;
+use tidegate_transport::Transport;
 
 use crate::encoded::Encoded;
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Outbox {
     }
 
     /// Writes what the socket takes. Gives capacity back once empty.
-    pub fn flush(&mut self, stream: &TcpStream) -> io::Result<()> {
+    pub fn flush(&mut self, stream: &Transport) -> io::Result<()> {
         while !self.queue.is_empty() {
             let slices: SmallVec<[IoSlice<'_>; VECTOR]> =
                 self.queue.iter().take(VECTOR).map(|bytes| IoSlice::new(bytes)).collect();
@@ -156,7 +156,7 @@ impl FrameSink {
     }
 
     /// Sends complete frames that live in a scratch buffer; only what the socket refuses is copied.
-    pub fn send(&mut self, stream: &TcpStream, frames: &[u8], limit: usize) -> Sent {
+    pub fn send(&mut self, stream: &Transport, frames: &[u8], limit: usize) -> Sent {
         if !self.fits(frames.len(), limit) {
             return Sent::Full;
         }
@@ -176,7 +176,7 @@ impl FrameSink {
     }
 
     /// Sends the frames of a run of messages with one system call. On [`Sent::Full`] nothing of the run was taken.
-    pub fn send_run(&mut self, stream: &TcpStream, run: &[&Arc<Encoded>], limit: usize) -> Sent {
+    pub fn send_run(&mut self, stream: &Transport, run: &[&Arc<Encoded>], limit: usize) -> Sent {
         if let ([only], true) = (run, self.is_idle()) {
             let frames = only.frames();
             return match stream.try_write(frames) {
@@ -206,7 +206,7 @@ impl FrameSink {
     }
 
     /// Writes queued frames; the socket has become writable.
-    pub fn flush(&mut self, stream: &TcpStream) -> Sent {
+    pub fn flush(&mut self, stream: &Transport) -> Sent {
         if let Some(outbox) = self.outbox.as_mut() {
             if outbox.flush(stream).is_err() {
                 return Sent::Broken;

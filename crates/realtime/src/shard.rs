@@ -385,7 +385,11 @@ impl Shard {
             Call::Poll { sid, reply } => polling::poll(self, &sid, reply),
             Call::PollAborted { sid } => polling::aborted(self, &sid),
             Call::Post { sid, body, reply } => polling::post(self, &sid, body, reply),
-            Call::Upgrade { sid, stream, read } => websocket::adopt(self, &sid, stream, read),
+            Call::Upgrade { sid, stream, read } => {
+                if let Ok(stream) = stream.into_transport() {
+                    websocket::adopt(self, &sid, stream, read);
+                }
+            }
             Call::Supersede { conn } => {
                 if let Some(conn) = self.conn(conn) {
                     self.end(&conn, CloseReason::Kicked);

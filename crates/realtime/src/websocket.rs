@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -11,11 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_session::{ProbeStep, Sid};
+use tidegate_transport::Transport;
 use tidegate_types::CloseReason;
 use tidegate_wire::engine_io::{self, Packet};
 use tidegate_wire::websocket::{self, Decoder, Message, Opcode, Role};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
@@ -264,8 +263,7 @@ pub(crate) fn say_goodbye(socket: WebSocket, reason: CloseReason) {
 }
 
 /// Takes a WebSocket that has opened for a polling session, probes it, and moves the session to it.
-pub(crate) fn adopt(shard: &Rc<Shard>, sid: &Sid, stream: net::TcpStream, read: Bytes) {
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+pub(crate) fn adopt(shard: &Rc<Shard>, sid: &Sid, stream: Transport, read: Bytes) {
     let Some(conn) = shard.conn_of(sid) else { return };
     if conn.session.borrow_mut().probe_started().is_err() {
         // A second WebSocket of the same session: it is closed, the session lives on.

@@ -14,8 +14,8 @@ use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryH
 use tidegate_config::{Config, StoreKind};
 use tidegate_metrics::Metrics;
 use tidegate_realtime::{Body, Client, Node, Settings, Shard, StreamSummary, Streams};
+use tidegate_transport::Transport;
 use tidegate_types::{Phase, ShardId};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::StartError;
@@ -211,7 +211,7 @@ pub(crate) async fn serve(
     response
 }
 
-fn take_back(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
+fn take_back(upgraded: Upgraded) -> Option<(Transport, Bytes)> {
     let taken = tidegate_proxy::take_back(upgraded).ok()?;
     Some((taken.stream, taken.read))
 }

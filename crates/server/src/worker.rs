@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tidegate_metrics::{BadRequestLabels, Metrics};
 use tidegate_proxy::{Forwarder, Guarded, LiveInbox, RouteMetrics};
 use tidegate_realtime::{Node, Shard};
+use tidegate_transport::Transport;
 use tidegate_types::{Phase, ShardId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
@@ -305,7 +306,7 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, d
         crate::dispatch::handle(service_worker.clone(), serving.clone(), service_door.site(), request)
     });
     // The guard sees the bytes themselves, which hyper's parser would quietly repair.
-    let io = TokioIo::new(Guarded::new(stream));
+    let io = TokioIo::new(Guarded::new(Transport::from(stream)));
     let mut conn = pin!(worker.http.serve_connection(io, service).with_upgrades());
     let mut leaving = false;
     let result = std::future::poll_fn(|cx| {

@@ -6,9 +6,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::Method;
+use tidegate_transport::Transport;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::response::{self, Head};
 use crate::forward::Failure;
@@ -29,9 +28,9 @@ pub(crate) struct Place {
 
 #[derive(Debug)]
 enum Stream {
-    Whole(TcpStream),
+    Whole(Transport),
     /// The rest of an upload is sent by a task of its own.
-    Reading(OwnedReadHalf),
+    Reading(Rc<Transport>),
 }
 
 /// A connection to an upstream that carries one exchange, or none. Dropping it closes it; [`crate::pool::Pool::park`] keeps
@@ -48,7 +47,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, place: Place, open: Open) -> Self {
+    pub(crate) fn new(stream: Transport, place: Place, open: Open) -> Self {
         Self { stream: Stream::Whole(stream), rest: Bytes::new(), served: 1, place, open }
     }
 
@@ -74,7 +73,7 @@ impl Connection {
     }
 
     /// For a request's bytes. There is none after [`Connection::split`].
-    pub(crate) fn writer(&mut self) -> Option<&mut TcpStream> {
+    pub(crate) fn writer(&mut self) -> Option<&mut Transport> {
         match &mut self.stream {
             Stream::Whole(stream) => Some(stream),
             Stream::Reading(_) => None,
@@ -82,18 +81,18 @@ impl Connection {
     }
 
     /// Lets the rest of a request be written while its response is read. The connection then carries no further request.
-    pub(crate) fn split(self) -> (Self, Option<OwnedWriteHalf>) {
+    pub(crate) fn split(self) -> (Self, Option<Uploader>) {
         match self.stream {
             Stream::Whole(stream) => {
-                let (reading, writing) = stream.into_split();
-                (Self { stream: Stream::Reading(reading), ..self }, Some(writing))
+                let stream = Rc::new(stream);
+                (Self { stream: Stream::Reading(stream.clone()), ..self }, Some(Uploader(stream)))
             }
             Stream::Reading(_) => (self, None),
         }
     }
 
     /// The stream itself, what was read beyond the head, and the count of open connections that it is in.
-    pub(crate) fn into_stream(self) -> Option<(TcpStream, Bytes, Open)> {
+    pub(crate) fn into_stream(self) -> Option<(Transport, Bytes, Open)> {
         match self.stream {
             Stream::Whole(stream) => Some((stream, self.rest, self.open)),
             Stream::Reading(_) => None,
@@ -183,9 +182,37 @@ impl Connection {
         let mut read = ReadBuf::new(buffer);
         match &mut self.stream {
             Stream::Whole(stream) => ready!(Pin::new(stream).poll_read(cx, &mut read))?,
-            Stream::Reading(stream) => ready!(Pin::new(stream).poll_read(cx, &mut read))?,
+            Stream::Reading(stream) => ready!(stream.poll_read_shared(cx, &mut read))?,
         }
         Poll::Ready(Ok(read.filled().len()))
+    }
+}
+
+/// Sends the rest of a request while somebody else reads the response.
+#[derive(Debug)]
+pub(crate) struct Uploader(Rc<Transport>);
+
+impl AsyncWrite for Uploader {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write_shared(cx, &[io::IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write_shared(cx, bufs)
+    }
+
+    /// What was taken leaves by itself.
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// The connection ends with the response, not before.
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

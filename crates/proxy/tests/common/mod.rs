@@ -17,6 +17,7 @@ use tidegate_proxy::{
     UpstreamSettings, check_framing, error_response,
 };
 use tidegate_testkit::{PATIENCE, RawClient};
+use tidegate_transport::Transport;
 use tidegate_types::{ErrorCode, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -114,7 +115,8 @@ async fn accept(
         });
         let mut builder = http1::Builder::new();
         builder.max_buf_size(64 * 1024);
-        let connection = builder.serve_connection(TokioIo::new(Guarded::new(stream)), service).with_upgrades();
+        let connection =
+            builder.serve_connection(TokioIo::new(Guarded::new(Transport::from(stream))), service).with_upgrades();
         tokio::task::spawn_local(async move {
             let _ = connection.await;
         });
