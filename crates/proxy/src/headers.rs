@@ -198,7 +198,7 @@ pub(crate) fn prepare_response<B>(response: &mut Response<B>) -> Result<(), Unwa
 }
 
 /// Whether the response is an event stream.
-pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
     const TYPE: &str = "text/event-stream";
     headers.get(http::header::CONTENT_TYPE).and_then(|value| value.as_bytes().split_at_checked(TYPE.len())).is_some_and(
         |(head, rest)| {

@@ -37,6 +37,7 @@ pub use exchange::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 pub use forward::Forwarder;
 pub use framing::{Ambiguity, check_framing};
 pub use guard::Guarded;
+pub use headers::is_event_stream;
 pub use live::{Leave, LeavePace, LiveCount, LiveFilter, LiveInbox, LiveStream, LiveStreams};
 pub use refuse::error_response;
 pub use settings::{ForwarderSettings, ServerSettings, UpstreamSettings};

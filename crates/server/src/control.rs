@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
+use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::extras::Source;
@@ -58,6 +59,7 @@ enum End {
 pub(crate) struct Control {
     pub admin: Arc<Admin>,
     pub api: Arc<Api>,
+    pub log: Arc<AccessLog>,
     pub plans: Plans,
     pub source: Option<Source>,
     pub node: Option<Arc<Node>>,
@@ -87,6 +89,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    user1: Signal,
 }
 
 /// What a signal asks for.
@@ -95,6 +98,8 @@ enum Asked {
     /// The end; the exit code if it is asked for twice.
     End(u8),
     Reload,
+    /// As of nginx: what was moved away is written to no longer.
+    ReopenLogs,
 }
 
 impl Signals {
@@ -103,6 +108,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -112,15 +118,18 @@ impl Signals {
             Some(()) = signals.terminate.recv() => Asked::End(exit::TERMINATED),
             Some(()) = signals.interrupt.recv() => Asked::End(exit::INTERRUPTED),
             Some(()) = signals.hang_up.recv() => Asked::Reload,
+            Some(()) = signals.user1.recv() => Asked::ReopenLogs,
             else => std::future::pending().await,
         }
     }
 
     /// The exit code that the next signal stands for; while the process ends, nothing is reloaded.
-    async fn end(signals: &mut Option<Self>) -> u8 {
+    async fn end(signals: &mut Option<Self>, log: &AccessLog) -> u8 {
         loop {
-            if let Asked::End(code) = Self::next(signals).await {
-                return code;
+            match Self::next(signals).await {
+                Asked::End(code) => return code,
+                Asked::ReopenLogs => log.reopen(),
+                Asked::Reload => {}
             }
         }
     }
@@ -135,9 +144,10 @@ impl Control {
             }
         }
         if self.serve(&mut signals).await == End::Drain {
+            let log = self.log.clone();
             let second = tokio::select! {
                 () = self.drain() => None,
-                code = Signals::end(&mut signals) => Some(code),
+                code = Signals::end(&mut signals, &log) => Some(code),
             };
             if let Some(code) = second {
                 tracing::warn!("a second signal: ending at once");
@@ -164,6 +174,7 @@ impl Control {
                 asked = Signals::next(signals) => match asked {
                     Asked::End(_) => return End::Drain,
                     Asked::Reload => drop(self.reload().await),
+                    Asked::ReopenLogs => self.log.reopen(),
                 },
                 () = watched.changed() => drop(self.reload().await),
             }

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tidegate_metrics::StatusClass;
 use tidegate_proxy::{Exchange, ExchangeKind, ExchangeSummary, Upstream, check_framing, error_response};
 use tidegate_realtime::Shard;
 use tidegate_types::ErrorCode;
 
-use crate::access_log::Entry;
+use crate::access_log::{Entry, Log};
 use crate::body::Body;
 use crate::plan::{Route, Site};
 use crate::realtime;
@@ -25,20 +25,30 @@ use crate::worker::Worker;
 
 /// What the access log says about a request, kept until its end. Shared with the request, not copied.
 pub(crate) struct Line {
+    /// Where the line goes; `None` is nowhere.
+    log: Option<Arc<Log>>,
+    listener: Arc<str>,
     client: SocketAddr,
+    version: Version,
     method: Method,
     host: Option<HeaderValue>,
     uri: Uri,
+    headers: Option<Box<HeaderMap>>,
     pub route: Option<Arc<str>>,
 }
 
 impl Line {
-    pub fn of(request: &Request<Incoming>, client: SocketAddr, route: Option<&Route>) -> Self {
+    pub fn of(request: &Request<Incoming>, client: SocketAddr, site: &Site, route: Option<&Route>) -> Self {
+        let log = route.map_or(&site.log, |route| &route.log);
         Self {
+            log: log.clone(),
+            listener: site.name.clone(),
             client,
+            version: request.version(),
             method: request.method().clone(),
             host: request.headers().get(HOST).cloned(),
             uri: request.uri().clone(),
+            headers: log.as_ref().and_then(|log| log.keep(request.headers())),
             route: route.map(|route| route.name.clone()),
         }
         .compact_if(request.headers().contains_key(UPGRADE))
@@ -49,7 +59,8 @@ impl Line {
     fn compact_if(mut self, long_lived: bool) -> Self {
         if long_lived {
             self.host = self.host.and_then(|host| HeaderValue::from_bytes(host.as_bytes()).ok());
-            self.uri = Uri::try_from(self.uri.path()).unwrap_or_default();
+            let target = self.uri.path_and_query().map_or("/", |target| target.as_str());
+            self.uri = Uri::try_from(target).unwrap_or_default();
         }
         self
     }
@@ -58,10 +69,17 @@ impl Line {
         Entry {
             kind,
             request_id,
+            trace_id: "",
             client: self.client,
+            peer: self.client,
+            listener: &self.listener,
+            scheme: "http",
+            http_version: version(self.version),
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
             path: self.uri.path(),
+            query: self.uri.query(),
+            headers: self.headers.as_deref(),
             status,
             bytes_in: 0,
             bytes_out: 0,
@@ -69,8 +87,13 @@ impl Line {
             ttfb: None,
             route: self.route.as_deref(),
             upstream: None,
+            upstream_status: None,
+            upstream_connect: None,
+            upstream_header: None,
             retries: 0,
             events: 0,
+            messages_in: 0,
+            messages_out: 0,
             transport: None,
             tenant: None,
             user: None,
@@ -78,13 +101,48 @@ impl Line {
             error: None,
         }
     }
+
+    /// Gives the line away.
+    pub fn write(&self, worker: &Worker, entry: &Entry<'_>) {
+        worker.lines.write(self.log.as_deref(), entry);
+    }
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 => "0.9",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}
+
+/// The begin of a stream, for a route that has a log of its own.
+struct Opening {
+    line: Rc<Line>,
+    request_id: Rc<str>,
+    started: Instant,
+}
+
+impl Opening {
+    fn tell(&self, worker: &Worker, response: &Response<Body>) {
+        let stream = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => "websocket",
+            _ if tidegate_proxy::is_event_stream(response.headers()) => "sse",
+            _ => return,
+        };
+        let ttfb = self.started.elapsed();
+        let entry = self.line.entry(&self.request_id, "open", response.status().as_u16());
+        self.line.write(worker, &Entry { transport: Some(stream), duration: ttfb, ttfb: Some(ttfb), ..entry });
+    }
 }
 
 /// Who answers.
 enum Way {
     Here(Response<Bytes>),
     Refused(ErrorCode, &'static str),
-    Upstream(Arc<Upstream>, Exchange),
+    Upstream(Arc<Upstream>, Exchange, Option<Opening>),
     Realtime(Rc<Shard>),
 }
 
@@ -97,13 +155,19 @@ pub(crate) async fn handle(
 ) -> Result<Response<Body>, Infallible> {
     held.slot.busy();
     let mut response = match choose(&worker, &held, &site, &request) {
-        Way::Upstream(upstream, exchange) => {
-            worker.forwarder.forward(request, &upstream, exchange).await.map(Body::Proxy)
+        Way::Upstream(upstream, exchange, opening) => {
+            let response = worker.forwarder.forward(request, &upstream, exchange).await.map(Body::Proxy);
+            if let Some(opening) = opening {
+                opening.tell(&worker, &response);
+            }
+            response
         }
         // Boxed, so that the memory of a plain connection does not hold a place for it.
-        Way::Realtime(shard) => Box::pin(realtime::serve(&worker, &held, shard, request)).await.map(Body::Realtime),
-        Way::Here(response) => here(&worker, &held, &request, response),
-        Way::Refused(code, message) => refuse(&worker, &held, &request, code, message),
+        Way::Realtime(shard) => {
+            Box::pin(realtime::serve(&worker, &held, &site, shard, request)).await.map(Body::Realtime)
+        }
+        Way::Here(response) => here(&worker, &held, &site, &request, response),
+        Way::Refused(code, message) => refuse(&worker, &held, &site, &request, code, message),
     };
     if worker.draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -136,7 +200,13 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
     let Some(route) = site.routes.find(host, request.uri().path()) else {
         return Way::Refused(ErrorCode::NoRoute, "No route matches this host and path");
     };
-    let line = Line::of(request, held.slot.client, Some(route));
+    let line = Rc::new(Line::of(request, held.slot.client, site, Some(route)));
+    let request_id = worker.ids.of(request.headers());
+    let opening = route.log.as_ref().is_some_and(|log| log.tells_openings()).then(|| Opening {
+        line: line.clone(),
+        request_id: request_id.clone(),
+        started: Instant::now(),
+    });
     let counted = route.metrics.clone();
     let (at_end, place) = (worker.clone(), held.clone());
     let on_end = Box::new(move |summary: ExchangeSummary| {
@@ -154,11 +224,11 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
     let request_id = worker.ids.of(request.headers());
     let mut exchange = Exchange::new(request_id, held.slot.client, "http", route.metrics.clone(), on_end);
     exchange.listener = Some(site.name.clone());
-    Way::Upstream(route.upstream.clone(), exchange)
+    Way::Upstream(route.upstream.clone(), exchange, opening)
 }
 
 fn log(worker: &Worker, line: &Line, summary: &ExchangeSummary) {
-    worker.lines.write(&Entry {
+    let entry = Entry {
         bytes_in: summary.bytes_in,
         bytes_out: summary.bytes_out,
         duration: summary.duration,
@@ -168,21 +238,31 @@ fn log(worker: &Worker, line: &Line, summary: &ExchangeSummary) {
         events: summary.sse_events,
         reason: Some(summary.reason.as_str()),
         error: summary.error.map(ErrorCode::as_str),
+        upstream_status: summary.upstream_status,
+        upstream_connect: summary.upstream_connect,
+        upstream_header: summary.upstream_header,
         ..line.entry(&summary.request_id, summary.kind.as_str(), summary.status)
-    });
+    };
+    line.write(worker, &entry);
 }
 
 /// The process's own answer.
-fn here(worker: &Worker, held: &Held, request: &Request<Incoming>, mut response: Response<Bytes>) -> Response<Body> {
+fn here(
+    worker: &Worker,
+    held: &Held,
+    site: &Site,
+    request: &Request<Incoming>,
+    mut response: Response<Bytes>,
+) -> Response<Body> {
     let start = Instant::now();
     let id = worker.ids.of(request.headers());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    let line = Line::of(request, held.slot.client, None);
+    let line = Line::of(request, held.slot.client, site, None);
     let status = response.status().as_u16();
     let bytes_out = response.body().len() as u64;
-    worker.lines.write(&Entry { bytes_out, duration: start.elapsed(), ..line.entry(&id, "http", status) });
+    line.write(worker, &Entry { bytes_out, duration: start.elapsed(), ..line.entry(&id, "http", status) });
     held.idle();
     response.map(Body::Full)
 }
@@ -190,26 +270,37 @@ fn here(worker: &Worker, held: &Held, request: &Request<Incoming>, mut response:
 fn refuse(
     worker: &Worker,
     held: &Held,
+    site: &Site,
     request: &Request<Incoming>,
     code: ErrorCode,
     message: &'static str,
 ) -> Response<Body> {
     let id = worker.ids.of(request.headers());
-    let line = Line::of(request, held.slot.client, None);
+    let line = Line::of(request, held.slot.client, site, None);
     let response = error_response(code, message, &id);
     let bytes_out = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
     let error = Some(code.as_str());
-    worker.lines.write(&Entry { bytes_out, error, ..line.entry(&id, "http", code.status()) });
+    line.write(worker, &Entry { bytes_out, error, ..line.entry(&id, "http", code.status()) });
     worker.unrouted.answered(code.status());
     held.idle();
     response.map(Body::Proxy)
 }
 
 /// The line of a request whose head could not be read, so that nothing of it is known.
-pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, status: u16) {
+pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, site: &Site, status: u16) {
     worker.unrouted.answered(status);
-    let line = Line { client, method: Method::GET, host: None, uri: Uri::default(), route: None };
+    let line = Line {
+        log: site.log.clone(),
+        listener: site.name.clone(),
+        client,
+        version: Version::HTTP_11,
+        method: Method::GET,
+        host: None,
+        uri: Uri::default(),
+        headers: None,
+        route: None,
+    };
     let id = worker.ids.make();
     let error = Some(ErrorCode::BadRequest.as_str());
-    worker.lines.write(&Entry { method: "", path: "", error, ..line.entry(&id, "http", status) });
+    line.write(worker, &Entry { method: "", path: "", error, ..line.entry(&id, "http", status) });
 }

@@ -10,6 +10,7 @@ use tidegate_metrics::Metrics;
 use tidegate_proxy::{RouteMetrics, ServerSettings, Upstream, UpstreamSettings};
 
 use crate::StartError;
+use crate::access_log::{AccessLog, Log};
 
 /// Where a request of a route goes, and where it is counted.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Route {
     pub name: Arc<str>,
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<RouteMetrics>,
+    /// Where its lines go; `None` is nowhere.
+    pub log: Option<Arc<Log>>,
 }
 
 /// What one listener serves. Shared by all workers.
@@ -24,6 +27,8 @@ pub(crate) struct Route {
 pub(crate) struct Site {
     /// The listener's name.
     pub name: Arc<str>,
+    /// Where lines of requests without a route go.
+    pub log: Option<Arc<Log>>,
     pub routes: RouteTable<Route>,
     pub realtime: bool,
 }
@@ -58,8 +63,8 @@ impl Plan {
     /// knows of its servers.
     ///
     /// # Errors
-    /// A config built in code names something that does not exist.
-    pub fn new(config: Config, before: Option<&Self>, metrics: &Metrics) -> Result<Self, StartError> {
+    /// A config built in code names something that does not exist, or a log's file cannot be opened.
+    pub fn new(config: Config, before: Option<&Self>, metrics: &Metrics, logs: &AccessLog) -> Result<Self, StartError> {
         let upstreams = config.upstreams.iter().map(|upstream| {
             let settings = settings(upstream);
             let known = before.and_then(|before| before.upstream(&upstream.name));
@@ -67,7 +72,7 @@ impl Plan {
             (upstream.name.clone(), same.unwrap_or_else(|| Upstream::new(settings, metrics)))
         });
         let upstreams: Vec<_> = upstreams.collect();
-        let site = |listener| site(&config, listener, &upstreams, metrics).map(Arc::new);
+        let site = |listener| site(&config, listener, &upstreams, metrics, logs).map(Arc::new);
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
         let generation = before.map_or(1, |before| before.generation + 1);
         Ok(Self { generation, config: Arc::new(config), sites, upstreams })
@@ -107,6 +112,7 @@ fn site(
     listener: &Listener,
     upstreams: &[(Arc<str>, Arc<Upstream>)],
     metrics: &Metrics,
+    logs: &AccessLog,
 ) -> Result<Site, StartError> {
     let mut routes = RouteTable::new();
     for route in &config.routes {
@@ -123,7 +129,8 @@ fn site(
             StartError::Config(format!("route {:?} names the upstream {:?}, which does not exist", route.name, name))
         })?;
         let metrics = metrics.route_to(&route.name, name);
-        let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics };
+        let log = logs.of(&config.log, Some(route))?;
+        let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics, log };
         let fault = |error| StartError::Config(format!("route {:?}: {error}", route.name));
         if route.hosts.is_empty() {
             routes.insert(None, path, target).map_err(fault)?;
@@ -134,5 +141,6 @@ fn site(
         }
     }
     let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
-    Ok(Site { name: listener.name.clone(), routes, realtime })
+    let log = logs.of(&config.log, None)?;
+    Ok(Site { name: listener.name.clone(), log, routes, realtime })
 }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::StartError;
 use crate::access_log::Entry;
 use crate::dispatch::Line;
+use crate::plan::Site;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
 use crate::worker::Worker;
@@ -136,7 +137,7 @@ impl Report {
     fn request_ended(&self, bytes_out: u64) {
         self.told.set(true);
         self.worker.realtime.answered(self.status.get());
-        self.worker.lines.write(&Entry { bytes_out, ..self.entry("http") });
+        self.line.write(&self.worker, &Entry { bytes_out, ..self.entry("http") });
     }
 
     /// A stream's end; the polling session's too, whose opening request has had its own line.
@@ -144,16 +145,19 @@ impl Report {
         if !self.told.replace(true) {
             self.worker.realtime.answered(self.status.get());
         }
-        self.worker.lines.write(&Entry {
+        let entry = Entry {
             bytes_in: summary.bytes_in,
             bytes_out: summary.bytes_out,
             events: summary.messages_in.saturating_add(summary.messages_out),
+            messages_in: summary.messages_in,
+            messages_out: summary.messages_out,
             reason: Some(summary.reason.as_str()),
             transport: Some(summary.transport),
             tenant: summary.tenant.as_ref().map(AsRef::as_ref),
             user: summary.user.as_ref().map(AsRef::as_ref),
             ..self.entry(summary.kind)
-        });
+        };
+        self.line.write(&self.worker, &entry);
         if let Some(held) = self.held.take() {
             held.idle();
         }
@@ -165,7 +169,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         if !self.told.get() {
             self.worker.realtime.answered(self.status.get());
-            self.worker.lines.write(&self.entry("socketio"));
+            self.line.write(&self.worker, &self.entry("socketio"));
         }
     }
 }
@@ -174,11 +178,12 @@ impl Drop for Report {
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     held: &Rc<Held>,
+    site: &Site,
     shard: Rc<Shard>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let request_id = worker.ids.of(request.headers());
-    let mut line = Line::of(&request, held.slot.client, None);
+    let mut line = Line::of(&request, held.slot.client, site, None);
     line.route = Some("realtime".into());
     let report = Rc::new(Report {
         worker: worker.clone(),

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::StartError;
+use crate::access_log::AccessLog;
 use crate::extras::Source;
 use crate::listen::listen;
 use crate::plan::{Place, Plan};
@@ -30,6 +31,7 @@ struct Bound {
 /// The plan in force, and how to put another one in its place.
 pub(crate) struct Plans {
     metrics: Arc<Metrics>,
+    logs: Arc<AccessLog>,
     workers: u16,
     current: watch::Sender<Arc<Plan>>,
     bound: Vec<Bound>,
@@ -50,10 +52,15 @@ type Sockets = Vec<Vec<Opened>>;
 
 impl Plans {
     /// The first plan, with its listeners open; also each worker's sockets.
-    pub fn first(config: Config, workers: u16, metrics: Arc<Metrics>) -> Result<(Self, Sockets), StartError> {
-        let current = Arc::new(Plan::new(config, None, &metrics)?);
+    pub fn first(
+        config: Config,
+        workers: u16,
+        metrics: Arc<Metrics>,
+        logs: Arc<AccessLog>,
+    ) -> Result<(Self, Sockets), StartError> {
+        let current = Arc::new(Plan::new(config, None, &metrics, &logs)?);
         let sender = watch::Sender::new(current.clone());
-        let mut plans = Self { metrics, workers, current: sender, bound: Vec::new(), tell: Vec::new() };
+        let mut plans = Self { metrics, logs, workers, current: sender, bound: Vec::new(), tell: Vec::new() };
         let (bound, sockets) = plans.open(&current)?;
         plans.bound = bound;
         Ok((plans, sockets))
@@ -85,7 +92,7 @@ impl Plans {
     pub async fn reload(&mut self, config: Config) -> Result<Reloaded, StartError> {
         let before = self.current();
         let waiting = waiting(&before.config, &config);
-        let plan = Arc::new(Plan::new(config, Some(&before), &self.metrics)?);
+        let plan = Arc::new(Plan::new(config, Some(&before), &self.metrics, &self.logs)?);
         let (bound, sockets) = self.open(&plan)?;
         let (taken, mut all_taken) = mpsc::channel(1);
         for (worker, sockets) in self.tell.iter().zip(sockets) {
@@ -129,7 +136,7 @@ fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
         ("[admin]", before.admin != after.admin),
         ("[realtime]", before.realtime != after.realtime),
         ("[store]", before.store != after.store),
-        ("[log]", before.log != after.log),
+        ("[log] level, format", (before.log.level, before.log.format) != (after.log.level, after.log.format)),
         ("[drain]", before.drain != after.drain),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()

@@ -36,9 +36,8 @@ impl Server {
         let workers = worker_count(config.workers);
         let metrics = Metrics::new();
         let (phase_sender, phase) = watch::channel(Phase::Serving);
-        let log = AccessLog::open(&config.log.access)?;
-
-        let (mut plans, sockets) = Plans::first(config, workers, metrics.clone())?;
+        let log = Arc::new(AccessLog::start(config.log.queue_lines, metrics.log_lines_dropped.clone())?);
+        let (mut plans, sockets) = Plans::first(config, workers, metrics.clone(), log.clone())?;
         let plan = plans.current();
         let config = &plan.config;
         let addresses = plans.addresses();
@@ -73,7 +72,7 @@ impl Server {
                 busy: busy.clone(),
                 live: inbox,
             };
-            spawn_worker(start, log.lines(metrics.log_lines_dropped.clone()), ended.clone())?;
+            spawn_worker(start, log.lines(), ended.clone())?;
         }
         drop((ended, busy));
         let (orders, received) = mpsc::channel(4);
@@ -82,6 +81,7 @@ impl Server {
         let control = control::start(Control {
             admin: admin.clone(),
             api,
+            log: log.clone(),
             plans,
             source: extras.source,
             node: node.clone(),
@@ -108,7 +108,7 @@ pub struct Running {
     workers: u16,
     phase: watch::Receiver<Phase>,
     node: Option<Arc<Node>>,
-    log: AccessLog,
+    log: Arc<AccessLog>,
     live: LiveStreams,
 }
 
@@ -132,6 +132,11 @@ impl Running {
     /// The tunnels and event streams through the gateway, those of the realtime server not included.
     pub fn live(&self) -> &LiveStreams {
         &self.live
+    }
+
+    /// Opens the files of the access log again by their names, as on SIGUSR1. Returns at once.
+    pub fn reopen_logs(&self) {
+        self.log.reopen();
     }
 
     /// Begins to drain, as on SIGTERM. Returns at once.

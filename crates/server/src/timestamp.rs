@@ -1,19 +1,23 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// RFC 3339 in UTC with milliseconds. Everything up to the second is kept from one call to the next.
+/// Times as logs write them, in UTC. Everything up to the second is kept from one call to the next.
 #[derive(Debug, Default)]
 pub(crate) struct Timestamp {
     second: u64,
     text: String,
+    local_second: u64,
+    local: String,
 }
+
+const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 /// Length of `2026-01-01T00:00:00`.
 const UP_TO_SECOND: usize = 19;
 
 impl Timestamp {
-    /// The text of a time since the Unix epoch.
-    pub fn format(&mut self, since_epoch: Duration) -> &str {
+    /// A time since the Unix epoch in RFC 3339 with milliseconds.
+    pub fn rfc3339(&mut self, since_epoch: Duration) -> &str {
         let second = since_epoch.as_secs();
         if self.text.is_empty() || self.second != second {
             self.second = second;
@@ -30,6 +34,21 @@ impl Timestamp {
         }
         self.text.push('Z');
         &self.text
+    }
+
+    /// As nginx's `$time_local`: `31/Jan/2026:23:59:59 +0000`.
+    pub fn local(&mut self, since_epoch: Duration) -> &str {
+        let second = since_epoch.as_secs();
+        if self.local.is_empty() || self.local_second != second {
+            self.local_second = second;
+            self.local.clear();
+            let (year, month, day) = date(second / 86_400);
+            let month = MONTHS.iter().zip(1..).find_map(|(name, number)| (number == month).then_some(*name));
+            let (hour, minute, second) = (second / 3_600 % 24, second / 60 % 60, second % 60);
+            let month = month.unwrap_or_default();
+            let _ = write!(self.local, "{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000");
+        }
+        &self.local
     }
 }
 
@@ -54,7 +73,7 @@ mod tests {
     #[test]
     fn dates_are_those_of_the_calendar() {
         let mut timestamp = Timestamp::default();
-        let mut at = |millis| timestamp.format(Duration::from_millis(millis)).to_owned();
+        let mut at = |millis| timestamp.rfc3339(Duration::from_millis(millis)).to_owned();
         assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_400_007), "2000-02-29T00:00:00.007Z");
         assert_eq!(at(1_767_225_599_999), "2025-12-31T23:59:59.999Z");
@@ -62,5 +81,8 @@ mod tests {
         assert_eq!(at(1_767_225_600_000), "2026-01-01T00:00:00.000Z");
         assert_eq!(at(4_107_542_399_000), "2100-02-28T23:59:59.000Z");
         assert_eq!(at(4_107_542_400_000), "2100-03-01T00:00:00.000Z");
+        let mut local = |seconds| timestamp.local(Duration::from_secs(seconds)).to_owned();
+        assert_eq!(local(951_782_400), "29/Feb/2000:00:00:00 +0000");
+        assert_eq!(local(1_767_225_599), "31/Dec/2025:23:59:59 +0000");
     }
 }

@@ -323,16 +323,16 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, d
     .await;
     slot.unwatch();
     if let Err(error) = result {
-        ended_badly(&worker, &held, &error);
+        ended_badly(&worker, &held, &door.site(), &error);
     }
 }
 
 /// hyper answers a head that it cannot parse by itself (400, 414 or 431) and ends the connection.
-fn ended_badly(worker: &Worker, held: &Held, error: &hyper::Error) {
+fn ended_badly(worker: &Worker, held: &Held, site: &Site, error: &hyper::Error) {
     if !error.is_parse() {
         return;
     }
     let (reason, status) = if error.is_parse_too_large() { ("too_large", 431) } else { ("malformed", 400) };
     worker.refused(reason);
-    crate::dispatch::log_malformed(worker, held.slot.client, status);
+    crate::dispatch::log_malformed(worker, held.slot.client, site, status);
 }

@@ -279,3 +279,57 @@ fn run_serves_what_the_config_says_and_a_second_signal_ends_it_at_once() {
     signal(&child);
     assert_eq!(child.wait().unwrap().code(), Some(143));
 }
+
+#[test]
+fn logrotates_move_and_sigusr1_lose_no_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let [config, log, moved, errors] =
+        ["tidegate.toml", "access.log", "access.log.1", "stderr"].map(|name| directory.path().join(name));
+    let text = format!(
+        "workers = 2\n[[listener]]\nname = \"public\"\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n\
+         [upstream.nobody]\nservers = [\"127.0.0.1:1\"]\n[[route]]\nupstream = \"nobody\"\npath = \"/x\"\n[log]\naccess = {log:?}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let child = tidegate()
+        .args(["run", "--drain-delay", "0s", "--config"])
+        .arg(&config)
+        .stderr(std::fs::File::create(&errors).unwrap())
+        .spawn()
+        .unwrap();
+    let mut child = Ended(child);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let said = |word: &str| loop {
+        let text = std::fs::read_to_string(&errors).unwrap();
+        if let Some(line) = text.split_inclusive('\n').find(|line| line.contains(word) && line.ends_with('\n')) {
+            return serde_json::from_str::<Value>(line).unwrap();
+        }
+        assert!(Instant::now() < deadline, "{text}");
+        std::thread::yield_now();
+    };
+    let address: SocketAddr = said("listening on")["address"].as_str().unwrap().parse().unwrap();
+    let signal = |child: &Ended, name: &str| {
+        assert!(Command::new("kill").arg(name).arg(child.0.id().to_string()).status().unwrap().success());
+    };
+    let ask = || (0..50).for_each(|_| assert_eq!(get(address, "/none").0, 404));
+    ask();
+    std::fs::rename(&log, &moved).unwrap();
+    ask();
+    signal(&child, "-USR1");
+    said("opened again");
+    ask();
+    signal(&child, "-TERM");
+    assert_eq!(child.0.wait().unwrap().code(), Some(0));
+    let count = |path: &Path| std::fs::read_to_string(path).unwrap().lines().count();
+    assert_eq!(count(&moved) + count(&log), 150);
+    assert!(count(&log) >= 50, "{}", count(&log));
+}
+
+/// Killed when dropped, unless it has ended.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -67,6 +67,10 @@ impl Gateway {
         self.running.as_ref().unwrap().reload(config)
     }
 
+    pub fn reopen_logs(&self) {
+        self.running.as_ref().unwrap().reopen_logs();
+    }
+
     pub fn drain(&self) {
         self.running.as_ref().unwrap().drain();
     }

@@ -1,6 +1,7 @@
 //! The server on live sockets: real listeners, real workers, raw clients.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod access_log;
 mod api;
 mod drain;
 mod harness;
