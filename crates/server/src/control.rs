@@ -24,6 +24,7 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::extras::Source;
+use crate::plan::Part;
 use crate::reload::{Plans, Reloaded, Watched};
 use crate::{StartError, exit};
 
@@ -37,6 +38,8 @@ pub(crate) enum Order {
     Drain,
     Close,
     Reload(Reload, Answer),
+    /// Takes a part of the gateway out of use, or into it again.
+    Use(Part, bool, Answer),
 }
 
 /// Which config to put in force.
@@ -167,6 +170,9 @@ impl Control {
                     Some(Order::Reload(Reload::Reread, answer)) => answer(self.reload().await),
                     Some(Order::Reload(Reload::Given(config), answer)) => {
                         answer(self.plans.reload(*config).await.map_err(|error| error.to_string()));
+                    }
+                    Some(Order::Use(part, in_use, answer)) => {
+                        answer(self.plans.use_part(part, in_use).await.map_err(|error| error.to_string()));
                     }
                     Some(Order::Close) => return End::Close,
                     Some(Order::Drain) | None => return End::Drain,

@@ -200,6 +200,9 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
     let Some(route) = site.routes.find(host, request.uri().path()) else {
         return Way::Refused(ErrorCode::NoRoute, "No route matches this host and path");
     };
+    if route.drained {
+        return Way::Refused(ErrorCode::Unavailable, "This route is being drained");
+    }
     let line = Rc::new(Line::of(request, held.slot.client, site, Some(route)));
     let request_id = worker.ids.of(request.headers());
     let opening = route.log.as_ref().is_some_and(|log| log.tells_openings()).then(|| Opening {

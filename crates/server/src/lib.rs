@@ -22,6 +22,7 @@ mod dispatch;
 mod error;
 mod extras;
 mod json;
+mod leave;
 mod listen;
 mod logging;
 mod plan;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidegate_balance::RouteTable;
 use tidegate_config::{Action, Config, Listener, PathMatch};
 use tidegate_metrics::Metrics;
-use tidegate_proxy::{RouteMetrics, ServerSettings, Upstream, UpstreamSettings};
+use tidegate_proxy::{LiveStreams, RouteMetrics, ServerSettings, Upstream, UpstreamSettings};
 
 use crate::StartError;
 use crate::access_log::{AccessLog, Log};
@@ -20,6 +20,8 @@ pub(crate) struct Route {
     pub metrics: Arc<RouteMetrics>,
     /// Where its lines go; `None` is nowhere.
     pub log: Option<Arc<Log>>,
+    /// Taken out of use: new requests are refused.
+    pub drained: bool,
 }
 
 /// What one listener serves. Shared by all workers.
@@ -47,6 +49,20 @@ impl Place {
     }
 }
 
+/// A part of the gateway that can be taken out of use.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    Listener(Arc<str>),
+    Route(Arc<str>),
+}
+
+/// What plans are made with and what outlives them: one for each process.
+pub(crate) struct Shared {
+    pub metrics: Arc<Metrics>,
+    pub logs: Arc<AccessLog>,
+    pub live: LiveStreams,
+}
+
 /// All that workers need of one config.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -56,6 +72,8 @@ pub(crate) struct Plan {
     /// One for each listener of the config, in its order.
     pub sites: Vec<Arc<Site>>,
     pub upstreams: Vec<(Arc<str>, Arc<Upstream>)>,
+    /// What is out of use, whatever the config says. Survives reloads.
+    pub drained: Vec<Part>,
 }
 
 impl Plan {
@@ -64,18 +82,46 @@ impl Plan {
     ///
     /// # Errors
     /// A config built in code names something that does not exist, or a log's file cannot be opened.
-    pub fn new(config: Config, before: Option<&Self>, metrics: &Metrics, logs: &AccessLog) -> Result<Self, StartError> {
+    pub fn new(
+        config: Arc<Config>,
+        before: Option<&Self>,
+        drained: Vec<Part>,
+        shared: &Shared,
+    ) -> Result<Self, StartError> {
         let upstreams = config.upstreams.iter().map(|upstream| {
             let settings = settings(upstream);
             let known = before.and_then(|before| before.upstream(&upstream.name));
             let same = known.filter(|known| *known.settings() == settings).cloned();
-            (upstream.name.clone(), same.unwrap_or_else(|| Upstream::new(settings, metrics)))
+            (upstream.name.clone(), same.unwrap_or_else(|| Upstream::new(settings, &shared.metrics)))
         });
         let upstreams: Vec<_> = upstreams.collect();
-        let site = |listener| site(&config, listener, &upstreams, metrics, logs).map(Arc::new);
+        let site = |listener| site(&config, listener, &upstreams, &drained, shared).map(Arc::new);
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
         let generation = before.map_or(1, |before| before.generation + 1);
-        Ok(Self { generation, config: Arc::new(config), sites, upstreams })
+        Ok(Self { generation, config, sites, upstreams, drained })
+    }
+
+    /// The listeners that are in use, with what they serve.
+    pub fn listeners(&self) -> impl Iterator<Item = (&Listener, &Arc<Site>)> {
+        self.config.listeners.iter().zip(&self.sites).filter(|(listener, _)| self.uses(listener))
+    }
+
+    /// Whether a listener is in use.
+    pub fn uses(&self, listener: &Listener) -> bool {
+        !self.drained.contains(&Part::Listener(listener.name.clone()))
+    }
+
+    /// Whether there is a route of that name.
+    pub fn has_route(&self, name: &str) -> bool {
+        self.config.routes.iter().any(|route| *route.name == *name)
+    }
+
+    /// Whether the config has that part.
+    pub fn has(&self, part: &Part) -> bool {
+        match part {
+            Part::Listener(name) => self.config.listeners.iter().any(|listener| listener.name == *name),
+            Part::Route(name) => self.has_route(name),
+        }
     }
 
     /// An upstream by its name.
@@ -111,8 +157,8 @@ fn site(
     config: &Config,
     listener: &Listener,
     upstreams: &[(Arc<str>, Arc<Upstream>)],
-    metrics: &Metrics,
-    logs: &AccessLog,
+    drained: &[Part],
+    shared: &Shared,
 ) -> Result<Site, StartError> {
     let mut routes = RouteTable::new();
     for route in &config.routes {
@@ -128,9 +174,10 @@ fn site(
         let (_, upstream) = found.ok_or_else(|| {
             StartError::Config(format!("route {:?} names the upstream {:?}, which does not exist", route.name, name))
         })?;
-        let metrics = metrics.route_to(&route.name, name);
-        let log = logs.of(&config.log, Some(route))?;
-        let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics, log };
+        let metrics = shared.metrics.route_to(&route.name, name);
+        let log = shared.logs.of(&config.log, Some(route))?;
+        let drained = drained.contains(&Part::Route(route.name.clone()));
+        let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics, log, drained };
         let fault = |error| StartError::Config(format!("route {:?}: {error}", route.name));
         if route.hosts.is_empty() {
             routes.insert(None, path, target).map_err(fault)?;
@@ -141,6 +188,6 @@ fn site(
         }
     }
     let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
-    let log = logs.of(&config.log, None)?;
+    let log = shared.logs.of(&config.log, None)?;
     Ok(Site { name: listener.name.clone(), log, routes, realtime })
 }

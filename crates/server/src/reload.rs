@@ -10,15 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tidegate_config::Config;
-use tidegate_metrics::Metrics;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::StartError;
-use crate::access_log::AccessLog;
 use crate::extras::Source;
+use crate::leave;
 use crate::listen::listen;
-use crate::plan::{Place, Plan};
+use crate::plan::{Part, Place, Plan, Shared};
 use crate::worker::{Opened, Order};
 
 /// A listener's address, as the config has it and as it is.
@@ -26,12 +25,13 @@ use crate::worker::{Opened, Order};
 struct Bound {
     place: Place,
     address: SocketAddr,
+    /// Clients are let in.
+    open: bool,
 }
 
 /// The plan in force, and how to put another one in its place.
 pub(crate) struct Plans {
-    metrics: Arc<Metrics>,
-    logs: Arc<AccessLog>,
+    shared: Shared,
     workers: u16,
     current: watch::Sender<Arc<Plan>>,
     bound: Vec<Bound>,
@@ -52,15 +52,10 @@ type Sockets = Vec<Vec<Opened>>;
 
 impl Plans {
     /// The first plan, with its listeners open; also each worker's sockets.
-    pub fn first(
-        config: Config,
-        workers: u16,
-        metrics: Arc<Metrics>,
-        logs: Arc<AccessLog>,
-    ) -> Result<(Self, Sockets), StartError> {
-        let current = Arc::new(Plan::new(config, None, &metrics, &logs)?);
+    pub fn first(config: Config, workers: u16, shared: Shared) -> Result<(Self, Sockets), StartError> {
+        let current = Arc::new(Plan::new(Arc::new(config), None, Vec::new(), &shared)?);
         let sender = watch::Sender::new(current.clone());
-        let mut plans = Self { metrics, logs, workers, current: sender, bound: Vec::new(), tell: Vec::new() };
+        let mut plans = Self { shared, workers, current: sender, bound: Vec::new(), tell: Vec::new() };
         let (bound, sockets) = plans.open(&current)?;
         plans.bound = bound;
         Ok((plans, sockets))
@@ -92,7 +87,35 @@ impl Plans {
     pub async fn reload(&mut self, config: Config) -> Result<Reloaded, StartError> {
         let before = self.current();
         let waiting = waiting(&before.config, &config);
-        let plan = Arc::new(Plan::new(config, Some(&before), &self.metrics, &self.logs)?);
+        let plan = Arc::new(Plan::new(Arc::new(config), Some(&before), before.drained.clone(), &self.shared)?);
+        let generation = plan.generation;
+        self.put(plan.clone()).await?;
+        leave::after(&self.shared.live, &before, &plan).await;
+        Ok(Reloaded { generation, waiting })
+    }
+
+    /// Takes a part of the gateway out of use, or into it again.
+    ///
+    /// # Errors
+    /// There is no such part, or its listener cannot be opened again. Nothing has changed.
+    pub async fn use_part(&mut self, part: Part, in_use: bool) -> Result<Reloaded, StartError> {
+        let before = self.current();
+        if !before.has(&part) {
+            let (Part::Listener(name) | Part::Route(name)) = part;
+            return Err(StartError::Config(format!("there is no {name:?}")));
+        }
+        let mut drained: Vec<Part> = before.drained.iter().filter(|known| **known != part).cloned().collect();
+        if !in_use {
+            drained.push(part);
+        }
+        let plan = Arc::new(Plan::new(before.config.clone(), Some(&before), drained, &self.shared)?);
+        let generation = plan.generation;
+        self.put(plan).await?;
+        Ok(Reloaded { generation, waiting: Vec::new() })
+    }
+
+    /// Opens what is new and tells every worker. When this returns, they serve by the plan.
+    async fn put(&mut self, plan: Arc<Plan>) -> Result<(), StartError> {
         let (bound, sockets) = self.open(&plan)?;
         let (taken, mut all_taken) = mpsc::channel(1);
         for (worker, sockets) in self.tell.iter().zip(sockets) {
@@ -103,9 +126,8 @@ impl Plans {
         // Ends when every worker has dropped its sender.
         let _ = all_taken.recv().await;
         self.bound = bound;
-        let generation = plan.generation;
         self.current.send_replace(plan);
-        Ok(Reloaded { generation, waiting })
+        Ok(())
     }
 
     /// Opens the listeners of a plan that are not open yet.
@@ -114,13 +136,17 @@ impl Plans {
         let mut bound = Vec::new();
         for listener in &plan.config.listeners {
             let place = Place::of(listener);
-            if let Some(known) = self.bound.iter().find(|known| known.place == place) {
-                bound.push(known.clone());
+            let known = self.bound.iter().find(|known| known.place == place);
+            let open = plan.uses(listener);
+            if let Some(known) = known.filter(|known| known.open || !open) {
+                bound.push(Bound { open, ..known.clone() });
                 continue;
             }
+            // One that is taken into use again is where it was, though the kernel chose the port.
+            let address = known.map_or(listener.address, |known| known.address);
             let role = format!("listener {:?}", listener.name);
-            let (address, opened): (_, Vec<TcpListener>) = listen(listener.address, usize::from(self.workers), &role)?;
-            bound.push(Bound { place: place.clone(), address });
+            let (address, opened): (_, Vec<TcpListener>) = listen(address, usize::from(self.workers), &role)?;
+            bound.push(Bound { place: place.clone(), address, open });
             for (mine, socket) in sockets.iter_mut().zip(opened) {
                 mine.push(Opened { place: place.clone(), socket });
             }

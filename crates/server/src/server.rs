@@ -16,6 +16,7 @@ use crate::admin::Admin;
 use crate::api::{Api, Gate};
 use crate::control::{self, Control, Order, Reload};
 use crate::listen::listen;
+use crate::plan::Shared;
 use crate::reload::{Plans, Reloaded};
 use crate::worker::{self, Start};
 use crate::{Extras, StartError, exit, process, realtime};
@@ -37,7 +38,9 @@ impl Server {
         let metrics = Metrics::new();
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let log = Arc::new(AccessLog::start(config.log.queue_lines, metrics.log_lines_dropped.clone())?);
-        let (mut plans, sockets) = Plans::first(config, workers, metrics.clone(), log.clone())?;
+        let (live, inboxes) = LiveStreams::for_workers(workers);
+        let shared = Shared { metrics: metrics.clone(), logs: log.clone(), live: live.clone() };
+        let (mut plans, sockets) = Plans::first(config, workers, shared)?;
         let plan = plans.current();
         let config = &plan.config;
         let addresses = plans.addresses();
@@ -54,7 +57,6 @@ impl Server {
 
         let (ended, endings) = sync_channel(usize::from(workers));
         let (busy, all_idle) = mpsc::channel(1);
-        let (live, inboxes) = LiveStreams::for_workers(workers);
         for ((index, sockets), inbox) in (0..workers).zip(sockets).zip(inboxes) {
             let (tell, orders) = mpsc::channel(16);
             plans.tell(tell);
@@ -76,8 +78,8 @@ impl Server {
         }
         drop((ended, busy));
         let (orders, received) = mpsc::channel(4);
-        let gate = Gate::new(None, admin_address);
-        let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone()));
+        let gate = Gate::new(config.admin.as_ref().and_then(|admin| admin.token.clone()), admin_address);
+        let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone(), live.clone()));
         let control = control::start(Control {
             admin: admin.clone(),
             api,

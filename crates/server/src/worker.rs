@@ -195,7 +195,7 @@ impl Worker {
     /// Serves by the plan: known listeners get its sites, new sockets are accepted from.
     fn take(self: &Rc<Self>, plan: &Plan, sockets: Vec<Opened>) -> io::Result<()> {
         let mut sockets = sockets.into_iter();
-        for (listener, site) in plan.config.listeners.iter().zip(&plan.sites) {
+        for (listener, site) in plan.listeners() {
             let known = self
                 .accepting
                 .borrow()
@@ -218,7 +218,7 @@ impl Worker {
 
     /// The listeners that are not in the plan any more.
     fn leave(&self, plan: &Plan) -> Vec<Accepting> {
-        let stays = |door: &Door| plan.config.listeners.iter().any(|listener| door.place == Place::of(listener));
+        let stays = |door: &Door| plan.listeners().any(|(listener, _)| door.place == Place::of(listener));
         self.accepting.borrow_mut().extract_if(.., |accepting| !stays(&accepting.door)).collect()
     }
 

@@ -2,9 +2,15 @@
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
-use http::{Response, StatusCode};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidegate_types::ErrorCode;
+
+/// The largest body taken, bytes.
+const MAX_BODY: usize = 64 * 1024;
 
 pub(crate) type Answer = Result<Response<Bytes>, Refusal>;
 
@@ -79,6 +85,25 @@ pub(crate) fn decoded(text: &str) -> Result<String, Refusal> {
         out.push(u8::try_from(high * 16 + low).unwrap_or_default());
     }
     String::from_utf8(out).map_err(|_| bad())
+}
+
+/// The parameters of a query, decoded. A `+` is a plus: addresses and names are not forms.
+pub(crate) fn parameters<B>(request: &Request<B>) -> Result<Vec<(String, String)>, Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| Ok((decoded(k)?, decoded(v)?))).collect()
+}
+
+/// The JSON body of a request; an empty one is an empty object.
+pub(crate) async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let bytes = Limited::new(request.into_body(), MAX_BODY)
+        .collect()
+        .await
+        .map_err(|_| Refusal::new(ErrorCode::PayloadTooLarge, "The body is incomplete or larger than 64 KiB"))?;
+    let bytes = bytes.to_bytes();
+    let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Refusal::new(ErrorCode::BadRequest, format!("The body is not what is wanted: {error}")))
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 //! Nothing in here is on the way of a client's request. Described in `docs/admin-api.yaml` (OpenAPI 3.1).
 
 mod answer;
+mod connections;
+mod drain;
 mod gate;
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
+use tidegate_proxy::LiveStreams;
 use tidegate_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -28,11 +31,12 @@ pub(crate) struct Api {
     gate: Gate,
     plan: watch::Receiver<Arc<Plan>>,
     orders: mpsc::Sender<Order>,
+    live: LiveStreams,
 }
 
 impl Api {
-    pub fn new(gate: Gate, plan: watch::Receiver<Arc<Plan>>, orders: mpsc::Sender<Order>) -> Self {
-        Self { gate, plan, orders }
+    pub fn new(gate: Gate, plan: watch::Receiver<Arc<Plan>>, orders: mpsc::Sender<Order>, live: LiveStreams) -> Self {
+        Self { gate, plan, orders, live }
     }
 
     /// Answers a request below [`ROOT`]; `None` for any other path.
@@ -52,6 +56,18 @@ impl Api {
             (["config"], &Method::GET) => Ok(answer::text("application/toml", self.plan().config.effective())),
             (["reload"], &Method::POST) => self.reload().await,
             (["openapi.yaml"], &Method::GET) => Ok(answer::text("application/yaml", OPENAPI.to_owned())),
+            (["connections"], &Method::GET) => connections::list(&self.live, &request).await,
+            (["connections"], &Method::DELETE) => {
+                connections::close_many(&self.live, answer::body(request).await?, &self.plan().config.drain).await
+            }
+            (["connections", id], &Method::DELETE) => {
+                connections::close_one(&self.live, id, &self.plan().config.drain).await
+            }
+            (["drain"], &Method::POST) => self.drain(answer::body(request).await?).await,
+            (["drain"], &Method::DELETE) => self.undrain(answer::body(request).await?).await,
+            (["connections"], _) => Err(Refusal::method("GET, DELETE")),
+            (["connections", _], _) => Err(Refusal::method("DELETE")),
+            (["drain"], _) => Err(Refusal::method("POST, DELETE")),
             (["config" | "openapi.yaml"], _) => Err(Refusal::method("GET")),
             (["reload"], _) => Err(Refusal::method("POST")),
             _ => Err(Refusal::new(ErrorCode::NotFound, "No such thing; GET /api/v1/openapi.yaml says what there is")),

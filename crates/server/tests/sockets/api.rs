@@ -80,3 +80,18 @@ fn what_is_not_there_is_said_with_the_methods_that_are() {
         assert_eq!((answer.status(), answer.field("allow")), (405, Some("POST")));
     });
 }
+
+#[test]
+fn a_drained_listener_closes_its_port_and_opens_the_same_again() {
+    local(async {
+        let upstream = Upstream::ok("x").await;
+        let gateway = Gateway::before(upstream.address());
+        let mut client = gateway.client().await;
+        assert_eq!(client.request(GET_API).await.status(), 200);
+        assert_eq!(ask(&gateway, "POST", "drain", &json!({ "listener": "public" })).await.0, 202);
+        assert!(tokio::net::TcpStream::connect(gateway.address).await.is_err());
+        assert!(client.is_closed().await);
+        assert_eq!(ask(&gateway, "DELETE", "drain", &json!({ "listener": "public" })).await.0, 200);
+        assert_eq!(gateway.client().await.request(GET_API).await.status(), 200);
+    });
+}
