@@ -8,8 +8,13 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 4] =
-    [("node", "nodejs"), ("npm", "npm"), ("chromium", "chromium"), ("nginx", "nginx-light")];
+const NEEDED: [(&str, &str); 5] = [
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("chromium", "chromium"),
+    ("nginx", "nginx-light"),
+    ("prometheus-nginx-exporter", "prometheus-nginx-exporter"),
+];
 
 pub fn run(names: &[String]) -> Result<()> {
     install_programs(&NEEDED)?;

@@ -12,18 +12,20 @@ use tidegate_realtime::Node;
 use tidegate_types::ErrorCode;
 
 use crate::process;
+use crate::status::Status;
 
 /// What the admin endpoints show. Shared by the admin listener and, in `dev`, by the workers.
 pub(crate) struct Admin {
     metrics: Arc<Metrics>,
     node: Option<Arc<Node>>,
+    status: Arc<Status>,
     ready: AtomicBool,
     started_seconds: f64,
 }
 
 impl Admin {
-    pub fn new(metrics: Arc<Metrics>, node: Option<Arc<Node>>) -> Self {
-        Self { metrics, node, ready: AtomicBool::new(false), started_seconds: process::now_seconds() }
+    pub fn new(metrics: Arc<Metrics>, node: Option<Arc<Node>>, status: Arc<Status>) -> Self {
+        Self { metrics, node, status, ready: AtomicBool::new(false), started_seconds: process::now_seconds() }
     }
 
     /// Whether balancers should send clients here.
@@ -33,7 +35,8 @@ impl Admin {
 
     /// Answers an admin path; `None` for any other.
     pub fn answer(&self, method: &Method, path: &str) -> Option<Response<Bytes>> {
-        let known = matches!(path, "/health" | "/health/ready" | "/health/live" | "/stats" | "/metrics");
+        let known =
+            matches!(path, "/health" | "/health/ready" | "/health/live" | "/stats" | "/metrics" | "/nginx_status");
         if !known {
             return None;
         }
@@ -46,6 +49,7 @@ impl Admin {
             "/health" => self.health(),
             "/health/ready" => self.readiness(),
             "/health/live" => json_response(StatusCode::OK, &json!({ "alive": true })),
+            "/nginx_status" => respond(StatusCode::OK, "text/plain", self.status.page()),
             "/stats" => json_response(StatusCode::OK, &self.stats()),
             _ => self.exposition(),
         };
@@ -131,6 +135,11 @@ fn respond(status: StatusCode, content_type: &'static str, body: String) -> Resp
 mod tests {
     use super::*;
 
+    fn admin() -> Admin {
+        let metrics = Metrics::new();
+        Admin::new(metrics.clone(), None, Arc::new(Status::new(metrics, 1)))
+    }
+
     fn get(admin: &Admin, path: &str) -> (u16, Value) {
         let response = admin.answer(&Method::GET, path).unwrap();
         (response.status().as_u16(), serde_json::from_slice(response.body()).unwrap())
@@ -138,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_shapes_are_those_of_the_rooms_api() {
-        let admin = Admin::new(Metrics::new(), None);
+        let admin = admin();
         let (status, health) = get(&admin, "/health");
         assert_eq!(status, 200, "no Redis is no fault: {health}");
         assert_eq!(health["status"], "healthy");
@@ -155,7 +164,7 @@ mod tests {
 
     #[test]
     fn readiness_follows_the_process() {
-        let admin = Admin::new(Metrics::new(), None);
+        let admin = admin();
         assert_eq!(get(&admin, "/health/ready"), (503, json!({ "ready": false })));
         admin.set_ready(true);
         assert_eq!(get(&admin, "/health/ready"), (200, json!({ "ready": true })));
@@ -163,7 +172,7 @@ mod tests {
 
     #[test]
     fn other_methods_and_paths_are_refused() {
-        let admin = Admin::new(Metrics::new(), None);
+        let admin = admin();
         let response = admin.answer(&Method::POST, "/health").unwrap();
         assert_eq!(response.status(), 405);
         assert_eq!(response.headers()[ALLOW], "GET, HEAD");
@@ -172,7 +181,7 @@ mod tests {
 
     #[test]
     fn metrics_say_what_the_process_uses() {
-        let admin = Admin::new(Metrics::new(), None);
+        let admin = admin();
         let response = admin.answer(&Method::GET, "/metrics").unwrap();
         let text = std::str::from_utf8(response.body()).unwrap();
         assert!(text.ends_with("# EOF\n"));

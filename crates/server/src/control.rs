@@ -277,7 +277,7 @@ async fn answer(
     let response = match admin.answer(request.method(), request.uri().path()) {
         Some(response) => response,
         None => api.answer(request).await.unwrap_or_else(|| {
-            let there = "Here are /health, /health/ready, /health/live, /stats, /metrics and /api/v1/";
+            let there = "Here are /health, /health/ready, /health/live, /stats, /metrics, /nginx_status and /api/v1/";
             admin::error(ErrorCode::NotFound, there)
         }),
     };

@@ -153,7 +153,7 @@ pub(crate) async fn handle(
     site: Arc<Site>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    held.slot.busy();
+    held.busy();
     let mut response = match choose(&worker, &held, &site, &request) {
         Way::Upstream(upstream, exchange, opening) => {
             let response = worker.forwarder.forward(request, &upstream, exchange).await.map(Body::Proxy);

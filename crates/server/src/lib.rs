@@ -32,6 +32,7 @@ mod reload;
 mod request_id;
 mod server;
 mod slots;
+mod status;
 mod timestamp;
 mod worker;
 

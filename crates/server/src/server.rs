@@ -18,6 +18,7 @@ use crate::control::{self, Control, Order, Reload};
 use crate::listen::listen;
 use crate::plan::Shared;
 use crate::reload::{Plans, Reloaded};
+use crate::status::Status;
 use crate::worker::{self, Start};
 use crate::{Extras, StartError, exit, process, realtime};
 
@@ -53,7 +54,8 @@ impl Server {
         };
 
         let node = realtime::open(config, workers, &metrics, &phase)?;
-        let admin = Arc::new(Admin::new(metrics.clone(), node.clone()));
+        let status = Arc::new(Status::new(metrics.clone(), workers));
+        let admin = Arc::new(Admin::new(metrics.clone(), node.clone(), status.clone()));
 
         let (ended, endings) = sync_channel(usize::from(workers));
         let (busy, all_idle) = mpsc::channel(1);
@@ -66,6 +68,7 @@ impl Server {
                 sockets,
                 orders,
                 metrics: metrics.clone(),
+                status: status.clone(),
                 phase: phase.clone(),
                 timeouts: extras.timeouts,
                 local: extras.local.clone(),

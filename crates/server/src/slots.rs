@@ -1,11 +1,14 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use slab::Slab;
 use tidegate_metrics::Gauge;
+
+use crate::status::Counts;
 
 /// How patient to be with clients between exchanges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,11 +76,6 @@ impl Slot {
             waker.wake_by_ref();
         }
     }
-
-    /// An exchange begins.
-    pub fn busy(&self) {
-        self.state.set(State::Busy);
-    }
 }
 
 /// One worker's client connections, and their timeouts: one walk a second instead of a timer per connection.
@@ -88,6 +86,7 @@ pub(crate) struct Slots {
     header_ticks: u32,
     keepalive_ticks: u32,
     open: Gauge,
+    counts: Arc<Counts>,
 }
 
 /// Holds a connection's place; counts it as open until dropped. A tunnel keeps it longer than the connection's task.
@@ -99,9 +98,25 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// An exchange begins.
+    pub fn busy(&self) {
+        let counts = &self.slots.counts;
+        counts.request();
+        match self.slot.state.replace(State::Busy) {
+            State::First(_) => {
+                counts.reading(-1);
+                counts.writing(1);
+            }
+            State::Between(_) => counts.writing(1),
+            State::Busy => {}
+        }
+    }
+
     /// The exchange has ended: from now on the next one is awaited.
     pub fn idle(&self) {
-        self.slot.state.set(State::Between(self.slots.tick.get()));
+        if self.slot.state.replace(State::Between(self.slots.tick.get())) == State::Busy {
+            self.slots.counts.writing(-1);
+        }
     }
 }
 
@@ -109,6 +124,13 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.slots.slots.borrow_mut().try_remove(self.key);
         self.slots.open.dec();
+        let counts = &self.slots.counts;
+        counts.closed();
+        match self.slot.state.get() {
+            State::First(_) => counts.reading(-1),
+            State::Busy => counts.writing(-1),
+            State::Between(_) => {}
+        }
     }
 }
 
@@ -116,7 +138,7 @@ impl Drop for Held {
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 impl Slots {
-    pub fn new(timeouts: ClientTimeouts, open: Gauge) -> Rc<Self> {
+    pub fn new(timeouts: ClientTimeouts, open: Gauge, counts: Arc<Counts>) -> Rc<Self> {
         let ticks =
             |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
         Rc::new(Self {
@@ -125,6 +147,7 @@ impl Slots {
             header_ticks: ticks(timeouts.header),
             keepalive_ticks: ticks(timeouts.keepalive),
             open,
+            counts,
         })
     }
 
@@ -138,6 +161,8 @@ impl Slots {
         });
         let key = self.slots.borrow_mut().insert(slot.clone());
         self.open.inc();
+        self.counts.opened();
+        self.counts.reading(1);
         Held { slots: self.clone(), key, slot }
     }
 

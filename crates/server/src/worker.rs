@@ -29,6 +29,7 @@ use crate::extras::Local;
 use crate::plan::{Place, Plan, Site};
 use crate::request_id::RequestIds;
 use crate::slots::{ClientTimeouts, Held, Slots, TICK};
+use crate::status::Status;
 
 /// How long to wait before the next try when file descriptors have run out.
 const OUT_OF_FDS: Duration = Duration::from_millis(50);
@@ -78,6 +79,7 @@ pub(crate) struct Start {
     pub sockets: Vec<Opened>,
     pub orders: mpsc::Receiver<Order>,
     pub metrics: Arc<Metrics>,
+    pub status: Arc<Status>,
     pub phase: watch::Receiver<Phase>,
     pub timeouts: ClientTimeouts,
     pub local: Option<Local>,
@@ -94,6 +96,7 @@ pub(crate) struct Start {
 pub(crate) struct Worker {
     pub forwarder: Rc<Forwarder>,
     pub metrics: Arc<Metrics>,
+    pub status: Arc<Status>,
     pub lines: Lines,
     pub ids: RequestIds,
     pub shard: Option<Rc<Shard>>,
@@ -120,7 +123,8 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start { shard, plan, sockets, orders, metrics, mut phase, timeouts, local, node, admin, busy, live } = start;
+    let Start { shard, plan, sockets, orders, metrics, status, mut phase, timeouts, local, node, admin, busy, live } =
+        start;
     let mut http = http1::Builder::new();
     // As in nginx, a client that closes its side has gone away: otherwise nobody would notice that an event stream has
     // lost its reader until the next write.
@@ -128,10 +132,11 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
     let worker = Rc::new(Worker {
         forwarder: Forwarder::new(phase.clone()),
         shard: crate::realtime::shard(node, shard),
-        slots: Slots::new(timeouts, metrics.http_connections_open.clone()),
+        slots: Slots::new(timeouts, metrics.http_connections_open.clone(), status.counts(shard.0)),
         unrouted: metrics.route("none"),
         realtime: metrics.route("realtime"),
         metrics,
+        status,
         lines,
         ids: RequestIds::new(),
         local,

@@ -9,3 +9,4 @@ mod hostile;
 mod log;
 mod reload;
 mod serving;
+mod status;
