@@ -1,33 +1,33 @@
 //! Which route, which server, and how much: the gateway's decisions, apart from any I/O.
 //!
-//! Pure: the time is an argument (milliseconds on any monotonic scale). What nginx users rely on is kept exactly: the
-//! order of smooth weighted round robin, the meaning of `max_fails` and `fail_timeout`, prefix locations.
+//! Pure: the time is an argument (milliseconds on any monotonic scale). What nginx users rely on is kept exactly: which
+//! server gets a request, the meaning of `max_fails` and `fail_timeout`, prefix locations.
 //!
 //! Whether a server is well: [`ActiveHealth`] (probes), [`eject_outliers`] (what its requests say), [`Breaker`] (the whole
 //! upstream); how much is tried again: [`RetryBudget`]; how fast streams are sent away: [`Pace`].
 //!
-//! Start reading at [`RoundRobin`]; then [`RouteTable`], [`TokenBucket`] and [`RateZone`].
+//! Start reading at [`Group`]; then [`RouteTable`], [`TokenBucket`] and [`RateZone`].
 
 mod breaker;
 mod connections;
+mod group;
 mod health;
 mod keyed;
 mod limit;
 mod outlier;
 mod pace;
-mod peers;
 mod retry;
 mod route;
 mod zone;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Permit, Refused, Verdict};
 pub use connections::{ConnectionZone, Entrance};
+pub use group::{Algorithm, Asked, Duty, Group, Load, Mark, Member, PeerId, PeerSettings, PeerView, Tried};
 pub use health::{ActiveHealth, ActiveSettings, Turn};
 pub use keyed::{KeyHash, KeyHasher};
 pub use limit::{BucketSettings, KeyedBuckets, TokenBucket};
 pub use outlier::{Ejection, OutlierRecord, OutlierSettings, Tally, eject_outliers};
 pub use pace::Pace;
-pub use peers::{PeerSettings, RoundRobin, Tried};
 pub use retry::RetryBudget;
 pub use route::{InvalidRoute, RouteTable};
 pub use zone::{Quota, Rate, RateUse, RateVerdict, RateZone};

@@ -30,7 +30,7 @@ async fn serve(listen: String, address: String) {
     let metrics = Metrics::new();
     let (_phase, watched) = watch::channel(Phase::Serving);
     let forwarder = Forwarder::new(watched);
-    let servers = vec![ServerSettings { address, weight: 1 }];
+    let servers = vec![ServerSettings::at(address)];
     let upstream = Upstream::new(UpstreamSettings { name: "backend".into(), servers, ..Default::default() }, &metrics);
     let route = metrics.route("all");
     let listener = TcpListener::bind(listen).await.unwrap();

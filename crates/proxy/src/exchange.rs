@@ -20,6 +20,8 @@ pub struct Exchange {
     pub route: Arc<RouteMetrics>,
     /// The listener's name, for the register of live streams.
     pub listener: Option<Arc<str>>,
+    /// What the upstream hashes, if it balances by a key.
+    pub hash_key: Option<Box<str>>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -33,7 +35,7 @@ impl Exchange {
         route: Arc<RouteMetrics>,
         on_end: OnEnd,
     ) -> Self {
-        Self { request_id, client, scheme, route, listener: None, on_end }
+        Self { request_id, client, scheme, route, listener: None, hash_key: None, on_end }
     }
 }
 
@@ -77,7 +79,7 @@ pub struct ExchangeSummary {
     pub kind: ExchangeKind,
     /// The status sent to the client; 499 if the client went away before there was one (as nginx logs it).
     pub status: u16,
-    /// The server that answered, or that was tried last, as configured.
+    /// The address of the server that answered, or that was tried last.
     pub upstream: Option<Arc<str>>,
     /// Bytes of the body (or tunnel) from the client to the upstream.
     pub bytes_in: u64,

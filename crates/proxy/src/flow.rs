@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use tidegate_metrics::RouteMetrics;
 use tidegate_types::{CloseReason, ErrorCode};
 
+use crate::choice::Choice;
 use crate::clock::Ticks;
+use crate::server::Busy;
 use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 
 /// How far the request body is.
@@ -35,7 +37,10 @@ pub(crate) struct Flow {
     on_end: Cell<Option<OnEnd>>,
     started: Instant,
     ttfb: Cell<Option<Duration>>,
-    upstream: Cell<Option<Arc<str>>>,
+    /// The server that has it, or had it last; counted there until the end.
+    server: Cell<Option<Busy>>,
+    /// The caller's, until the choice is made.
+    hash_key: Cell<Option<Box<str>>>,
     /// When the current try began, since `started`: the first one at once, which saves a look at the clock.
     attempt: Cell<Duration>,
     connect: Cell<Option<Duration>>,
@@ -63,8 +68,8 @@ impl fmt::Debug for Flow {
 
 impl Flow {
     /// A try with a server begins.
-    pub(crate) fn set_upstream(&self, address: &Arc<str>) {
-        if self.upstream.replace(Some(address.clone())).is_some() {
+    pub(crate) fn set_server(&self, server: Busy) {
+        if self.server.replace(Some(server)).is_some() {
             self.attempt.set(self.started.elapsed());
             self.connect.set(None);
         }
@@ -84,17 +89,29 @@ impl Flow {
         self.ttfb.get().unwrap_or_default().saturating_sub(self.attempt.get())
     }
 
+    /// Since the current try began.
+    pub(crate) fn attempt_time(&self) -> Duration {
+        self.started.elapsed().saturating_sub(self.attempt.get())
+    }
+
+    /// What the choice of a server may depend on; to be taken once.
+    pub(crate) fn take_choice(&self) -> Option<Choice> {
+        let key = self.hash_key.take()?.into_boxed_bytes();
+        Some(Choice { key, ..Choice::default() })
+    }
+
     /// A response head is there, whoever made it.
     pub(crate) fn answered(&self, status: u16) {
         self.status.set(status);
         self.ttfb.set(Some(self.started.elapsed()));
     }
 
-    /// The server that answers, or was tried last.
+    /// The address of the server that answers, or was tried last.
     pub(crate) fn server(&self) -> Option<Arc<str>> {
-        let server = self.upstream.take();
-        self.upstream.set(server.clone());
-        server
+        let server = self.server.take()?;
+        let address = server.address.clone();
+        self.server.set(Some(server));
+        Some(address)
     }
 
     /// Since the exchange began.
@@ -108,7 +125,7 @@ impl Flow {
             request_id: self.request_id.clone(),
             kind: self.kind.get(),
             status: self.status.get(),
-            upstream: self.upstream.take(),
+            upstream: self.server.take().map(|server| server.address.clone()),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             messages_in: self.messages_in.get(),
@@ -146,7 +163,8 @@ impl Ending {
             on_end: Cell::new(Some(exchange.on_end)),
             started: Instant::now(),
             ttfb: Cell::new(None),
-            upstream: Cell::new(None),
+            server: Cell::new(None),
+            hash_key: Cell::new(exchange.hash_key),
             attempt: Cell::new(Duration::ZERO),
             connect: Cell::new(None),
             upstream_status: Cell::new(None),

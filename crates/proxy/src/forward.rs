@@ -19,6 +19,7 @@ use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
 use crate::headers::{Prepared, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response};
 use crate::live::{Live, LiveInbox};
 use crate::pool::Pool;
+use crate::server::{Server, Target};
 use crate::stream::EventStream;
 use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websocket};
 
@@ -103,30 +104,42 @@ impl Forwarder {
     ) -> Result<Answered, Failure> {
         let alarm = self.clock.alarm(Species::Exchange);
         let repeatable = request.parts.method.is_idempotent() && flow.upload.get() == Upload::Done;
+        let choice = flow.take_choice();
         let mut tried = Tried::default();
-        let mut fresh = false;
+        // The same server again, on a new connection.
+        let mut again: Option<Arc<Server>> = None;
         let mut failure = Failure::NoServer;
         loop {
-            let Some((index, server)) = upstream.pick(tried) else { return Err(failure) };
-            flow.set_upstream(&server.address);
+            let fresh = again.is_some();
+            let server = match again.take() {
+                Some(server) => server,
+                None => {
+                    let Some(busy) = upstream.pick(flow, choice.as_ref(), &mut tried) else { return Err(failure) };
+                    if busy.target == Target::Name && Box::pin(upstream.resolve_now(&busy.name)).await {
+                        continue;
+                    }
+                    let server = busy.server().clone();
+                    flow.set_server(busy);
+                    server
+                }
+            };
             if request.hostless
-                && let Ok(host) = HeaderValue::from_str(&server.address)
+                && let Ok(host) = HeaderValue::from_str(&server.name)
             {
                 request.parts.headers.insert(HOST, host);
             }
-            let pooled = if fresh { None } else { self.pool.take(upstream, index) };
+            let pooled = if fresh { None } else { self.pool.take(upstream, &server) };
             let mut connection = match pooled {
                 Some(connection) => connection,
                 // Boxed, for it is rare and large, and this future is moved and kept with every connection of a client.
-                None => match Box::pin(self.pool.open(upstream, index, server)).await {
+                None => match Box::pin(self.pool.open(upstream, &server)).await {
                     Ok(connection) => {
                         upstream.metrics.connect_seconds.observe(flow.connected().as_secs_f64());
                         connection
                     }
                     Err(error) => {
                         server.metrics.requests(Outcome::ConnectFailed).inc();
-                        upstream.failed(index);
-                        tried.insert(index);
+                        upstream.failed(&server);
                         failure = Failure::Connect(error);
                         if !retry(flow, upstream) {
                             return Err(failure);
@@ -139,7 +152,7 @@ impl Forwarder {
             let mut sending = self.begin(&connection, &request, body, flow);
             match self.head(&mut connection, &mut sending, &request.parts.method, upstream, flow, &alarm).await {
                 Ok(mut head) => {
-                    upstream.succeeded(index);
+                    upstream.succeeded(&server, flow.attempt_time());
                     if prepare_response(&mut head.response).is_err() {
                         server.metrics.requests(Outcome::Invalid).inc();
                         return Err(Failure::Invalid);
@@ -153,13 +166,12 @@ impl Forwarder {
                     server.metrics.requests(reason.outcome()).inc();
                     failure = reason;
                     // A connection that died while idle says nothing about its server: the same one, on a new connection.
-                    fresh = reused;
                     if !reused {
-                        upstream.failed(index);
-                        tried.insert(index);
+                        upstream.failed(&server);
                     }
-                    let again = failure == Failure::Reset && (repeatable || !sending.begun);
-                    if !again || !retry(flow, upstream) {
+                    let may = failure == Failure::Reset && (repeatable || !sending.begun);
+                    again = reused.then_some(server);
+                    if !may || !retry(flow, upstream) {
                         return Err(failure);
                     }
                     body = sending.into_body();

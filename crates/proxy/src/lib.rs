@@ -14,6 +14,7 @@
 //! Start reading at [`Forwarder::forward`].
 
 mod body;
+mod choice;
 mod clock;
 mod exchange;
 mod flow;
@@ -26,6 +27,8 @@ mod inspect;
 mod live;
 mod pool;
 mod refuse;
+mod resolve;
+mod server;
 mod settings;
 mod stream;
 mod tunnel;

@@ -10,7 +10,7 @@ use tidegate_metrics::{ConnectError, UpstreamMetrics};
 use crate::Upstream;
 use crate::clock::{Clock, Ticks};
 use crate::h1::{Connection, Place};
-use crate::upstream::Server;
+use crate::server::Server;
 
 #[derive(Debug)]
 struct Stack {
@@ -37,8 +37,8 @@ impl Pool {
     }
 
     /// The most recently used idle connection that still lives.
-    pub(crate) fn take(&self, upstream: &Upstream, server: usize) -> Option<Connection> {
-        let place = Place { upstream: upstream.id, server };
+    pub(crate) fn take(&self, upstream: &Upstream, server: &Server) -> Option<Connection> {
+        let place = Place { upstream: upstream.id, server: server.id };
         let mut stacks = self.stacks.borrow_mut();
         let stack = stacks.get_mut(&place)?;
         while let Some(Idle { mut connection, .. }) = stack.idle.pop() {
@@ -84,15 +84,10 @@ impl Pool {
     }
 
     /// A new connection.
-    pub(crate) async fn open(
-        &self,
-        upstream: &Arc<Upstream>,
-        index: usize,
-        server: &Server,
-    ) -> Result<Connection, ConnectError> {
-        let stream = server.connect(upstream.settings.connect_timeout).await?;
-        let place = Place { upstream: upstream.id, server: index };
-        Ok(Connection::new(stream.into(), place, Open::new(&upstream.metrics)))
+    pub(crate) async fn open(&self, upstream: &Arc<Upstream>, server: &Server) -> Result<Connection, ConnectError> {
+        let stream = upstream.connect(server).await?;
+        let place = Place { upstream: upstream.id, server: server.id };
+        Ok(Connection::new(stream, place, Open::new(&upstream.metrics)))
     }
 }
 

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use tidegate_balance::{Algorithm, Duty};
+
 /// An upstream: a group of servers that are interchangeable, and how patient to be with them.
 ///
 /// Timeouts are watched by a ticker of the worker and fire up to one tick ([`ForwarderSettings::tick`]) late.
@@ -31,6 +33,17 @@ pub struct UpstreamSettings {
     pub max_fails: u32,
     /// How long it is skipped.
     pub fail_timeout: Duration,
+    /// How a server is chosen.
+    pub balance: Algorithm,
+    /// How often names are resolved again; at least every second.
+    pub dns_refresh: Duration,
+}
+
+impl UpstreamSettings {
+    /// Whether a value of the request decides beside the algorithm.
+    pub(crate) fn sticks_by_value(&self) -> bool {
+        false
+    }
 }
 
 impl Default for UpstreamSettings {
@@ -49,6 +62,8 @@ impl Default for UpstreamSettings {
             keepalive_requests: 1000,
             max_fails: 1,
             fail_timeout: Duration::from_secs(10),
+            balance: Algorithm::RoundRobin,
+            dns_refresh: Duration::from_secs(30),
         }
     }
 }
@@ -56,11 +71,39 @@ impl Default for UpstreamSettings {
 /// One server of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSettings {
-    /// `host:port`, the host a name or an address (`[::1]:80` for IPv6). Names are resolved again after a failed
-    /// connect and every 30 s.
+    /// `host:port`, the host a name or an address (`[::1]:80` for IPv6), or `unix:/path`. A name with several addresses is
+    /// as many servers.
     pub address: String,
     /// Share relative to the other servers.
     pub weight: u32,
+    /// The most live connections of the process, streams included; 0 is no limit.
+    pub max_conns: u32,
+    /// Only asked when no server without this can be had.
+    pub backup: bool,
+    /// Whether it serves, drains or is down.
+    pub duty: Duty,
+    /// Over how long its weight grows from a tenth to the whole after it came (back).
+    pub slow_start: Duration,
+    /// The upstream's, if `None`.
+    pub max_fails: Option<u32>,
+    /// The upstream's, if `None`.
+    pub fail_timeout: Option<Duration>,
+}
+
+impl ServerSettings {
+    /// A server with a weight of 1 and nothing special.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self {
+            address: address.into(),
+            weight: 1,
+            max_conns: 0,
+            backup: false,
+            duty: Duty::Serve,
+            slow_start: Duration::ZERO,
+            max_fails: None,
+            fail_timeout: None,
+        }
+    }
 }
 
 /// What a worker's [`crate::Forwarder`] has in common for all upstreams.

@@ -1,17 +1,20 @@
-use std::io;
+//! An upstream: its servers, and which of them gets a request.
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidegate_balance::{PeerSettings, RoundRobin, Tried};
+use rustc_hash::FxHashMap;
+use tidegate_balance::{Algorithm, Asked, Group, Member, PeerSettings, Tried};
 use tidegate_metrics::{ConnectError, Metrics, ServerMetrics, UpstreamMetrics};
-use tokio::net::TcpStream;
+use tidegate_transport::Transport;
+use tokio::sync::Notify;
 
-use crate::UpstreamSettings;
-
-/// How long a resolved name is trusted.
-const RESOLVED_FOR: Duration = Duration::from_secs(30);
+use crate::choice::Choice;
+use crate::flow::Flow;
+use crate::server::{Busy, Server, Target};
+use crate::{ServerSettings, UpstreamSettings};
 
 /// An upstream of the process: shared by all workers, which keep only their own connections.
 #[derive(Debug)]
@@ -19,51 +22,67 @@ pub struct Upstream {
     /// Unlike a name or an address in memory, never used twice.
     pub(crate) id: u64,
     pub(crate) settings: UpstreamSettings,
-    pub(crate) servers: Box<[Server]>,
     pub(crate) metrics: Arc<UpstreamMetrics>,
-    balance: Mutex<RoundRobin>,
-    start: Instant,
+    /// For each configured server.
+    server_metrics: Box<[Arc<ServerMetrics>]>,
+    state: Mutex<State>,
+    /// The server of an upstream that will never have another one: found without the lock.
+    only: Option<Arc<Server>>,
+    /// An address that came from a name cannot be reached: the name may have moved.
+    pub(crate) doubted: Arc<Notify>,
 }
 
-/// One server of an upstream.
+/// What changes, under a short lock.
 #[derive(Debug)]
-pub(crate) struct Server {
-    pub(crate) address: Arc<str>,
-    pub(crate) metrics: Arc<ServerMetrics>,
-    /// An address needs no resolving.
-    literal: Option<SocketAddr>,
-    resolved: Mutex<Option<(Instant, Arc<[SocketAddr]>)>>,
+pub(crate) struct State {
+    pub(crate) group: Group,
+    /// In the order of the group.
+    pub(crate) servers: Vec<Arc<Server>>,
+    /// What the names among the configured servers mean.
+    addresses: FxHashMap<Arc<str>, Arc<[SocketAddr]>>,
 }
 
 impl Upstream {
     /// A new upstream, all servers taken to be good.
     pub fn new(settings: UpstreamSettings, metrics: &Metrics) -> Arc<Self> {
+        let group = Group::new(settings.balance, settings.sticks_by_value(), seed());
+        Self::build(settings, metrics, group, FxHashMap::default())
+    }
+
+    /// An upstream with other settings that knows what this one knows of the servers that both have: failures, marks, times,
+    /// what names mean. Live connections are counted for both.
+    pub fn succeeded_by(&self, settings: UpstreamSettings, metrics: &Metrics) -> Arc<Self> {
+        let state = self.state();
+        let group = state.group.succeeded_by(settings.balance, settings.sticks_by_value());
+        let addresses = state.addresses.clone();
+        drop(state);
+        Self::build(settings, metrics, group, addresses)
+    }
+
+    fn build(
+        settings: UpstreamSettings,
+        metrics: &Metrics,
+        group: Group,
+        addresses: FxHashMap<Arc<str>, Arc<[SocketAddr]>>,
+    ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let fail_timeout_ms = u64::try_from(settings.fail_timeout.as_millis()).unwrap_or(u64::MAX);
-        let max_fails = settings.max_fails;
-        let balance = RoundRobin::new(settings.servers.iter().map(|server| PeerSettings {
-            weight: server.weight,
-            max_fails,
-            fail_timeout_ms,
-        }));
-        let servers = settings
-            .servers
-            .iter()
-            .map(|server| Server {
-                address: server.address.as_str().into(),
-                metrics: metrics.server(&settings.name, &server.address),
-                literal: server.address.parse().ok(),
-                resolved: Mutex::default(),
-            })
-            .collect();
-        Arc::new(Self {
+        let of_server = |server: &ServerSettings| metrics.server(&settings.name, &server.address);
+        let mut upstream = Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            servers,
             metrics: metrics.upstream(&settings.name),
-            balance: Mutex::new(balance),
-            start: Instant::now(),
+            server_metrics: settings.servers.iter().map(of_server).collect(),
+            state: Mutex::new(State { group, servers: Vec::new(), addresses }),
+            only: None,
+            doubted: Arc::default(),
             settings,
-        })
+        };
+        upstream.arrange(&mut upstream.state());
+        let only = match &upstream.settings.servers[..] {
+            [server] if !Target::is_name(&server.address) => upstream.state().servers.first().cloned(),
+            _ => None,
+        };
+        upstream.only = only;
+        Arc::new(upstream)
     }
 
     /// As configured.
@@ -73,99 +92,145 @@ impl Upstream {
 
     /// Whether a request would find a server that is not known to be down.
     pub fn is_available(&self) -> bool {
-        let now = self.now();
-        let balance = self.balance.lock().unwrap_or_else(PoisonError::into_inner);
-        (0..balance.len()).any(|index| !balance.is_down(index, now))
+        self.state().group.is_available(now())
     }
 
-    pub(crate) fn pick(&self, tried: Tried) -> Option<(usize, &Server)> {
-        let index = if self.servers.len() == 1 {
-            // Never down and always the same: no lock.
-            if tried.contains(0) { None } else { Some(0) }
-        } else {
-            let now = self.now();
-            self.balance.lock().unwrap_or_else(PoisonError::into_inner).pick(tried, now)
-        }?;
-        Some((index, self.servers.get(index)?))
-    }
-
-    pub(crate) fn failed(&self, index: usize) {
-        if self.servers.len() > 1 {
-            let now = self.now();
-            self.balance.lock().unwrap_or_else(PoisonError::into_inner).failed(index, now);
+    /// What one of the names among the servers means from now on. Its servers that stay keep what is known about them.
+    /// Without any address nothing changes. Returns whether something did.
+    pub fn resolved(&self, name: &str, addresses: &[SocketAddr]) -> bool {
+        let mut addresses = addresses.to_vec();
+        // Resolvers turn their answers round: hashes are not to depend on that, nor on who asked.
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses.truncate(MAX_ADDRESSES);
+        let mut state = self.state();
+        if addresses.is_empty() || state.addresses.get(name).is_some_and(|known| **known == *addresses) {
+            return false;
         }
+        state.addresses.insert(name.into(), addresses.into());
+        self.arrange(&mut state);
+        true
     }
 
-    pub(crate) fn succeeded(&self, index: usize) {
-        if self.servers.len() > 1 {
-            self.balance.lock().unwrap_or_else(PoisonError::into_inner).succeeded(index);
-        }
-    }
-
-    /// Milliseconds; begins at the age of a day so that "long ago" can be told from "at the start".
-    fn now(&self) -> u64 {
-        86_400_000 + u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
-    }
-}
-
-impl Server {
-    /// A new connection, without Nagle's delay.
-    pub(crate) async fn connect(&self, timeout: Duration) -> Result<TcpStream, ConnectError> {
-        let result = match tokio::time::timeout(timeout, self.open()).await {
-            Ok(result) => result,
-            Err(_elapsed) => Err(ConnectError::Timeout),
-        };
-        if let Err(error) = &result {
-            self.metrics.connect_errors(*error).inc();
-            if self.literal.is_none() {
-                // The name may have moved.
-                *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Puts the configured servers, each as often as it has addresses, into the group.
+    fn arrange(&self, state: &mut State) {
+        let mut members = Vec::new();
+        let mut targets = Vec::new();
+        for (server, metrics) in self.settings.servers.iter().zip(&self.server_metrics) {
+            let name: Arc<str> = server.address.as_str().into();
+            let settings = self.peer_settings(server);
+            let resolved = state.addresses.get(&name).filter(|_| Target::is_name(&name));
+            match resolved {
+                None => {
+                    members.push(Member { server: name.clone(), address: name.clone(), settings });
+                    targets.push((name.clone(), name.clone(), Target::of(&name), metrics));
+                }
+                Some(resolved) => {
+                    for address in resolved.iter() {
+                        let text: Arc<str> = address.to_string().into();
+                        members.push(Member { server: name.clone(), address: text.clone(), settings });
+                        targets.push((name.clone(), text, Target::Tcp(*address), metrics));
+                    }
+                }
             }
+        }
+        state.group.update(members, now());
+        let mut servers = Vec::new();
+        for (index, (name, address, target, metrics)) in targets.into_iter().enumerate() {
+            let (Some(id), Some(load)) = (state.group.id(index), state.group.load(index)) else { continue };
+            let known = state.servers.iter().find(|known| known.id == id).cloned();
+            servers.push(known.unwrap_or_else(|| {
+                Arc::new(Server { id, name, address, target, metrics: metrics.clone(), load: load.clone() })
+            }));
+        }
+        state.servers = servers;
+    }
+
+    fn peer_settings(&self, server: &ServerSettings) -> PeerSettings {
+        PeerSettings {
+            weight: server.weight,
+            max_fails: server.max_fails.unwrap_or(self.settings.max_fails),
+            fail_timeout_ms: millis(server.fail_timeout.unwrap_or(self.settings.fail_timeout)),
+            max_conns: server.max_conns,
+            backup: server.backup,
+            duty: server.duty,
+            slow_start_ms: millis(server.slow_start),
+        }
+    }
+
+    /// A server for the request; counted there until what is returned is dropped. `None`: none can be had.
+    pub(crate) fn pick(&self, flow: &Flow, choice: Option<&Choice>, tried: &mut Tried) -> Option<Busy> {
+        if let Some(only) = &self.only {
+            let max_conns = self.settings.servers.first().map_or(0, |server| server.max_conns);
+            // Never skipped for failures, and always the same: no lock.
+            if tried.is_empty() && only.load.take(max_conns) {
+                tried.insert(only.id);
+                return Some(Busy::new(only.clone()));
+            }
+            return None;
+        }
+        let asked = Asked {
+            client: flow.client,
+            key: choice.map_or(b"", |choice| &choice.key),
+            stick: choice.map_or(b"", |choice| &choice.stick),
+        };
+        let mut state = self.state();
+        let index = state.group.pick(&asked, tried, now())?;
+        state.servers.get(index).cloned().map(Busy::new)
+    }
+
+    /// The server could not be reached or broke off.
+    pub(crate) fn failed(&self, server: &Server) {
+        if self.only.is_none() {
+            self.state().group.failed(server.id, now());
+        }
+    }
+
+    /// The server answered, so long after the request was begun.
+    pub(crate) fn succeeded(&self, server: &Server, time: Duration) {
+        if self.only.is_some() {
+            return;
+        }
+        let timed = self.settings.balance == Algorithm::LeastTime;
+        if timed || server.load.is_failing() {
+            let now = now();
+            let mut state = self.state();
+            state.group.succeeded(server.id, now);
+            if timed {
+                state.group.observed(server.id, u64::try_from(time.as_micros()).unwrap_or(u64::MAX), now);
+            }
+        }
+    }
+
+    /// A new connection.
+    pub(crate) async fn connect(&self, server: &Server) -> Result<Transport, ConnectError> {
+        let result = server.connect(self.settings.connect_timeout).await;
+        if result.is_err() && server.name != server.address {
+            self.doubted.notify_one();
         }
         result
     }
 
-    async fn open(&self) -> Result<TcpStream, ConnectError> {
-        let stream = match self.literal {
-            Some(address) => TcpStream::connect(address).await.map_err(|error| classify(&error))?,
-            None => {
-                let mut result = Err(ConnectError::Resolve);
-                for address in self.resolve().await?.iter() {
-                    result = TcpStream::connect(address).await.map_err(|error| classify(&error));
-                    if result.is_ok() {
-                        break;
-                    }
-                }
-                result?
-            }
-        };
-        stream.set_nodelay(true).map_err(|error| classify(&error))?;
-        Ok(stream)
-    }
-
-    async fn resolve(&self) -> Result<Arc<[SocketAddr]>, ConnectError> {
-        if let Some((at, addresses)) = &*self.resolved.lock().unwrap_or_else(PoisonError::into_inner)
-            && at.elapsed() < RESOLVED_FOR
-        {
-            return Ok(addresses.clone());
-        }
-        let found = tokio::net::lookup_host(&*self.address).await.map_err(|_| ConnectError::Resolve)?;
-        let addresses: Arc<[SocketAddr]> = found.take(16).collect();
-        if addresses.is_empty() {
-            return Err(ConnectError::Resolve);
-        }
-        let entry = Some((Instant::now(), addresses.clone()));
-        *self.resolved.lock().unwrap_or_else(PoisonError::into_inner) = entry;
-        Ok(addresses)
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn classify(error: &io::Error) -> ConnectError {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind is open")]
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => ConnectError::Refused,
-        io::ErrorKind::TimedOut => ConnectError::Timeout,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => ConnectError::Unreachable,
-        _ => ConnectError::Other,
-    }
+/// What a name is taken to mean at most.
+const MAX_ADDRESSES: usize = 256;
+
+/// Milliseconds on a scale of the process; begins at the age of a day so that "long ago" can be told from "at the start".
+pub(crate) fn now() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    86_400_000 + millis(START.get_or_init(Instant::now).elapsed())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
+}
+
+/// Gateways that start together are not to draw the same servers.
+fn seed() -> u64 {
+    use std::hash::BuildHasher as _;
+    std::hash::RandomState::new().hash_one(0)
 }

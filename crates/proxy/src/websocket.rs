@@ -26,8 +26,8 @@ use crate::forward::{Answered, Failure, answer_error, refuse, retry};
 use crate::h1::{Connection, Head};
 use crate::headers::{Prepared, add_request_id, has_token, prepare_request, prepare_response};
 use crate::pool::Open;
+use crate::server::{Server, Target};
 use crate::tunnel::{End, Tunnel};
-use crate::upstream::Server;
 use crate::{Body, Exchange, ExchangeKind, Forwarder, Guarded, Upstream, error_response};
 
 /// Whether the request asks for a WebSocket. Any other protocol in `Upgrade` is not passed on: the request is then
@@ -145,26 +145,30 @@ pub(crate) async fn connect(
 }
 
 /// A connection of the tunnel's own, to the first server that can be reached.
-async fn open<'a>(
+async fn open(
     forwarder: &Forwarder,
-    upstream: &'a Arc<Upstream>,
+    upstream: &Arc<Upstream>,
     ending: &Ending,
-) -> Result<(Connection, &'a Server), Failure> {
+) -> Result<(Connection, Arc<Server>), Failure> {
+    let choice = ending.take_choice();
     let mut tried = Tried::default();
     let mut failure = Failure::NoServer;
     loop {
-        let Some((index, server)) = upstream.pick(tried) else { return Err(failure) };
-        ending.set_upstream(&server.address);
-        match forwarder.pool.open(upstream, index, server).await {
+        let Some(busy) = upstream.pick(ending, choice.as_ref(), &mut tried) else { return Err(failure) };
+        if busy.target == Target::Name && upstream.resolve_now(&busy.name).await {
+            continue;
+        }
+        let server = busy.server().clone();
+        ending.set_server(busy);
+        match forwarder.pool.open(upstream, &server).await {
             Ok(connection) => {
                 upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
-                upstream.succeeded(index);
+                upstream.succeeded(&server, ending.attempt_time());
                 return Ok((connection, server));
             }
             Err(error) => {
                 server.metrics.requests(Outcome::ConnectFailed).inc();
-                upstream.failed(index);
-                tried.insert(index);
+                upstream.failed(&server);
                 failure = Failure::Connect(error);
                 if !retry(ending, upstream) {
                     return Err(failure);

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_config::Config;
+use tidegate_proxy::Upstream;
 use tidegate_realtime::Node;
 use tidegate_types::{ErrorCode, Phase};
 use tokio::net::TcpListener;
@@ -24,7 +25,7 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::api::Api;
 use crate::extras::Source;
-use crate::plan::Part;
+use crate::plan::{Part, Plan};
 use crate::reload::{Plans, Reloaded, Watched};
 use crate::{StartError, exit};
 
@@ -146,6 +147,7 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin listener does not work"),
             }
         }
+        spawn_local(follow_names(self.plans.subscribe()));
         if self.serve(&mut signals).await == End::Drain {
             let log = self.log.clone();
             let second = tokio::select! {
@@ -229,6 +231,26 @@ impl Control {
             () = all_gone => tracing::info!("every connection has ended"),
             () = tokio::time::sleep(self.deadline) => tracing::warn!("the drain deadline has passed: closing what is left"),
             () = close_ordered(&mut self.orders) => {}
+        }
+    }
+}
+
+/// Keeps the names of upstreams resolved, each plan's new ones too.
+async fn follow_names(mut plans: watch::Receiver<Arc<Plan>>) {
+    let mut followed: Vec<Weak<Upstream>> = Vec::new();
+    loop {
+        followed.retain(|upstream| upstream.strong_count() > 0);
+        let plan = plans.borrow_and_update().clone();
+        for (_, upstream) in &plan.upstreams {
+            let upstream = Arc::downgrade(upstream);
+            if !followed.iter().any(|known| known.ptr_eq(&upstream)) {
+                spawn_local(Upstream::follow_names(upstream.clone()));
+                followed.push(upstream);
+            }
+        }
+        drop(plan);
+        if plans.changed().await.is_err() {
+            return;
         }
     }
 }

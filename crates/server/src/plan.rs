@@ -91,8 +91,12 @@ impl Plan {
         let upstreams = config.upstreams.iter().map(|upstream| {
             let settings = settings(upstream);
             let known = before.and_then(|before| before.upstream(&upstream.name));
-            let same = known.filter(|known| *known.settings() == settings).cloned();
-            (upstream.name.clone(), same.unwrap_or_else(|| Upstream::new(settings, &shared.metrics)))
+            let upstream_now = match known {
+                Some(known) if *known.settings() == settings => known.clone(),
+                Some(known) => known.succeeded_by(settings, &shared.metrics),
+                None => Upstream::new(settings, &shared.metrics),
+            };
+            (upstream.name.clone(), upstream_now)
         });
         let upstreams: Vec<_> = upstreams.collect();
         let site = |listener| site(&config, listener, &upstreams, &drained, shared).map(Arc::new);
@@ -136,7 +140,7 @@ fn settings(upstream: &tidegate_config::Upstream) -> UpstreamSettings {
         servers: upstream
             .servers
             .iter()
-            .map(|server| ServerSettings { address: server.address.to_string(), weight: server.weight })
+            .map(|server| ServerSettings { weight: server.weight, ..ServerSettings::at(server.address.to_string()) })
             .collect(),
         connect_timeout: upstream.connect_timeout,
         read_timeout: upstream.read_timeout,
@@ -149,6 +153,7 @@ fn settings(upstream: &tidegate_config::Upstream) -> UpstreamSettings {
         keepalive_requests: upstream.keepalive_requests,
         max_fails: upstream.max_fails,
         fail_timeout: upstream.fail_timeout,
+        ..UpstreamSettings::default()
     }
 }
 

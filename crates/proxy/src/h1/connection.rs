@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::Method;
+use tidegate_balance::PeerId;
 use tidegate_transport::Transport;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -23,7 +24,7 @@ pub(crate) type Buffer = Rc<RefCell<Box<[u8]>>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     pub(crate) upstream: u64,
-    pub(crate) server: usize,
+    pub(crate) server: PeerId,
 }
 
 #[derive(Debug)]

@@ -41,7 +41,7 @@ struct Ended {
 pub fn settings(servers: &[SocketAddr]) -> UpstreamSettings {
     UpstreamSettings {
         name: "backend".into(),
-        servers: servers.iter().map(|address| ServerSettings { address: address.to_string(), weight: 1 }).collect(),
+        servers: servers.iter().map(|address| ServerSettings::at(address.to_string())).collect(),
         connect_timeout: PATIENCE,
         fail_timeout: Duration::from_secs(3600),
         ..UpstreamSettings::default()
