@@ -4,6 +4,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::peer::Peer;
+use super::setup::Setup;
 
 /// One measured case.
 pub struct Case {
@@ -11,7 +12,7 @@ pub struct Case {
     pub name: &'static str,
     /// Label of the table.
     pub label: &'static str,
-    /// The generator's arguments; `@HTTP@`, `@WS@` become the peer's address.
+    /// The generator's arguments; `@ADDR@` becomes the peer's address. If the first is `h2load`, that is the generator.
     pub args: &'static [&'static str],
     /// Who takes part.
     pub peers: &'static [Peer],
@@ -21,8 +22,8 @@ pub struct Case {
     pub unit: &'static str,
     /// What to reach.
     pub goal: Goal,
-    /// Tidegate is started as `tidegate dev`.
-    pub dev: bool,
+    /// What is switched on.
+    pub setup: Setup,
     /// The generator's figures that must be 0, and those that must be equal.
     pub zero: &'static [&'static str],
     /// Pairs that must be equal.
@@ -36,6 +37,8 @@ pub enum Goal {
     AtMost(f64, Peer),
     /// At least this many times the peer's figure.
     AtLeast(f64, Peer),
+    /// At most this many times Tidegate's own figure in another case.
+    OfCase(f64, &'static str),
     /// At most this figure.
     Below(f64),
     /// At least this figure.
@@ -45,6 +48,7 @@ pub enum Goal {
 }
 
 const PROXIES: &[Peer] = &[Peer::Nginx, Peer::Haproxy, Peer::Tidegate];
+const WITH_NGINX: &[Peer] = &[Peer::Nginx, Peer::Tidegate];
 const SOCKETIO: &[Peer] = &[Peer::Node, Peer::Tidegate];
 const ONLY: &[Peer] = &[Peer::Tidegate];
 const ECHO_ZERO: &[&str] = &["failures", "wrong"];
@@ -62,8 +66,104 @@ pub fn all() -> &'static [Case] {
             figure: "server_cpu_us",
             unit: "µs",
             goal: Goal::AtMost(1.10, Peer::Nginx),
-            dev: false,
+            setup: Setup::Plain,
             zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "http-limited",
+            label: "the same with a rate zone, a connection zone, security headers",
+            args: &["http", "--url", "http://@ADDR@/", "--connections", "64"],
+            peers: WITH_NGINX,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            setup: Setup::Limited,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "http-refused",
+            label: "requests refused by a rate zone: CPU per request",
+            args: &["http", "--url", "http://@ADDR@/", "--connections", "64"],
+            peers: WITH_NGINX,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::OfCase(1.0, "http"),
+            setup: Setup::Refusing,
+            zero: &["failures"],
+            equal: &[("not_2xx", "completed")],
+        },
+        Case {
+            name: "http-100k-keys",
+            label: "a rate zone with 100,000 keys: private memory",
+            args: &["http", "--url", "http://@ADDR@/", "--connections", "64", "--vary", "X-Key=100000"],
+            peers: WITH_NGINX,
+            figure: "server_private_kib",
+            unit: "KiB",
+            goal: Goal::Below(32_768.0),
+            setup: Setup::ManyKeys,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "http-1000-routes",
+            label: "1,000 routes: CPU per request",
+            args: &["http", "--url", "http://@ADDR@/route/999/", "--connections", "64"],
+            peers: ONLY,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::OfCase(1.05, "http"),
+            setup: Setup::ManyRoutes,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "https",
+            label: "HTTPS keep-alive (TLS 1.3), 64 connections: CPU per request",
+            args: &["http", "--url", "https://@ADDR@/", "--connections", "64"],
+            peers: WITH_NGINX,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            setup: Setup::Tls,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "tls-full",
+            label: "one TLS 1.3 connection per request, full handshakes (ECDSA P-256): CPU per connection",
+            args: &["http", "--url", "https://@ADDR@/", "--connections", "16", "--new-connections", "--no-resumption"],
+            peers: WITH_NGINX,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            setup: Setup::Tls,
+            zero: &["failures", "not_2xx", "resumed"],
+            equal: &[],
+        },
+        Case {
+            name: "tls-resumed",
+            label: "the same, sessions resumed",
+            args: &["http", "--url", "https://@ADDR@/", "--connections", "16", "--new-connections"],
+            peers: WITH_NGINX,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            setup: Setup::Tls,
+            zero: &["failures", "not_2xx"],
+            equal: &[],
+        },
+        Case {
+            name: "http2",
+            label: "HTTP/2 over TLS, 1 connection × 100 streams: CPU per request",
+            args: &["h2load", "-c", "1", "-m", "100", "https://@ADDR@/"],
+            peers: WITH_NGINX,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            setup: Setup::Tls,
+            zero: &["failures"],
             equal: &[],
         },
         Case {
@@ -74,7 +174,7 @@ pub fn all() -> &'static [Case] {
             figure: "server_cpu_us",
             unit: "µs",
             goal: Goal::AtMost(1.0, Peer::Nginx),
-            dev: false,
+            setup: Setup::Plain,
             zero: &["failures", "not_2xx"],
             equal: &[],
         },
@@ -85,8 +185,20 @@ pub fn all() -> &'static [Case] {
             peers: PROXIES,
             figure: "server_cpu_us",
             unit: "µs",
-            goal: Goal::AtMost(1.05, Peer::Nginx),
-            dev: false,
+            goal: Goal::AtMost(1.0, Peer::Nginx),
+            setup: Setup::Plain,
+            zero: ECHO_ZERO,
+            equal: &[("alive", "connections")],
+        },
+        Case {
+            name: "websocket-metered",
+            label: "the same, with the inside view",
+            args: &["echo", "--websocket", "--url", "ws://@ADDR@/ws", "--connections", "50", "--size", "64"],
+            peers: ONLY,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::OfCase(1.05, "websocket"),
+            setup: Setup::Metered,
             zero: ECHO_ZERO,
             equal: &[("alive", "connections")],
         },
@@ -97,8 +209,8 @@ pub fn all() -> &'static [Case] {
             peers: PROXIES,
             figure: "server_cpu_us",
             unit: "µs",
-            goal: Goal::AtMost(0.85, Peer::Nginx),
-            dev: false,
+            goal: Goal::AtMost(0.75, Peer::Nginx),
+            setup: Setup::Plain,
             zero: &["failures", "gaps"],
             equal: &[("alive", "subscribers")],
         },
@@ -109,8 +221,20 @@ pub fn all() -> &'static [Case] {
             peers: PROXIES,
             figure: "kib_per_connection",
             unit: "KiB",
-            goal: Goal::Below(5.0),
-            dev: false,
+            goal: Goal::Below(3.5),
+            setup: Setup::Plain,
+            zero: &["failures"],
+            equal: ALL_ALIVE,
+        },
+        Case {
+            name: "idle-tls-tunnel",
+            label: "2,000 idle WebSocket tunnels over TLS: private memory of each",
+            args: &["idle", "--url", "wss://@ADDR@/ws", "--count", "2000", "--ramp", "500"],
+            peers: WITH_NGINX,
+            figure: "kib_per_connection",
+            unit: "KiB",
+            goal: Goal::AtMost(0.5, Peer::Nginx),
+            setup: Setup::Tls,
             zero: &["failures"],
             equal: ALL_ALIVE,
         },
@@ -133,7 +257,7 @@ pub fn all() -> &'static [Case] {
             figure: "kib_per_connection",
             unit: "KiB",
             goal: Goal::Below(5.0),
-            dev: false,
+            setup: Setup::Plain,
             zero: &["failures"],
             equal: ALL_ALIVE,
         },
@@ -145,7 +269,7 @@ pub fn all() -> &'static [Case] {
             figure: "server_cpu_us",
             unit: "µs",
             goal: Goal::AtMost(0.55, Peer::Node),
-            dev: false,
+            setup: Setup::Plain,
             zero: FANOUT_ZERO,
             equal: &[("alive", "subscribers")],
         },
@@ -168,7 +292,7 @@ pub fn all() -> &'static [Case] {
             figure: "server_cpu_us",
             unit: "µs",
             goal: Goal::None,
-            dev: false,
+            setup: Setup::Plain,
             zero: FANOUT_ZERO,
             equal: &[("alive", "subscribers")],
         },
@@ -180,7 +304,7 @@ pub fn all() -> &'static [Case] {
             figure: "per_second",
             unit: "/s",
             goal: Goal::AtLeast(6.0, Peer::Node),
-            dev: false,
+            setup: Setup::Plain,
             zero: FANOUT_ZERO,
             equal: &[("alive", "subscribers")],
         },
@@ -192,7 +316,7 @@ pub fn all() -> &'static [Case] {
             figure: "server_cpu_us",
             unit: "µs",
             goal: Goal::AtMost(0.35, Peer::Node),
-            dev: false,
+            setup: Setup::Plain,
             zero: ECHO_ZERO,
             equal: &[("alive", "connections")],
         },
@@ -215,7 +339,7 @@ pub fn all() -> &'static [Case] {
             figure: "alive",
             unit: "alive",
             goal: Goal::Reach(10_000.0),
-            dev: true,
+            setup: Setup::Dev,
             zero: &["failures"],
             equal: ALL_ALIVE,
         },
@@ -229,6 +353,11 @@ pub fn names() -> String {
 }
 
 impl Case {
+    /// The arguments for h2load, if that is the generator.
+    pub fn h2load(&self) -> Option<&'static [&'static str]> {
+        self.args.split_first().filter(|(first, _)| **first == "h2load").map(|(_, args)| args)
+    }
+
     /// Whether its connections are Socket.IO sessions, which have to be let in.
     pub fn socketio(&self) -> bool {
         let has = |arg: &str| self.args.contains(&arg);

@@ -8,9 +8,11 @@
 //! Start reading at [`run`], then [`case`] for what is measured and [`peer`] for beside what.
 
 mod case;
+mod h2;
 mod machine;
 mod peer;
 mod result;
+mod setup;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -144,7 +146,7 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
 }
 
 fn measure(case: &Case, peer: Peer, place: &Place, upstream: &str, seconds: u32) -> anyhow::Result<serde_json::Value> {
-    let server = place.start(peer, case.dev, upstream)?;
+    let server = place.start(peer, case.setup, upstream)?;
     let values = place.generate(case, &server, seconds)?;
     drop(server);
     case.verify(&values)?;

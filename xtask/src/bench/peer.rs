@@ -12,11 +12,13 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
 use super::case::Case;
+use super::h2;
+use super::setup::{Marks, Setup};
 
 /// The core of the measured server.
 const SERVER_CORE: &str = "0";
 /// The core of the generator and the upstream, which must not take the server's time.
-const LOAD_CORE: &str = "1";
+pub const LOAD_CORE: &str = "1";
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +77,19 @@ impl Drop for Server {
     }
 }
 
+/// A certificate of its own for the run: ECDSA on P-256, as Let's Encrypt's are.
+fn certificate(dir: &Path) -> anyhow::Result<()> {
+    let status = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+        .args(["-keyout", "key.pem", "-out", "cert.pem"])
+        .current_dir(dir)
+        .stderr(Stdio::null())
+        .status();
+    ensure!(status.context("openssl did not start; is it installed?")?.success(), "openssl made no certificate");
+    Ok(())
+}
+
 /// Files and binaries of one run.
 pub struct Place {
     root: PathBuf,
@@ -89,6 +104,7 @@ impl Place {
         let dir = std::env::temp_dir().join(format!("tidegate-bench-{}", std::process::id()));
         fs::create_dir_all(&dir)?;
         ensure!(generator.is_file(), "no generator at {}", generator.display());
+        certificate(&dir)?;
         Ok(Self { root: root.to_owned(), dir, tidegate, generator })
     }
 
@@ -120,14 +136,15 @@ impl Place {
     }
 
     /// Starts a peer and waits until it accepts connections.
-    pub fn start(&self, peer: Peer, dev: bool, upstream: &str) -> anyhow::Result<Server> {
+    pub fn start(&self, peer: Peer, setup: Setup, upstream: &str) -> anyhow::Result<Server> {
         let address = free_address()?;
         let secret = "measured-on-loopback-with-a-secret-of-48-bytes-ok";
         let admin = free_address()?;
-        let fill = |file: &str| -> anyhow::Result<PathBuf> {
+        let fill = |file: &str, marks: Marks| -> anyhow::Result<PathBuf> {
             let template = fs::read_to_string(self.root.join("bench/peers").join(file))
                 .with_context(|| format!("cannot read {file}"))?;
-            let text = template
+            let text = marks
+                .fill(&template)
                 .replace("@LISTEN@", &address)
                 .replace("@ADMIN@", &admin)
                 .replace("@UPSTREAM@", upstream)
@@ -141,12 +158,12 @@ impl Place {
         let mut command = match peer {
             Peer::Nginx => {
                 let mut command = pinned(SERVER_CORE, Path::new("nginx"));
-                command.arg("-c").arg(fill("nginx.conf")?).arg("-p").arg(&self.dir);
+                command.arg("-c").arg(fill("nginx.conf", setup.nginx())?).arg("-p").arg(&self.dir);
                 command
             }
             Peer::Haproxy => {
                 let mut command = pinned(SERVER_CORE, Path::new("haproxy"));
-                command.arg("-db").arg("-f").arg(fill("haproxy.cfg")?);
+                command.arg("-db").arg("-f").arg(fill("haproxy.cfg", Marks(Vec::new()))?);
                 command
             }
             Peer::Node => {
@@ -161,13 +178,13 @@ impl Place {
             Peer::Tidegate => {
                 ensure!(self.tidegate.is_file(), "no binary at {}", self.tidegate.display());
                 let mut command = pinned(SERVER_CORE, &self.tidegate);
-                if dev {
+                if setup == Setup::Dev {
                     let data = self.dir.join("dev");
                     command.arg("dev").args(["--listen", &address]).arg("--data-dir").arg(&data);
                     auth = vec!["--secret-file".to_owned(), data.join("jwt-secret").to_string_lossy().into_owned()];
                 } else {
                     let _ = fs::remove_dir_all(self.dir.join("store"));
-                    command.arg("run").arg("--config").arg(fill("tidegate.toml")?);
+                    command.arg("run").arg("--config").arg(fill("tidegate.toml", setup.tidegate())?);
                     auth = vec!["--jwt-secret".to_owned(), secret.to_owned()];
                 }
                 command
@@ -197,6 +214,10 @@ impl Place {
 
     /// Runs the generator against a server; what it reports.
     pub fn generate(&self, case: &Case, server: &Server, seconds: u32) -> anyhow::Result<Value> {
+        if let Some(args) = case.h2load() {
+            let args: Vec<String> = args.iter().map(|arg| arg.replace("@ADDR@", &server.address)).collect();
+            return h2::generate(&args, server.child.id(), seconds);
+        }
         let mut command = pinned(LOAD_CORE, &self.generator);
         command.arg("bench");
         command.args(case.args.iter().map(|arg| arg.replace("@ADDR@", &server.address)));
@@ -222,7 +243,7 @@ impl Drop for Place {
     }
 }
 
-fn pinned(core: &str, program: &Path) -> Command {
+pub fn pinned(core: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", core]).arg(program);
     command

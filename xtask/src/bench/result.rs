@@ -108,6 +108,16 @@ impl Results {
         median(ratios.collect())
     }
 
+    /// How many times Tidegate's own figure in another case: the median of each round's ratio.
+    fn ratio_of_cases(&self, case: &Case, other: &Case) -> Option<f64> {
+        let figure = |round: u32, case: &Case| {
+            let same = |one: &&Measurement| one.case == case.name && one.peer == Peer::Tidegate && one.round == round;
+            self.measurements.iter().find(same).and_then(|one| one.number(case.figure))
+        };
+        let rounds = self.measurements.iter().map(|one| one.round).max()?;
+        median((0..=rounds).filter_map(|round| Some(figure(round, case)? / figure(round, other)?)).collect())
+    }
+
     /// Tidegate's figure, what it is held against, the ratio, and whether the goal is reached.
     fn judge(&self, case: &Case) -> (String, String) {
         let ours = self.median(case, Peer::Tidegate, case.figure);
@@ -127,6 +137,13 @@ impl Results {
                 let ratio = ratio(peer);
                 let text = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2} × {}", peer.name()));
                 (text, format!("≥ {limit:.2} ×{}", mark(ratio.map(|ratio| ratio >= limit))))
+            }
+            Goal::OfCase(limit, other) => {
+                let other = case::all().iter().find(|case| case.name == other);
+                let ratio = other.and_then(|other| self.ratio_of_cases(case, other));
+                let name = other.map_or("", |other| other.name);
+                let text = ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2} × {name}"));
+                (text, format!("≤ {limit:.2} ×{}", mark(ratio.map(|ratio| ratio <= limit))))
             }
             Goal::Below(limit) => {
                 (String::new(), format!("≤ {} {}{}", short(limit), case.unit, mark(ours.map(|ours| ours <= limit))))

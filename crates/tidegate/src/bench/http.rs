@@ -13,6 +13,7 @@ use super::histogram::Histogram;
 use super::link::{Reader, Scratch, Writer, halves};
 use super::report::{Failures, Report, grouped, measure};
 use super::target::Target;
+use super::tls::Tls;
 use super::websocket::head_end;
 
 /// Options of `bench http`.
@@ -27,6 +28,12 @@ pub struct HttpArgs {
     /// One connection per request instead of keep-alive.
     #[arg(long)]
     new_connections: bool,
+    /// No TLS session is resumed: each new connection shakes hands in full.
+    #[arg(long)]
+    no_resumption: bool,
+    /// Each request asks with the next of so many values of this header, `Name=COUNT`.
+    #[arg(long)]
+    vary: Option<String>,
     /// Header to add, `Name: value`; may be repeated.
     #[arg(long)]
     header: Vec<String>,
@@ -36,7 +43,9 @@ pub struct HttpArgs {
 
 struct State {
     target: Target,
+    /// Without its empty line.
     request: Vec<u8>,
+    varied: Option<Varied>,
     scratch: Scratch,
     completed: Cell<u64>,
     bytes: Cell<u64>,
@@ -48,7 +57,10 @@ struct State {
 
 /// Runs the case.
 pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
-    let target = Target::parse(&args.url)?;
+    let mut target = Target::parse(&args.url)?;
+    if args.no_resumption {
+        target.tls = target.tls.map(Tls::without_resumption);
+    }
     let mut request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: tidegate-bench\r\nAccept: */*\r\n",
         target.path, target.host
@@ -59,10 +71,11 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
         request.push_str(header);
         request.push_str("\r\n");
     }
-    request.push_str("\r\n");
+    let varied = args.vary.as_deref().map(Varied::parse).transpose()?;
     let state = Rc::new(State {
         target,
         request: request.into_bytes(),
+        varied,
         scratch: Scratch::new(),
         completed: Cell::new(0),
         bytes: Cell::new(0),
@@ -93,6 +106,9 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
             state.bytes.set(0);
             state.opened.set(0);
             state.refused.set(0);
+            if let Some(tls) = &state.target.tls {
+                tls.resumed().set(0);
+            }
             state.latency.borrow_mut().clear();
         },
         || false,
@@ -103,6 +119,9 @@ pub async fn run(args: HttpArgs) -> anyhow::Result<()> {
     report.count("connections", "connections", args.connections as u64);
     report.count("completed", "requests", completed);
     report.count("opened", "connections opened", state.opened.get());
+    if let Some(tls) = &state.target.tls {
+        report.count("resumed", "TLS sessions resumed", tls.resumed().get());
+    }
     report.count("not_2xx", "answers that were not 2xx", state.refused.get());
     report.count("body_bytes", "body bytes", state.bytes.get());
     report.cost(&measured, completed, "request");
@@ -141,6 +160,31 @@ async fn client(state: Rc<State>, index: usize, new_connections: bool) {
     }
 }
 
+/// A header whose value is another one in each request.
+struct Varied {
+    name: String,
+    count: u32,
+    next: Cell<u32>,
+}
+
+impl Varied {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let (name, count) = text.split_once('=').with_context(|| format!("`{text}` is not Name=COUNT"))?;
+        let count: u32 = count.parse().with_context(|| format!("`{count}` is not a number"))?;
+        anyhow::ensure!(
+            count > 0 && !name.is_empty() && !name.contains(['\r', '\n', ':']),
+            "`{text}` is not Name=COUNT"
+        );
+        Ok(Self { name: name.to_owned(), count, next: Cell::new(0) })
+    }
+
+    fn write(&self, request: &mut Vec<u8>) {
+        let number = self.next.get();
+        self.next.set((number + 1) % self.count);
+        request.extend_from_slice(format!("{}: {number}\r\n", self.name).as_bytes());
+    }
+}
+
 struct Connection {
     reader: Reader,
     writer: Rc<Writer>,
@@ -160,7 +204,12 @@ impl Connection {
 
     /// One request and its whole response; whether the connection may be used again.
     async fn exchange(&mut self, state: &State) -> anyhow::Result<bool> {
-        self.writer.send(&state.request).await?;
+        let mut request = state.request.clone();
+        if let Some(varied) = &state.varied {
+            varied.write(&mut request);
+        }
+        request.extend_from_slice(b"\r\n");
+        self.writer.send(&request).await?;
         let mut response = Response::default();
         loop {
             let open = self.reader.read(|bytes| response.feed(bytes)).await?;

@@ -3,13 +3,11 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
 
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tidegate_transport::Transport;
+use tokio::io::ReadBuf;
 use tokio::sync::Mutex;
 
 /// The read buffer that all connections share: an idle connection owns none.
@@ -25,7 +23,7 @@ impl Scratch {
 
 /// The reading half.
 pub struct Reader {
-    half: OwnedReadHalf,
+    stream: Rc<Transport>,
     scratch: Scratch,
     /// What was read but is not complete yet.
     rest: Vec<u8>,
@@ -33,17 +31,15 @@ pub struct Reader {
 
 /// The writing half; shared by the tasks of one connection.
 pub struct Writer {
-    half: OwnedWriteHalf,
+    stream: Rc<Transport>,
     turn: Mutex<()>,
 }
 
 /// Makes the two halves of a connection.
-pub fn halves(stream: TcpStream, scratch: &Scratch) -> (Reader, Rc<Writer>) {
-    let (read, write) = stream.into_split();
-    (
-        Reader { half: read, scratch: scratch.clone(), rest: Vec::new() },
-        Rc::new(Writer { half: write, turn: Mutex::new(()) }),
-    )
+pub fn halves(stream: impl Into<Transport>, scratch: &Scratch) -> (Reader, Rc<Writer>) {
+    let stream = Rc::new(stream.into());
+    let writer = Rc::new(Writer { stream: stream.clone(), turn: Mutex::new(()) });
+    (Reader { stream, scratch: scratch.clone(), rest: Vec::new() }, writer)
 }
 
 impl Reader {
@@ -56,7 +52,7 @@ impl Reader {
         poll_fn(|context| {
             let mut scratch = self.scratch.0.borrow_mut();
             let mut buffer = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut self.half).poll_read(context, &mut buffer))?;
+            ready!(self.stream.poll_read_shared(context, &mut buffer))?;
             let filled = buffer.filled_mut();
             if filled.is_empty() {
                 return Poll::Ready(Ok(false));
@@ -84,9 +80,11 @@ impl Writer {
         let _turn = self.turn.lock().await;
         let mut rest = bytes;
         while !rest.is_empty() {
-            match self.half.try_write(rest) {
+            match self.stream.try_write(rest) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.half.writable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll_fn(|context| self.stream.poll_write_ready(context)).await?;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -95,7 +93,7 @@ impl Writer {
 
     /// Writes `bytes` if the socket takes them at once; how many it took.
     pub fn offer(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self.half.try_write(bytes) {
+        match self.stream.try_write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             other => other,
         }

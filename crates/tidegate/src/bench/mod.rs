@@ -26,6 +26,7 @@ mod report;
 mod socketio;
 mod sse;
 mod target;
+mod tls;
 mod token;
 mod upstream;
 mod websocket;
