@@ -1,6 +1,8 @@
 //! A gateway of one worker around the forwarder, as the server builds it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod nginx;
+
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::net::SocketAddr;
