@@ -22,6 +22,8 @@ pub struct Exchange {
     pub listener: Option<Arc<str>>,
     /// What the upstream hashes, if it balances by a key.
     pub hash_key: Option<Box<str>>,
+    /// Where the client connected to, for upstreams that are told in a PROXY header; without it they are told nothing.
+    pub local: Option<SocketAddr>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -35,7 +37,7 @@ impl Exchange {
         route: Arc<RouteMetrics>,
         on_end: OnEnd,
     ) -> Self {
-        Self { request_id, client, scheme, route, listener: None, hash_key: None, on_end }
+        Self { request_id, client, scheme, route, listener: None, hash_key: None, local: None, on_end }
     }
 }
 

@@ -1,15 +1,17 @@
 use std::cell::Cell;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
+use http::header::SET_COOKIE;
 use tidegate_metrics::RouteMetrics;
+use tidegate_rules::proxy_protocol::ProxyHeader;
 use tidegate_types::{CloseReason, ErrorCode};
 
-use crate::choice::Choice;
 use crate::clock::Ticks;
 use crate::server::Busy;
 use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
@@ -40,7 +42,12 @@ pub(crate) struct Flow {
     /// The server that has it, or had it last; counted there until the end.
     server: Cell<Option<Busy>>,
     /// The caller's, until the choice is made.
-    hash_key: Cell<Option<Box<str>>>,
+    pub(crate) hash_key: Cell<Option<Box<str>>>,
+    /// The client does not know yet which server it sticks to.
+    pub(crate) new_cookie: Cell<bool>,
+    /// The port that the client connected from, and where to; for those who tell the upstream in a PROXY header.
+    client_port: u16,
+    local: Option<Box<SocketAddr>>,
     /// When the current try began, since `started`: the first one at once, which saves a look at the clock.
     attempt: Cell<Duration>,
     connect: Cell<Option<Duration>>,
@@ -89,15 +96,31 @@ impl Flow {
         self.ttfb.get().unwrap_or_default().saturating_sub(self.attempt.get())
     }
 
+    /// Whose connection this is, for a PROXY header.
+    pub(crate) fn proxied(&self) -> ProxyHeader {
+        let source = SocketAddr::new(self.client, self.client_port);
+        match &self.local {
+            Some(local) => ProxyHeader::Proxied { source, destination: **local },
+            None => ProxyHeader::Own,
+        }
+    }
+
     /// Since the current try began.
     pub(crate) fn attempt_time(&self) -> Duration {
         self.started.elapsed().saturating_sub(self.attempt.get())
     }
 
-    /// What the choice of a server may depend on; to be taken once.
-    pub(crate) fn take_choice(&self) -> Option<Choice> {
-        let key = self.hash_key.take()?.into_boxed_bytes();
-        Some(Choice { key, ..Choice::default() })
+    /// Tells the client which server it got, if it is to come back there and does not know.
+    pub(crate) fn add_cookie(&self, headers: &mut HeaderMap) {
+        if !self.new_cookie.get() {
+            return;
+        }
+        if let Some(server) = self.server.take() {
+            if let Some(cookie) = &server.cookie {
+                headers.append(SET_COOKIE, cookie.set.clone());
+            }
+            self.server.set(Some(server));
+        }
     }
 
     /// A response head is there, whoever made it.
@@ -165,6 +188,9 @@ impl Ending {
             ttfb: Cell::new(None),
             server: Cell::new(None),
             hash_key: Cell::new(exchange.hash_key),
+            new_cookie: Cell::new(false),
+            client_port: exchange.client.port(),
+            local: exchange.local.map(Box::new),
             attempt: Cell::new(Duration::ZERO),
             connect: Cell::new(None),
             upstream_status: Cell::new(None),

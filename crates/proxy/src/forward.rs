@@ -13,6 +13,7 @@ use tidegate_types::{CloseReason, ErrorCode, Phase};
 use tokio::sync::watch;
 
 use crate::body::{Lease, RequestBody, Uploading, UpstreamBody};
+use crate::choice::Choice;
 use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
@@ -104,7 +105,7 @@ impl Forwarder {
     ) -> Result<Answered, Failure> {
         let alarm = self.clock.alarm(Species::Exchange);
         let repeatable = request.parts.method.is_idempotent() && flow.upload.get() == Upload::Done;
-        let choice = flow.take_choice();
+        let choice = Choice::of(upstream, flow, &request.parts);
         let mut tried = Tried::default();
         // The same server again, on a new connection.
         let mut again: Option<Arc<Server>> = None;
@@ -114,7 +115,7 @@ impl Forwarder {
             let server = match again.take() {
                 Some(server) => server,
                 None => {
-                    let Some(busy) = upstream.pick(flow, choice.as_ref(), &mut tried) else { return Err(failure) };
+                    let Some(busy) = upstream.pick(flow, choice.as_deref(), &mut tried) else { return Err(failure) };
                     if busy.target == Target::Name && Box::pin(upstream.resolve_now(&busy.name)).await {
                         continue;
                     }
@@ -132,7 +133,7 @@ impl Forwarder {
             let mut connection = match pooled {
                 Some(connection) => connection,
                 // Boxed, for it is rare and large, and this future is moved and kept with every connection of a client.
-                None => match Box::pin(self.pool.open(upstream, &server)).await {
+                None => match Box::pin(self.pool.open(upstream, &server, flow)).await {
                     Ok(connection) => {
                         upstream.metrics.connect_seconds.observe(flow.connected().as_secs_f64());
                         connection
@@ -252,6 +253,7 @@ impl Forwarder {
         upstream.metrics.header_seconds.observe(header_time.as_secs_f64());
         let events = is_event_stream(&parts.headers) && !matches!(framing, Framing::Length(0));
         add_request_id(&mut parts.headers, &ending.request_id);
+        ending.add_cookie(&mut parts.headers);
         let settings = &upstream.settings;
         let timeout = if events { settings.stream_timeout } else { settings.read_timeout };
         let reusable = reusable && upload.is_none();

@@ -9,6 +9,7 @@ use tidegate_metrics::{ConnectError, UpstreamMetrics};
 
 use crate::Upstream;
 use crate::clock::{Clock, Ticks};
+use crate::flow::Flow;
 use crate::h1::{Connection, Place};
 use crate::server::Server;
 
@@ -55,7 +56,9 @@ impl Pool {
     /// Keeps a connection whose exchange has ended, if it may carry another one.
     pub(crate) fn park(&self, upstream: &Arc<Upstream>, connection: Connection) {
         let settings = &upstream.settings;
-        if connection.served >= settings.keepalive_requests || connection.has_rest() {
+        // A PROXY header holds for all that a connection carries, which is one client's.
+        let personal = settings.proxy_protocol.is_some();
+        if personal || connection.served >= settings.keepalive_requests || connection.has_rest() {
             return;
         }
         let mut stacks = self.stacks.borrow_mut();
@@ -84,8 +87,13 @@ impl Pool {
     }
 
     /// A new connection.
-    pub(crate) async fn open(&self, upstream: &Arc<Upstream>, server: &Server) -> Result<Connection, ConnectError> {
-        let stream = upstream.connect(server).await?;
+    pub(crate) async fn open(
+        &self,
+        upstream: &Arc<Upstream>,
+        server: &Server,
+        flow: &Flow,
+    ) -> Result<Connection, ConnectError> {
+        let stream = upstream.connect(server, flow).await?;
         let place = Place { upstream: upstream.id, server: server.id };
         Ok(Connection::new(stream, place, Open::new(&upstream.metrics)))
     }

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::sticky::ServerCookie;
 use tidegate_balance::{Load, PeerId};
 use tidegate_metrics::{ConnectError, ServerMetrics};
 use tidegate_transport::Transport;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 /// One server of an upstream, or one address of a configured name.
@@ -23,6 +25,8 @@ pub(crate) struct Server {
     pub(crate) target: Target,
     pub(crate) metrics: Arc<ServerMetrics>,
     pub(crate) load: Arc<Load>,
+    /// For clients that are to stick to it.
+    pub(crate) cookie: Option<ServerCookie>,
 }
 
 /// Where a server is.
@@ -77,9 +81,16 @@ impl Drop for Busy {
 }
 
 impl Server {
-    /// A new connection, without Nagle's delay.
-    pub(crate) async fn connect(&self, timeout: Duration) -> Result<Transport, ConnectError> {
-        let result = match tokio::time::timeout(timeout, self.open()).await {
+    /// A new connection, without Nagle's delay, which begins with `first`.
+    pub(crate) async fn connect(&self, timeout: Duration, first: &[u8]) -> Result<Transport, ConnectError> {
+        let begin = async {
+            let mut stream = self.open().await?;
+            if !first.is_empty() {
+                stream.write_all(first).await.map_err(|error| classify(&error))?;
+            }
+            Ok(stream)
+        };
+        let result = match tokio::time::timeout(timeout, begin).await {
             Ok(result) => result,
             Err(_elapsed) => Err(ConnectError::Timeout),
         };

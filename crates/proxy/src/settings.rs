@@ -1,6 +1,9 @@
 use std::time::Duration;
 
 use tidegate_balance::{Algorithm, Duty};
+use tidegate_rules::proxy_protocol::ProxyVersion;
+
+use crate::Sticky;
 
 /// An upstream: a group of servers that are interchangeable, and how patient to be with them.
 ///
@@ -35,6 +38,10 @@ pub struct UpstreamSettings {
     pub fail_timeout: Duration,
     /// How a server is chosen.
     pub balance: Algorithm,
+    /// What keeps a client at its server.
+    pub sticky: Option<Sticky>,
+    /// The header that servers get before the first byte of a connection, which then carries one client's exchange only.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// How often names are resolved again; at least every second.
     pub dns_refresh: Duration,
 }
@@ -42,7 +49,7 @@ pub struct UpstreamSettings {
 impl UpstreamSettings {
     /// Whether a value of the request decides beside the algorithm.
     pub(crate) fn sticks_by_value(&self) -> bool {
-        false
+        matches!(self.sticky, Some(Sticky::Header(_) | Sticky::Query(_)))
     }
 }
 
@@ -63,6 +70,8 @@ impl Default for UpstreamSettings {
             max_fails: 1,
             fail_timeout: Duration::from_secs(10),
             balance: Algorithm::RoundRobin,
+            sticky: None,
+            proxy_protocol: None,
             dns_refresh: Duration::from_secs(30),
         }
     }

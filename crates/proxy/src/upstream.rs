@@ -78,7 +78,10 @@ impl Upstream {
         };
         upstream.arrange(&mut upstream.state());
         let only = match &upstream.settings.servers[..] {
-            [server] if !Target::is_name(&server.address) => upstream.state().servers.first().cloned(),
+            // A client may stick to a server that drains, which takes the lock to tell.
+            [server] if !Target::is_name(&server.address) && upstream.settings.sticky.is_none() => {
+                upstream.state().servers.first().cloned()
+            }
             _ => None,
         };
         upstream.only = only;
@@ -112,6 +115,11 @@ impl Upstream {
         true
     }
 
+    /// What one of the names among the servers means at present; nothing before it was resolved.
+    pub fn addresses(&self, name: &str) -> Vec<SocketAddr> {
+        self.state().addresses.get(name).map(|addresses| addresses.to_vec()).unwrap_or_default()
+    }
+
     /// Puts the configured servers, each as often as it has addresses, into the group.
     fn arrange(&self, state: &mut State) {
         let mut members = Vec::new();
@@ -139,8 +147,10 @@ impl Upstream {
         for (index, (name, address, target, metrics)) in targets.into_iter().enumerate() {
             let (Some(id), Some(load)) = (state.group.id(index), state.group.load(index)) else { continue };
             let known = state.servers.iter().find(|known| known.id == id).cloned();
+            let cookie = || self.settings.sticky.as_ref()?.cookie(&self.settings.name, &name, &address);
+            let cookie = if known.is_some() { None } else { cookie() };
             servers.push(known.unwrap_or_else(|| {
-                Arc::new(Server { id, name, address, target, metrics: metrics.clone(), load: load.clone() })
+                Arc::new(Server { id, name, address, target, metrics: metrics.clone(), load: load.clone(), cookie })
             }));
         }
         state.servers = servers;
@@ -171,12 +181,25 @@ impl Upstream {
         }
         let asked = Asked {
             client: flow.client,
-            key: choice.map_or(b"", |choice| &choice.key),
-            stick: choice.map_or(b"", |choice| &choice.stick),
+            key: choice.map_or(b"", Choice::key),
+            stick: choice.map_or(b"", Choice::value),
         };
+        let now = now();
         let mut state = self.state();
-        let index = state.group.pick(&asked, tried, now())?;
-        state.servers.get(index).cloned().map(Busy::new)
+        let State { group, servers, .. } = &mut *state;
+        if let Some(wanted) = choice.and_then(Choice::cookie) {
+            let named = |server: &&Arc<Server>| {
+                server.cookie.as_ref().is_some_and(|cookie| *cookie.value.as_bytes() == *wanted)
+            };
+            let id = servers.iter().find(named).map(|server| server.id);
+            if let Some(index) = id.and_then(|id| group.pick_this(id, tried, now)) {
+                flow.new_cookie.set(false);
+                return servers.get(index).cloned().map(Busy::new);
+            }
+        }
+        flow.new_cookie.set(self.settings.sticky.is_some());
+        let index = group.pick(&asked, tried, now)?;
+        servers.get(index).cloned().map(Busy::new)
     }
 
     /// The server could not be reached or broke off.
@@ -203,8 +226,12 @@ impl Upstream {
     }
 
     /// A new connection.
-    pub(crate) async fn connect(&self, server: &Server) -> Result<Transport, ConnectError> {
-        let result = server.connect(self.settings.connect_timeout).await;
+    pub(crate) async fn connect(&self, server: &Server, flow: &Flow) -> Result<Transport, ConnectError> {
+        let mut first = Vec::new();
+        if let Some(version) = self.settings.proxy_protocol {
+            flow.proxied().encode(version, &mut first);
+        }
+        let result = server.connect(self.settings.connect_timeout, &first).await;
         if result.is_err() && server.name != server.address {
             self.doubted.notify_one();
         }

@@ -9,6 +9,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -20,6 +21,7 @@ use tidegate_types::{CloseReason, ErrorCode};
 use tidegate_wire::websocket::{accept_key, is_valid_key};
 
 use crate::body::RequestBody;
+use crate::choice::Choice;
 use crate::clock::Species;
 use crate::flow::{Ending, Upload};
 use crate::forward::{Answered, Failure, answer_error, refuse, retry};
@@ -110,7 +112,7 @@ pub(crate) async fn connect(
     drop(body);
     ending.upload.set(Upload::Done);
 
-    let (connection, server) = match open(forwarder, upstream, &ending).await {
+    let (connection, server) = match open(forwarder, upstream, &ending, &request.parts).await {
         Ok(connection) => connection,
         Err(failure) => return refuse(failure, ending),
     };
@@ -121,6 +123,7 @@ pub(crate) async fn connect(
             upstream.metrics.header_seconds.observe(ending.responded(101).as_secs_f64());
             ending.kind.set(ExchangeKind::WebSocket);
             add_request_id(response.headers_mut(), &ending.request_id);
+            ending.add_cookie(response.headers_mut());
             let timeout = upstream.settings.tunnel_idle_timeout;
             let alarm = forwarder.clock.alarm(Species::Stream);
             let listed = forwarder.live.enter(ending.flow(), upstream, &alarm);
@@ -149,18 +152,19 @@ async fn open(
     forwarder: &Forwarder,
     upstream: &Arc<Upstream>,
     ending: &Ending,
+    parts: &Parts,
 ) -> Result<(Connection, Arc<Server>), Failure> {
-    let choice = ending.take_choice();
+    let choice = Choice::of(upstream, ending, parts);
     let mut tried = Tried::default();
     let mut failure = Failure::NoServer;
     loop {
-        let Some(busy) = upstream.pick(ending, choice.as_ref(), &mut tried) else { return Err(failure) };
+        let Some(busy) = upstream.pick(ending, choice.as_deref(), &mut tried) else { return Err(failure) };
         if busy.target == Target::Name && upstream.resolve_now(&busy.name).await {
             continue;
         }
         let server = busy.server().clone();
         ending.set_server(busy);
-        match forwarder.pool.open(upstream, &server).await {
+        match forwarder.pool.open(upstream, &server, ending).await {
             Ok(connection) => {
                 upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
                 upstream.succeeded(&server, ending.attempt_time());

@@ -30,6 +30,7 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     pub route: Arc<RouteMetrics>,
     pub live: LiveStreams,
+    upstream: Rc<RefCell<Arc<Upstream>>>,
     ended: Rc<Ended>,
 }
 
@@ -67,12 +68,23 @@ impl Gateway {
         let ended = Rc::new(Ended::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::task::spawn_local(accept(listener, forwarder, upstream, route.clone(), ended.clone()));
-        Self { address, phase, metrics, route, live, ended }
+        let upstream = Rc::new(RefCell::new(upstream));
+        tokio::task::spawn_local(accept(listener, forwarder, upstream.clone(), route.clone(), ended.clone()));
+        Self { address, phase, metrics, route, live, upstream, ended }
     }
 
     pub async fn client(&self) -> RawClient {
         RawClient::connect(self.address).await
+    }
+
+    pub fn upstream(&self) -> Arc<Upstream> {
+        self.upstream.borrow().clone()
+    }
+
+    /// As a reload does it.
+    pub fn reload(&self, settings: UpstreamSettings) {
+        let next = self.upstream().succeeded_by(settings, &self.metrics);
+        *self.upstream.borrow_mut() = next;
     }
 
     /// Waits until so many exchanges have ended.
@@ -93,16 +105,17 @@ impl Gateway {
 async fn accept(
     listener: TcpListener,
     forwarder: Rc<Forwarder>,
-    upstream: Arc<Upstream>,
+    upstream: Rc<RefCell<Arc<Upstream>>>,
     route: Arc<RouteMetrics>,
     ended: Rc<Ended>,
 ) {
     while let Ok((stream, client)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
+        let local = stream.local_addr().unwrap();
         let (forwarder, upstream, route, ended) = (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
-        let service = service_fn(move |request| {
-            let (forwarder, upstream, route, ended) =
-                (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
+        let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+            let current = upstream.borrow().clone();
+            let (forwarder, upstream, route, ended) = (forwarder.clone(), current, route.clone(), ended.clone());
             async move {
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "request-1"));
@@ -111,7 +124,9 @@ async fn accept(
                     ended.summaries.borrow_mut().push(summary);
                     ended.changed.notify_waiters();
                 });
-                let exchange = Exchange::new("request-1".into(), client, "http", route, on_end);
+                let mut exchange = Exchange::new("request-1".into(), client, "http", route, on_end);
+                exchange.hash_key = request.headers().get("x-hash-key").map(|key| key.to_str().unwrap().into());
+                exchange.local = Some(local);
                 Ok::<_, Infallible>(forwarder.forward(request, &upstream, exchange).await)
             }
         });
