@@ -1,54 +1,45 @@
+//! A config as a file again, with every default written out.
+
+mod listener;
+mod operation;
+mod realtime;
+mod route;
+mod upstream;
+
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use crate::{AccessLog, Action, Config, Fsync, Realtime, Store, StoreKind, Upstream};
+use crate::{Config, Zone, ZoneKind};
 
 impl Config {
-    /// The whole config as a file with every default written out. Secrets are `***`.
+    /// The whole config as a file with every default written out. What `[defaults]` said stands in the routes. Secrets are
+    /// `***`.
     pub fn effective(&self) -> String {
         let mut file = File::default();
         file.key("workers", self.workers);
-        for listener in &self.listeners {
-            file.section("[[listener]]");
-            file.text("name", &listener.name);
-            file.text("address", listener.address);
-        }
-        file.section("[admin]");
-        match &self.admin {
-            Some(admin) => file.text("address", admin.address),
-            None => file.key("enabled", false),
-        }
+        file.key("max_connections", self.max_connections);
+        file.client(&self.client);
+        self.listeners.iter().for_each(|listener| file.listener(listener));
+        file.admin(self.admin.as_ref());
         self.upstreams.iter().for_each(|upstream| file.upstream(upstream));
-        for route in &self.routes {
-            file.section("[[route]]");
-            file.text("name", &route.name);
-            if let Some(listener) = route.listeners.first() {
-                file.text("listener", listener);
-            }
-            if let Some(host) = route.hosts.first() {
-                file.text("host", host);
-            }
-            file.text("path", &route.path);
-            if let Action::Upstream { name, .. } = &route.action {
-                file.text("upstream", name);
-            }
+        self.zones.iter().for_each(|zone| file.zone(zone));
+        file.section("[admission]");
+        file.key("streams_per_second", self.admission.streams_per_second);
+        file.key("burst", self.admission.burst);
+        file.time("retry_after", self.admission.retry_after);
+        if let Some(jwt) = &self.jwt {
+            file.section("[jwt]");
+            file.text("secret", &jwt.secret);
+            file.text("header", jwt.header.as_deref().unwrap_or_default());
+            file.text("cookie", jwt.cookie.as_deref().unwrap_or_default());
+            file.text("query", jwt.query.as_deref().unwrap_or_default());
         }
+        self.routes.iter().for_each(|route| file.route(route, &self.zones));
         if let Some(realtime) = &self.realtime {
             file.realtime(realtime);
         }
         file.store(&self.store);
-        file.section("[log]");
-        file.text("level", self.log.level.as_str());
-        file.text("format", self.log.format.as_str());
-        match &self.log.access {
-            AccessLog::Off => file.text("access", "off"),
-            AccessLog::Stdout => file.text("access", "stdout"),
-            AccessLog::Stderr => file.text("access", "stderr"),
-            AccessLog::File(path) => file.text("access", path.display()),
-        }
-        file.section("[drain]");
-        file.time("timeout", self.drain.timeout);
-        file.time("reconnect_in", self.drain.reconnect_in);
+        file.operation(self);
         file.0
     }
 }
@@ -79,80 +70,35 @@ impl File {
         self.key(key, format!("\"{}\"", span(value)));
     }
 
-    fn upstream(&mut self, upstream: &Upstream) {
-        // A key knows no variables.
-        let name = toml::Value::String(upstream.name.to_string());
-        self.section(format!("[upstream.{name}]"));
-        self.time("connect_timeout", upstream.connect_timeout);
-        self.time("handshake_timeout", upstream.handshake_timeout);
-        self.time("read_timeout", upstream.read_timeout);
-        self.time("send_timeout", upstream.send_timeout);
-        self.time("stream_timeout", upstream.stream_timeout);
-        self.time("tunnel_idle_timeout", upstream.tunnel_idle_timeout);
-        self.key("keepalive", upstream.keepalive);
-        self.time("keepalive_timeout", upstream.keepalive_timeout);
-        self.key("keepalive_requests", upstream.keepalive_requests);
-        self.key("max_fails", upstream.max_fails);
-        self.time("fail_timeout", upstream.fail_timeout);
-        for server in &upstream.servers {
-            self.section(format!("[[upstream.{name}.server]]"));
-            self.text("address", &server.address);
-            self.key("weight", server.weight);
+    /// A text that may be missing; then it is `""`, which is the same.
+    fn optional(&mut self, key: &str, value: Option<impl Display>) {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self.text(key, ""),
         }
     }
 
-    fn realtime(&mut self, realtime: &Realtime) {
-        self.section("[realtime]");
-        self.texts("listeners", &realtime.listeners);
-        self.text("path", &realtime.path);
-        self.text("api_path", &realtime.api_path);
-        self.time("ping_interval", realtime.ping_interval);
-        self.time("ping_timeout", realtime.ping_timeout);
-        self.time("connect_timeout", realtime.connect_timeout);
-        self.time("upgrade_timeout", realtime.upgrade_timeout);
-        self.key("max_payload", realtime.max_payload);
-        self.key("max_connections", realtime.max_connections);
-        self.time("recovery_window", realtime.recovery_window);
-        self.key("recovery_bytes", realtime.recovery_bytes);
-        self.key("outbox_bytes", realtime.outbox_bytes);
-        self.key("rooms_per_connection", realtime.rooms_per_connection);
-        self.texts("cors_origins", &realtime.cors_origins);
-        self.time("sse_heartbeat", realtime.sse_heartbeat);
-        self.key("messages_per_second", realtime.messages_per_second);
-        self.key("message_burst", realtime.message_burst);
-        self.section("[realtime.auth]");
-        self.text("jwt_secret", &realtime.auth.jwt_secret);
-        for key in &realtime.auth.api_keys {
-            self.section("[[realtime.auth.api_keys]]");
-            self.text("id", key.id());
-            self.text("secret", "***");
-            if let Some(tenant) = key.tenant() {
-                self.text("tenant", tenant);
+    fn zone(&mut self, zone: &Zone) {
+        self.section(format!("[limit.{}]", name(&zone.name)));
+        self.text("key", &zone.key);
+        match &zone.kind {
+            ZoneKind::Rate(rate) => {
+                self.text("rate", rate);
+                self.key("burst", zone.burst);
+                self.key("nodelay", zone.nodelay);
+                self.key("delay", zone.delay);
             }
+            ZoneKind::Connections(connections) => self.key("connections", connections),
         }
+        self.key("status", zone.status);
+        self.key("dry_run", zone.dry_run);
+        self.key("max_keys", zone.max_keys);
     }
+}
 
-    fn store(&mut self, store: &Store) {
-        self.section("[store]");
-        match &store.kind {
-            StoreKind::Memory => self.text("kind", "memory"),
-            StoreKind::Embedded { path, fsync } => {
-                self.text("kind", "embedded");
-                self.text("path", path.display());
-                match fsync {
-                    Fsync::Always => self.text("fsync", "always"),
-                    Fsync::Interval(interval) => {
-                        self.text("fsync", "interval");
-                        self.time("fsync_interval", *interval);
-                    }
-                    Fsync::Never => self.text("fsync", "never"),
-                }
-            }
-        }
-        self.time("ttl", store.ttl);
-        self.key("max_messages_per_room", store.max_messages_per_room);
-        self.key("queue_bytes", store.queue_bytes);
-    }
+/// The name of a table. A key knows no variables.
+fn name(name: &str) -> toml::Value {
+    toml::Value::String(name.to_owned())
 }
 
 /// A TOML string; `$` is doubled, since it would begin a variable.

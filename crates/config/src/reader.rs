@@ -1,17 +1,23 @@
 //! A typed walk over the parsed text that notes problems and goes on.
 #![expect(clippy::wildcard_enum_match_arm, reason = "TOML's types are a closed set: all that is not wanted is wrong")]
 
+mod strings;
+mod values;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use tidegate_auth::Secret;
+use tidegate_rules::TemplateError;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::text::{self, Expanded};
 use crate::{Problem, Problems, Surroundings};
+
+pub(crate) use strings::*;
+pub(crate) use values::*;
 
 /// A value and the byte at which it stands in the text.
 #[derive(Clone, Debug)]
@@ -43,6 +49,25 @@ impl fmt::Display for Site {
 /// ` in [scope]`, or nothing for the file itself.
 fn within(scope: &str) -> String {
     if scope.is_empty() { "at the top level".to_owned() } else { format!("in {scope}") }
+}
+
+/// What is wrong with the text of a value.
+pub(crate) struct Fault {
+    /// The byte of the text, if the message is about that; otherwise it is about the text, which is then quoted before it.
+    pub at: Option<usize>,
+    pub message: String,
+}
+
+impl From<String> for Fault {
+    fn from(message: String) -> Self {
+        Self { at: None, message }
+    }
+}
+
+impl From<TemplateError> for Fault {
+    fn from(error: TemplateError) -> Self {
+        Self { at: Some(error.at), message: error.message }
+    }
 }
 
 /// Collects problems while the text is read.
@@ -145,6 +170,13 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// Whether it is an empty string; one with variables is empty if nothing is left of it.
+    fn is_empty(&self, value: &Spanned<DeValue<'_>>) -> bool {
+        let DeValue::String(written) = value.get_ref() else { return false };
+        // One that cannot be filled in has its problem when it is read.
+        text::expand(written, self.surroundings.variable).is_ok_and(|expanded| expanded.text.is_empty())
+    }
+
     /// A string with its variables filled in; `None` after a problem.
     fn expand(&self, value: &Spanned<DeValue<'_>>) -> Option<Expanded> {
         let DeValue::String(written) = value.get_ref() else { return None };
@@ -161,11 +193,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a string by a function that says what is wrong with it.
-    pub fn parse<T: Value>(
+    pub fn parse<T: Value, F: Into<Fault>>(
         &self,
         value: &Spanned<DeValue<'_>>,
         site: &Site,
-        read: impl FnOnce(&str) -> Result<T, String>,
+        read: impl FnOnce(&str) -> Result<T, F>,
     ) -> Option<T> {
         if !matches!(value.get_ref(), DeValue::String(_)) {
             return self.wrong_type(value, site);
@@ -174,13 +206,19 @@ impl<'a> Reader<'a> {
         match read(&expanded.text) {
             Ok(read) => Some(read),
             Err(fault) => {
+                let fault = fault.into();
+                let span = value.span();
                 // What a variable held may be a secret in the wrong place, and the fault may quote it.
-                let fault = if expanded.from_outside {
-                    format!("the expanded value of {:?} must be {}", expanded.written, T::WANTED)
+                let (place, fault) = if expanded.from_outside {
+                    (span.start, format!("the expanded value of {:?} must be {}", expanded.written, T::WANTED))
+                } else if let Some(at) = fault.at {
+                    // Inside the string if it stands there as it reads, without escapes.
+                    let begin = self.text.get(span.clone()).and_then(|raw| raw.find(&expanded.text));
+                    (span.start + begin.map_or(0, |begin| begin + at), fault.message)
                 } else {
-                    format!("{:?} {fault}", expanded.written)
+                    (span.start, format!("{:?} {}", expanded.written, fault.message))
                 };
-                self.problem(value.span().start, format!("{site}: {fault}"));
+                self.problem(place, format!("{site}: {fault}"));
                 None
             }
         }
@@ -253,10 +291,23 @@ impl<T: Section> Value for T {
     }
 }
 
-/// An array.
-#[derive(Debug, JsonSchema)]
-#[schemars(inline)]
-pub(crate) struct List<T>(#[schemars(with = "Vec<T>")] pub Vec<At<T>>);
+/// An array: what could be read of it, and how many stood there.
+#[derive(Debug)]
+pub(crate) struct List<T>(pub Vec<At<T>>, pub usize);
+
+impl<T: JsonSchema> JsonSchema for List<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        Vec::<T>::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Vec::<T>::json_schema(generator)
+    }
+}
 
 impl<T: Value> Value for List<T> {
     const WANTED: &'static str = "an array";
@@ -270,6 +321,7 @@ impl<T: Value> Value for List<T> {
                         T::read_element(reader, element, site).map(|read| At::new(read, element.span().start))
                     })
                     .collect(),
+                array.len(),
             )),
             DeValue::Table(_) if T::IS_TABLE => {
                 let path = &site.path;
@@ -278,6 +330,39 @@ impl<T: Value> Value for List<T> {
             }
             _ => reader.wrong_type(value, site),
         }
+    }
+}
+
+/// A value for which an empty string stands for none, so that a key can be written out or come from a variable.
+#[derive(Clone, Debug)]
+pub(crate) struct Optional<T>(pub Option<T>);
+
+impl<T: Value> Value for Optional<T> {
+    const WANTED: &'static str = T::WANTED;
+
+    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
+        if reader.is_empty(value) {
+            Some(Self(None))
+        } else {
+            T::read(reader, value, site).map(|read| Self(Some(read)))
+        }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Optional<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Optional{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let schema = generator.subschema_for::<T>();
+        let constrained =
+            schema.as_object().is_some_and(|schema| ["pattern", "enum"].iter().any(|key| schema.contains_key(*key)));
+        if constrained { schemars::json_schema!({ "anyOf": [schema, { "const": "" }] }) } else { schema }
     }
 }
 
@@ -314,159 +399,4 @@ impl<T: Section> Value for Named<T> {
         named.sort_by_key(|(name, _)| name.place);
         Some(Self(named))
     }
-}
-
-impl Value for String {
-    const WANTED: &'static str = "a string";
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        reader.parse(value, site, |text| Ok(text.to_owned()))
-    }
-}
-
-impl Value for Secret {
-    const WANTED: &'static str = "a string";
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        String::read(reader, value, site).map(Self::from)
-    }
-}
-
-impl Value for bool {
-    const WANTED: &'static str = "true or false";
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Boolean(value) => Some(*value),
-            // `enabled = "${FLAG}"`: a variable can stand in a string only.
-            DeValue::String(written) if written.contains("${") => {
-                reader.parse(value, site, |text| text.parse().map_err(|_| "is neither true nor false".to_owned()))
-            }
-            _ => reader.wrong_type(value, site),
-        }
-    }
-}
-
-impl Value for u64 {
-    const WANTED: &'static str = "a whole number";
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Integer(number) => {
-                let read = Self::from_str_radix(number.as_str(), number.radix()).ok();
-                if read.is_none() {
-                    let fault = if number.as_str().starts_with('-') { "must not be negative" } else { "is too large" };
-                    reader.problem(value.span().start, format!("{site} {fault}"));
-                }
-                read
-            }
-            DeValue::String(written) if written.contains("${") => {
-                reader.parse(value, site, |text| text.parse().map_err(|_| "is no whole number".to_owned()))
-            }
-            _ => reader.wrong_type(value, site),
-        }
-    }
-}
-
-/// A time span.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Span(pub std::time::Duration);
-
-impl Value for Span {
-    const WANTED: &'static str = r#"a duration such as "30s", "250ms" or "1h30m""#;
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Integer(number) => {
-                let message = format!("{site} is a duration and needs a unit: write \"{number}s\" or \"{number}ms\"");
-                reader.problem(value.span().start, message);
-                None
-            }
-            _ => reader.parse(value, site, |text| text::duration(text).map(Self)),
-        }
-    }
-}
-
-/// A number of bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Size(pub u64);
-
-impl Value for Size {
-    const WANTED: &'static str = r#"a size such as "1MB", "64KiB" or a number of bytes"#;
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Integer(_) => u64::read(reader, value, site).map(Self),
-            _ => reader.parse(value, site, |text| text::size(text).map(Self)),
-        }
-    }
-}
-
-macro_rules! schema_of {
-    ($type:ty, $name:literal, $schema:tt) => {
-        impl JsonSchema for $type {
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                $name.into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                schemars::json_schema!($schema)
-            }
-        }
-    };
-}
-
-schema_of!(Span, "Duration", { "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$|\\$", "examples": ["30s", "250ms", "1h30m"] });
-schema_of!(Size, "Size", { "anyOf": [
-    { "type": "integer", "minimum": 0 },
-    { "type": "string", "pattern": "^[0-9]+ ?([kKMG]?B|[KMG]iB)?$|\\$" }
-], "examples": ["1MB", "64KiB", 65536] });
-
-/// A string that must not be shown.
-#[derive(Clone, Debug)]
-pub(crate) struct Hidden(pub Secret);
-
-impl Value for Hidden {
-    const WANTED: &'static str = "a string";
-
-    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-        Secret::read(reader, value, site).map(Self)
-    }
-}
-
-schema_of!(Hidden, "Secret", { "type": "string" });
-
-macro_rules! checked_strings {
-    ($($(#[doc = $doc:literal])+ $name:ident($type:ty), $wanted:literal, $read:expr;)+) => {$(
-        $(#[doc = $doc])+
-        #[derive(Clone, Debug)]
-        pub(crate) struct $name(pub $type);
-
-        impl Value for $name {
-            const WANTED: &'static str = $wanted;
-
-            fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
-                reader.parse(value, site, |text| $read(text).map(Self))
-            }
-        }
-
-        schema_of!($name, $wanted, { "type": "string" });
-    )+};
-}
-
-checked_strings! {
-    /// Where to listen.
-    ListenAddress(std::net::SocketAddr), "an address such as \"127.0.0.1:8080\"", text::listen_address;
-    /// Where a server is.
-    ServerAddress(String), "an address such as \"127.0.0.1:3000\"", text::server_address;
-    /// The host of a request.
-    Host(String), "a host such as \"example.org\"", text::host;
-    /// A path of a URL.
-    UrlPath(String), "a path such as \"/api/\"", text::url_path;
-    /// Where a web page comes from.
-    Origin(String), "an origin such as \"https://example.org\"", text::origin;
 }

@@ -1,7 +1,12 @@
-//! Reading what stands inside strings: variables, durations, sizes, addresses.
+//! Reading what stands inside strings: variables, durations, sizes; addresses and what HTTP knows.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod address;
+mod http;
+
 use std::time::Duration;
+
+pub(crate) use address::*;
+pub(crate) use http::*;
 
 /// A string with its variables filled in.
 pub(crate) struct Expanded {
@@ -143,134 +148,16 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     count.checked_mul(factor).ok_or_else(|| "is too large".to_owned())
 }
 
-fn refuse_scheme(text: &str) -> Result<(), String> {
-    let Some((scheme, rest)) = text.split_once("://") else { return Ok(()) };
-    let host = rest.split('/').next().unwrap_or_default();
-    Err(format!("must be host:port without {:?}; did you mean {host:?}?", format!("{scheme}://")))
-}
-
-/// An address to listen on: an IP address and a port. `localhost` is 127.0.0.1; nothing else is looked up.
-pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    refuse_scheme(text)?;
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+/// `5`, `0.1`, `12.3456`: parts of a million.
+pub(crate) fn percent(text: &str) -> Result<u32, String> {
+    let wanted = || "is no percentage from 0 to 100 with at most four digits after the point".to_owned();
+    let (whole, fraction) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || whole.len() > 3 || fraction.len() > 4 {
+        return Err(wanted());
     }
-    if let Some(port) = text.strip_prefix("localhost:").and_then(|port| port.parse().ok()) {
-        return Ok((Ipv4Addr::LOCALHOST, port).into());
-    }
-    let port = text.rsplit_once(':').map_or(text, |(_, port)| port);
-    let host_is_open = matches!(text.rsplit_once(':'), None | Some(("" | "*", _)));
-    Err(match port.parse::<u16>() {
-        Ok(port) if host_is_open => {
-            format!("has no IP address; did you mean \"0.0.0.0:{port}\" or \"127.0.0.1:{port}\"?")
-        }
-        Ok(_) => "must be an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\"".to_owned(),
-        Err(_) if text.parse::<std::net::IpAddr>().is_ok() => "has no port, such as in \"127.0.0.1:8080\"".to_owned(),
-        Err(_) => "must be an IP address and a port from 0 to 65535, such as \"127.0.0.1:8080\"".to_owned(),
-    })
-}
-
-/// The address of a server: a name or IP address, and a port.
-pub(crate) fn server_address(text: &str) -> Result<String, String> {
-    refuse_scheme(text)?;
-    if text.contains('/') {
-        return Err("must be host:port without a path".to_owned());
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return Err("has no port; write host:port, such as \"127.0.0.1:3000\"".to_owned());
-    };
-    if !port.parse::<u16>().is_ok_and(|port| port > 0) || port.starts_with('+') {
-        return Err(format!("has no port from 1 to 65535 but {port:?}"));
-    }
-    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        return match inner.parse::<std::net::Ipv6Addr>() {
-            Ok(_) => Ok(text.to_owned()),
-            Err(_) => Err(format!("{inner:?} is no IPv6 address")),
-        };
-    }
-    if host.contains(':') {
-        return Err(format!("is an IPv6 address without brackets; write \"[{host}]:{port}\""));
-    }
-    host_name(host).map(|()| text.to_owned())
-}
-
-/// A name of DNS, or an IPv4 address: labels of letters, digits, `-` and `_`.
-pub(crate) fn host_name(host: &str) -> Result<(), String> {
-    let label = |label: &str| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-    };
-    if !host.is_empty() && host.len() <= 253 && host.split('.').all(label) {
-        Ok(())
-    } else {
-        Err(format!("has no host name but {host:?}"))
-    }
-}
-
-/// A host of a request, lower case.
-pub(crate) fn host(text: &str) -> Result<String, String> {
-    if text.contains("://") {
-        return Err("must not have a scheme".to_owned());
-    }
-    if text.contains('/') {
-        return Err("must not have a path; that is \"path\"".to_owned());
-    }
-    if text.contains('*') {
-        return Err("must be one host: wildcards are not supported".to_owned());
-    }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    if let Some(inner) = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-        return match inner.parse::<std::net::Ipv6Addr>() {
-            Ok(_) => Ok(name.to_ascii_lowercase()),
-            Err(_) => Err("is no IPv6 address".to_owned()),
-        };
-    }
-    if name.contains(':') {
-        return Err("must not have a port".to_owned());
-    }
-    host_name(name).map(|()| name.to_ascii_lowercase()).map_err(|_| "is no host name".to_owned())
-}
-
-/// A path of a URL as it stands in a request.
-pub(crate) fn url_path(text: &str) -> Result<String, String> {
-    if !text.starts_with('/') {
-        return Err("must begin with \"/\"".to_owned());
-    }
-    match text.bytes().find(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#' | b'"' | b'<' | b'>')) {
-        None => Ok(text.to_owned()),
-        Some(b'?' | b'#') => Err("must be a path without a query".to_owned()),
-        Some(_) => Err("must hold only what can stand in a URL; write %20 for a space".to_owned()),
-    }
-}
-
-/// RFC 6454 section 6.2: scheme, host and a port that is not the scheme's own; nothing after it.
-pub(crate) fn origin(text: &str) -> Result<String, String> {
-    if text == "*" {
-        return Ok(text.to_owned());
-    }
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err("must begin with \"https://\" or \"http://\", or be \"*\"".to_owned());
-    };
-    if !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https") {
-        return Err("must begin with \"https://\" or \"http://\"".to_owned());
-    }
-    if let Some((host, _)) = rest.split_once('/') {
-        return Err(format!("must end after the host; did you mean \"{scheme}://{host}\"?"));
-    }
-    let (host, port) = match rest.rsplit_once(':') {
-        Some((host, port)) if !rest.ends_with(']') => (host, Some(port)),
-        Some(_) | None => (rest, None),
-    };
-    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err("has no valid port".to_owned());
-    }
-    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    match inner {
-        Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => Ok(text.to_ascii_lowercase()),
-        Some(_) => Err("has no valid host".to_owned()),
-        None => host_name(host).map(|()| text.to_ascii_lowercase()).map_err(|_| "has no valid host".to_owned()),
-    }
+    let parts = format!("{whole}{fraction:0<4}").parse().map_err(|_| wanted())?;
+    if parts <= 1_000_000 { Ok(parts) } else { Err(wanted()) }
 }
 
 #[cfg(test)]

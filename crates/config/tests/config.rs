@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate_config::{
-    AccessLog, Action, Config, Fsync, LogFormat, LogLevel, PathMatch, Problems, Route, StoreKind, Surroundings, load,
+    AccessFormat, AccessLog, Action, Config, Fsync, JwtMode, LogFormat, LogLevel, PathMatch, Problems, Rate, Route,
+    StoreKind, Surroundings, load,
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -143,17 +144,76 @@ fn a_section_that_is_switched_off_may_lack_its_secret() {
     assert!(config.realtime.is_none());
 }
 
+#[track_caller]
+fn survives_being_written_out(text: &str) {
+    let config = read(text);
+    let effective = config.effective();
+    assert!(!effective.contains(SECRET), "{effective}");
+    assert!(!format!("{config:?}").contains(SECRET));
+    assert_eq!(read(&effective.replace("\"***\"", "\"${JWT}\"")), config, "{effective}");
+}
+
 #[test]
 fn the_effective_config_is_a_file_that_means_the_same() {
-    let text = include_str!("../../../examples/tidegate.toml").replace("${TIDEGATE_JWT_SECRET}", "${JWT}");
-    let config = read(&text);
-    let effective = config.effective();
-    assert!(!effective.contains(SECRET) && !effective.contains("change-this-before-use"), "{effective}");
-    let again = effective
-        .replace("jwt_secret = \"***\"", "jwt_secret = \"${JWT}\"")
-        .replace("secret = \"***\"", "secret = \"change-this-before-use\"");
-    assert_eq!(read(&again), config, "{effective}");
-    assert!(!format!("{config:?}").contains(SECRET));
+    // The secret that comes from a file is this one too, so that all are alike when they are filled in again.
+    let everything = include_str!("everything.toml").replace("secret_file = \"jwt\"", "secret = \"${JWT}\"");
+    survives_being_written_out(&everything);
+    survives_being_written_out(include_str!("../../../examples/gateway.toml"));
+    let example = include_str!("../../../examples/tidegate.toml")
+        .replace("${TIDEGATE_JWT_SECRET}", "${JWT}")
+        .replace("${TIDEGATE_BILLING_KEY:-change-this-before-use}", "${JWT}");
+    survives_being_written_out(&example);
+}
+
+#[test]
+fn the_defaults_are_in_the_routes() {
+    let config = read(include_str!("everything.toml"));
+    let route = |path: &str| config.routes.iter().find(|route| route.path.to_string() == path).unwrap();
+    let plain = route("/defaults");
+    assert_eq!(plain.limits.as_ref().unwrap()[0].zone, "count".into());
+    assert_eq!(plain.access, ["deny 192.0.2.1".into()]);
+    assert_eq!(plain.jwt, JwtMode::Optional);
+    assert_eq!((&plain.log, &plain.log_format), (&Some(AccessLog::Stderr), &Some(AccessFormat::Combined)));
+    let security = plain.security.as_ref().unwrap();
+    assert_eq!((security.csp.as_deref(), security.xss.as_deref()), (None, Some("1; mode=block")));
+    assert_eq!(security.frame.as_deref(), Some("SAMEORIGIN"));
+    assert_eq!(plain.cors.as_ref().unwrap().origins, ["*".into()]);
+    assert_eq!(plain.request_headers.set, ["X-A: {client_ip}".into()]);
+    let own = route("^~ /p/");
+    assert_eq!((own.access.len(), own.jwt), (0, JwtMode::Required));
+    let uses = own.limits.as_ref().unwrap();
+    assert_eq!((&*uses[0].zone, &*uses[1].zone), ("count", "rate"));
+    assert_eq!((uses[1].burst, uses[1].nodelay, uses[1].delay, uses[1].status), (9, false, 1, 429));
+    assert_eq!(own.request_headers.remove, ["X-B".into()], "its own as a whole");
+    let off = route("/replaced/");
+    assert_eq!((&off.limits, &off.security, off.jwt), (&Some(Vec::new()), &None, JwtMode::Off));
+    // What is as much as per second where it is not said.
+    assert_eq!(config.listeners[0].limits[0].burst, 5, "the zone's own");
+    assert_eq!(config.jwt.unwrap().secret.expose(), format!("{SECRET}-jwt"));
+    assert_eq!(config.trace.unwrap().sample, 1_000);
+    assert_eq!(config.upstreams[0].servers[1].address, "unix:/run/App.sock".into());
+}
+
+#[test]
+fn bursts_are_as_many_as_per_second_unless_they_are_given() {
+    let config = read(
+        "admission.streams_per_second = 7\n[[listener]]\ntls = { certificate = \"c\", key = \"k\", handshakes_per_second = 5, handshake_burst = 0 }\n\
+         [[route]]\nstub_status = true\nwebsocket = { inspect = \"meter\", messages_per_second = 3 }",
+    );
+    assert_eq!(config.admission.burst, 7);
+    assert_eq!(config.listeners[0].tls.as_ref().unwrap().handshake_burst, 5);
+    assert_eq!(config.routes[0].websocket.message_burst, 3);
+}
+
+#[test]
+fn rates_are_counted_as_nginx_counts_them() {
+    assert_eq!(Rate::parse("10r/s").unwrap().per_1000_seconds(), 10_000);
+    assert_eq!(Rate::parse("30r/m").unwrap().per_1000_seconds(), 500);
+    assert_eq!(Rate::parse("1r/m").unwrap().per_1000_seconds(), 16);
+    assert_eq!(Rate::parse("1000000r/s").unwrap().to_string(), "1000000r/s");
+    for text in ["", "10", "r/s", "10r/h", "-1r/s", "1.5r/s", "0r/s", "1000001r/s", "10 r/s"] {
+        assert!(Rate::parse(text).is_err(), "{text}");
+    }
 }
 
 #[test]

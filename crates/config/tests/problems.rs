@@ -38,6 +38,8 @@ fn expect(text: &str, expected: &[&str]) {
     assert_eq!(problems(&format!("{text}\n{ROUTE}")), expected, "{text}");
 }
 
+const WILDCARD: &str = "may have one wildcard, as the first label or the last: \"*.example.org\", \"example.*\"";
+
 /// Inside a realtime section that is otherwise right.
 #[track_caller]
 fn expect_realtime(text: &str, expected: &[&str]) {
@@ -228,7 +230,7 @@ fn upstreams() {
     );
     expect(
         "[[upstream.a.server]]\naddress = \"a:1\"\nweight = 0",
-        &["3:10: \"weight\" must be at least 1; to take a server out, remove it"],
+        &["3:10: \"weight\" must be at least 1; to take a server out, write down = true"],
     );
     expect(
         "[[upstream.a.server]]\naddress = \"a:1\"\nweight = 65536",
@@ -255,7 +257,12 @@ fn upstreams() {
 
 #[test]
 fn routes() {
-    expect("[[route]]", &["1:1: [[route]] needs an \"upstream\""]);
+    expect(
+        "[[route]]",
+        &[
+            "1:1: [[route]] needs something to do: an \"upstream\", a \"redirect\", [route.respond] or stub_status = true",
+        ],
+    );
     expect(
         "[[route]]\nupstream = \"zzz\"\nlistener = \"pubic\"",
         &[
@@ -279,9 +286,10 @@ fn routes() {
         ("http://a", "must not have a scheme"),
         ("a:80", "must not have a port"),
         ("a/b", "must not have a path; that is \\\"path\\\""),
-        ("*.a", "must be one host: wildcards are not supported"),
+        ("*", "is every host: leave \"host\" out"),
+        ("a.*.b", WILDCARD),
+        ("*.*", WILDCARD),
         ("a b", "is no host name"),
-        ("", "is no host name"),
     ] {
         let expected = format!("3:8: \"host\" in [[route]]: {host:?} {}", fault.replace('\\', ""));
         expect(&format!("[[route]]\nupstream = \"zz\"\nhost = {host:?}"), &[&expected]);
@@ -296,7 +304,7 @@ fn routes() {
     );
     expect(
         "[[route]]\nname = \"r\"\nupstream = \"zz\"\n[[route]]\nname = \"r\"\nupstream = \"zz\"\npath = \"/b\"",
-        &["5:8: there is a route named \"r\" already, at line 1; give one of them another \"name\""],
+        &["5:8: there is a route named \"r\" already, at line 2; give one of them another \"name\""],
     );
 }
 

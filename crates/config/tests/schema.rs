@@ -13,18 +13,50 @@ fn problems(text: &str) -> String {
 /// How the sections are written, and the definition of each.
 const SECTIONS: &[(&str, &str)] = &[
     ("", ""),
+    ("[client]", "Client"),
     ("[[listener]]", "Listener"),
+    ("[listener.tls]", "ListenerTls"),
+    ("[[listener.tls.certificates]]", "Certificate"),
     ("[admin]", "Admin"),
     ("[upstream.x]", "Upstream"),
+    ("[upstream.x.sticky]", "Sticky"),
+    ("[upstream.x.tls]", "UpstreamTls"),
+    ("[upstream.x.health]", "Health"),
+    ("[upstream.x.outlier]", "Outlier"),
+    ("[upstream.x.breaker]", "Breaker"),
+    ("[upstream.x.retry]", "Retry"),
     ("[[upstream.x.server]]", "Server"),
+    ("[limit.x]", "Limit"),
+    ("[admission]", "Admission"),
+    ("[jwt]", "Jwt"),
+    ("[defaults]", "Defaults"),
     ("[[route]]", "Route"),
+    ("[route.respond]", "Respond"),
+    ("[[route.limit]]", "RouteLimit"),
+    ("[route.security]", "Security"),
+    ("[route.cors]", "Cors"),
+    ("[route.request_headers]", "RequestHeaders"),
+    ("[route.response_headers]", "ResponseHeaders"),
+    ("[route.websocket]", "WebSocket"),
+    ("[route.sse]", "EventStream"),
     ("[realtime]", "Realtime"),
     ("[realtime.auth]", "Auth"),
     ("[[realtime.auth.api_keys]]", "ApiKey"),
     ("[store]", "Store"),
     ("[log]", "Log"),
+    ("[trace]", "Trace"),
+    ("[reload]", "Reload"),
     ("[drain]", "Drain"),
 ];
+
+/// The array of tables that a section lies in, if it does.
+fn parent(header: &str) -> &'static str {
+    match header {
+        header if header.contains("listener.") => "[[listener]]\n",
+        header if header.contains("route.") => "[[route]]\n",
+        _ => "",
+    }
+}
 
 fn section<'a>(schema: &'a Value, name: &str) -> &'a Value {
     if name.is_empty() { schema } else { &schema["$defs"][name] }
@@ -52,36 +84,53 @@ fn the_reader_accepts_every_key_of_the_schema_and_no_other() {
     let schema = json_schema();
     for (header, name) in SECTIONS {
         for key in section(&schema, name)["properties"].as_object().unwrap().keys() {
-            let found = problems(&format!("{header}\n{key} = 1\n"));
+            let found = problems(&format!("{}{header}\n{key} = 1\n", parent(header)));
             assert!(!found.contains("unknown key"), "{header} {key}: {found}");
         }
-        let found = problems(&format!("{header}\nxyzzy = 1\n"));
-        assert!(found.contains("t:2:1: unknown key \"xyzzy\""), "{header}: {found}");
+        let found = problems(&format!("{}{header}\nxyzzy = 1\n", parent(header)));
+        assert!(found.contains(":1: unknown key \"xyzzy\""), "{header}: {found}");
     }
 }
 
 #[test]
 fn the_defaults_of_the_schema_are_those_of_the_reader() {
     let schema = json_schema();
-    // What has no default and must be there.
+    // What has no default and must be there, or can be there only once.
     let needed = [
+        ("[listener.tls]", "certificate = \"c\"\nkey = \"k\""),
         ("[upstream.x]", "servers = [\"a:1\"]"),
-        ("[[route]]", "upstream = \"x\""),
+        ("[upstream.x.sticky]", "cookie = \"c\""),
+        ("[limit.x]", "rate = \"1r/s\""),
+        ("[jwt]", "secret = \"0123456789abcdef0123456789abcdef\""),
+        // Off, it would contradict the section of its values.
+        ("[[route]]", "upstream = \"x\"\nsecurity_headers = true"),
+        ("[route.cors]", "origins = [\"*\"]"),
         ("[realtime.auth]", "jwt_secret = \"0123456789abcdef0123456789abcdef\""),
         ("[store]", "path = \"d\""),
     ];
-    let least: String = needed.iter().map(|(header, line)| format!("{header}\n{line}\n")).collect();
-    let mut full = String::new();
-    for (header, name) in SECTIONS.iter().filter(|(_, name)| !matches!(*name, "Server" | "ApiKey")) {
+    let without = ["Server", "ApiKey", "Certificate", "Respond", "RouteLimit"];
+    let (mut least, mut full) = (String::new(), String::new());
+    for (header, name) in SECTIONS.iter().filter(|(_, name)| !without.contains(name)) {
         full.push_str(&format!("{header}\n"));
+        let needs = needed.iter().find(|(needed, _)| needed == header).map(|(_, lines)| *lines);
+        let is_needed =
+            |key: &str| needs.is_some_and(|lines| lines.lines().any(|line| line.starts_with(&format!("{key} = "))));
         for (key, property) in section(&schema, name)["properties"].as_object().unwrap() {
             // Given together with fsync = "always", the interval would be a contradiction.
-            if let Some(default) = property.get("default").filter(|_| key != "fsync_interval") {
+            if let Some(default) = property.get("default").filter(|_| key != "fsync_interval" && !is_needed(key)) {
                 full.push_str(&format!("{key} = {default}\n"));
             }
         }
-        for (_, line) in needed.iter().filter(|(needed, _)| needed == header) {
-            full.push_str(&format!("{line}\n"));
+        // These are there or not; their keys are another matter.
+        let switches = header.starts_with("[upstream.x.")
+            || header.starts_with("[route.")
+            || ["[trace]", "[jwt]", "[listener.tls]"].contains(header);
+        if needs.is_some() || switches || header.starts_with("[[") {
+            least.push_str(&format!("{header}\n"));
+        }
+        if let Some(lines) = needs {
+            least.push_str(&format!("{lines}\n"));
+            full.push_str(&format!("{lines}\n"));
         }
     }
     assert_eq!(problems(&least), "");
@@ -97,7 +146,7 @@ fn every_value_of_an_enum_is_accepted() {
     for (header, name) in SECTIONS {
         for (key, property) in section(&schema, name)["properties"].as_object().unwrap() {
             for value in property["enum"].as_array().into_iter().flatten() {
-                let found = problems(&format!("{header}\n{key} = {value}\n"));
+                let found = problems(&format!("{}{header}\n{key} = {value}\n", parent(header)));
                 assert!(!found.contains("must be one of"), "{key} = {value}: {found}");
             }
         }

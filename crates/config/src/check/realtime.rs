@@ -4,38 +4,32 @@ use std::sync::Arc;
 use tidegate_auth::{ApiKey, Secret};
 use tidegate_types::TenantId;
 
-use crate::check::gateway::known_listener;
-use crate::check::{bytes, count, delay, path, period, small};
+use crate::check::secret::{MIN_HMAC_BYTES, Names, long_enough, secret};
+use crate::check::{Known, bytes, count, delay, period, small};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
-use crate::{Listener, Realtime, RealtimeAuth};
+use crate::{Realtime, RealtimeAuth};
 
-/// RFC 7518 section 3.2: a key of HS256 has at least the size of its hash.
-const MIN_JWT_SECRET_BYTES: usize = 32;
 /// An API key's secret is compared whole, so 128 bits suffice.
 const MIN_API_SECRET_BYTES: usize = 16;
 
 /// The realtime server, or `None` if there is none.
-pub(super) fn realtime(
-    reader: &Reader<'_>,
-    found: Option<At<file::Realtime>>,
-    listeners: &[At<Listener>],
-) -> Option<Realtime> {
+pub(super) fn realtime(reader: &Reader<'_>, found: Option<At<file::Realtime>>, known: Known<'_>) -> Option<Realtime> {
     let At { value: found, place } = found?;
     let enabled = found.enabled.as_ref().is_none_or(|enabled| enabled.value);
     let auth = auth(reader, found.auth, place, enabled);
     let names = match found.listeners {
-        Some(At { value: List(names), place }) => {
+        Some(At { value: List(names, _), place }) => {
             if names.is_empty() {
                 reader.problem(
                     place,
                     "\"listeners\" must name at least one; to switch realtime off, set enabled = false",
                 );
             }
-            names.iter().for_each(|name| known_listener(reader, name, listeners));
+            names.iter().for_each(|name| known.listener(reader, name));
             names.into_iter().map(|name| name.value.into()).collect()
         }
-        None => listeners.iter().map(|listener| listener.value.name.clone()).collect(),
+        None => known.listeners.iter().map(|listener| listener.value.name.clone()).collect(),
     };
     let default = Realtime::new(auth, names);
 
@@ -107,46 +101,15 @@ fn not_root(reader: &Reader<'_>, given: &At<UrlPath>) -> bool {
 fn auth(reader: &Reader<'_>, found: Option<At<file::Auth>>, section: usize, enabled: bool) -> RealtimeAuth {
     let At { value: found, place } = found.unwrap_or_else(|| At::new(file::Auth::default(), section));
     let lacks_secret = found.lacks("jwt_secret") && found.lacks("jwt_secret_file");
-    let secret = match (found.jwt_secret, found.jwt_secret_file) {
-        (Some(secret), None) => Some(At::new(secret.value.0, secret.place)),
-        (None, Some(file)) if enabled => secret_file(reader, &file),
-        (None, Some(_)) => None,
-        (Some(_), Some(file)) => {
-            reader.problem(file.place, "there is a \"jwt_secret\" already; only one of both can be");
-            None
-        }
-        (None, None) => {
-            if enabled && lacks_secret {
-                let message = "realtime needs a secret: set \"jwt_secret\" or \"jwt_secret_file\" in [realtime.auth]";
-                reader.problem(place, message);
-            }
-            None
-        }
-    };
-    if let Some(secret) = &secret {
-        let length = secret.value.expose().len();
-        if length < MIN_JWT_SECRET_BYTES {
-            reader.problem(
-                secret.place,
-                format!("the JWT secret has {length} bytes; it must have at least {MIN_JWT_SECRET_BYTES}"),
-            );
-        }
+    let names = Names { text: "jwt_secret", file: "jwt_secret_file", what: "the JWT secret", least: MIN_HMAC_BYTES };
+    let text = found.jwt_secret.map(|secret| At::new(secret.value.0, secret.place));
+    if enabled && lacks_secret {
+        reader.problem(place, "realtime needs a secret: set \"jwt_secret\" or \"jwt_secret_file\" in [realtime.auth]");
     }
+    let secret = secret(reader, text, found.jwt_secret_file, &names, enabled);
     RealtimeAuth {
         jwt_secret: secret.map_or_else(|| Secret::from(""), |secret| secret.value),
         api_keys: found.api_keys.map(|keys| api_keys(reader, keys.value.0)).unwrap_or_default(),
-    }
-}
-
-fn secret_file(reader: &Reader<'_>, given: &At<String>) -> Option<At<Secret>> {
-    let path = path(reader, given, "jwt_secret_file");
-    match reader.read_file(&path) {
-        // Editors and `echo` end a file with a newline, which belongs to no secret.
-        Ok(text) => Some(At::new(Secret::from(text.trim_end_matches(['\n', '\r'])), given.place)),
-        Err(error) => {
-            reader.problem(given.place, format!("the file {:?} cannot be read: {error}", path.display().to_string()));
-            None
-        }
     }
 }
 
@@ -172,11 +135,7 @@ fn api_keys(reader: &Reader<'_>, found: Vec<At<file::ApiKey>>) -> Vec<ApiKey> {
                 .ok()
         });
         let Some(At { value: secret, place }) = found.secret else { continue };
-        let length = secret.0.expose().len();
-        if length < MIN_API_SECRET_BYTES {
-            let message = format!("the secret has {length} bytes; it must have at least {MIN_API_SECRET_BYTES}");
-            reader.problem(place, message);
-        }
+        long_enough(reader, &At::new(secret.0.clone(), place), "the secret", MIN_API_SECRET_BYTES);
         if let Some(first) = secrets.iter().find(|first| first.value == secret.0) {
             let line = reader.line(first.place);
             reader.problem(place, format!("the API key at line {line} has the same secret"));

@@ -13,6 +13,12 @@ pub struct Zone {
     pub key: Arc<str>,
     /// What is limited.
     pub kind: ZoneKind,
+    /// Requests beyond the rate that are let in, where a use does not say it; 0 in a connections zone, as the next two.
+    pub burst: u32,
+    /// Whether none of those is delayed.
+    pub nodelay: bool,
+    /// How many of those are not delayed (nginx delay=N).
+    pub delay: u32,
     /// The answer beyond the limit, from 400 to 599.
     pub status: u16,
     /// Whether is only counted what would be refused or delayed.
@@ -94,6 +100,20 @@ pub struct ZoneUse {
     pub dry_run: bool,
     /// The answer beyond the limit, from 400 to 599.
     pub status: u16,
+}
+
+impl Zone {
+    /// Its use where nothing more is said.
+    pub fn plain_use(&self) -> ZoneUse {
+        ZoneUse {
+            zone: self.name.clone(),
+            burst: self.burst,
+            nodelay: self.nodelay,
+            delay: self.delay,
+            dry_run: self.dry_run,
+            status: self.status,
+        }
+    }
 }
 
 /// The reconnect wave: new WebSockets, event streams and Socket.IO sessions of the process.

@@ -1,8 +1,7 @@
-use crate::check::{bytes, count, delay, path, period};
+use crate::check::{bytes, count, path, period};
 use crate::file;
 use crate::reader::{At, Reader, Span};
-use crate::text::suggest;
-use crate::{AccessLog, Drain, Fsync, Log, Realtime, Store, StoreKind};
+use crate::{Fsync, Realtime, Store, StoreKind};
 
 pub(super) fn store(reader: &Reader<'_>, found: Option<At<file::Store>>, realtime: Option<&Realtime>) -> Store {
     let default = Store::default();
@@ -63,42 +62,4 @@ fn fsync(reader: &Reader<'_>, found: Option<At<file::FsyncKind>>, interval: Opti
         reader.problem(place, "\"fsync_interval\" is only for fsync = \"interval\"");
     }
     fsync
-}
-
-pub(super) fn log(reader: &Reader<'_>, found: Option<At<file::Log>>) -> Log {
-    let default = Log::default();
-    let Some(At { value: found, .. }) = found else { return default };
-    Log {
-        level: found.level.map_or(default.level, |level| level.value),
-        format: found.format.map_or(default.format, |format| format.value),
-        access: found.access.map_or(default.access, |given| access(reader, &given)),
-        access_format: default.access_format,
-        queue_lines: default.queue_lines,
-    }
-}
-
-fn access(reader: &Reader<'_>, given: &At<String>) -> AccessLog {
-    match given.value.as_str() {
-        "off" => AccessLog::Off,
-        "stdout" => AccessLog::Stdout,
-        "stderr" => AccessLog::Stderr,
-        // A bare word is rather a slip of the pen than a file's name.
-        word if !word.contains(['/', '.']) => {
-            let hint = suggest(word, ["off", "stdout", "stderr"]);
-            let message = "must be \"stdout\", \"stderr\", \"off\" or a path such as \"/var/log/access.log\"";
-            reader.problem(given.place, format!("\"access\" {message}, not {word:?}{hint}"));
-            AccessLog::Off
-        }
-        file => AccessLog::File(reader.resolve(file)),
-    }
-}
-
-pub(super) fn drain(reader: &Reader<'_>, found: Option<At<file::Drain>>) -> Drain {
-    let default = Drain::default();
-    let Some(At { value: found, .. }) = found else { return default };
-    Drain {
-        timeout: delay(reader, found.timeout, "timeout", default.timeout),
-        reconnect_in: delay(reader, found.reconnect_in, "reconnect_in", default.reconnect_in),
-        ..default
-    }
 }

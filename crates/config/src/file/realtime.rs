@@ -1,0 +1,105 @@
+//! The realtime server and its store.
+
+use crate::reader::{Hidden, List, Origin, Size, Span, UrlPath};
+use crate::words::words;
+
+sections! {
+    /// The realtime server. Its paths win over routes.
+    Realtime {
+        /// Whether it is there; this section alone switches it on.
+        enabled: bool = true,
+        /// Names of the listeners that serve it; by default all.
+        listeners: List<String>,
+        /// Path of Socket.IO.
+        path: UrlPath = "/socket.io/",
+        /// Path under which event streams, publishing and tickets lie.
+        api_path: UrlPath = "/realtime",
+        /// How often the server pings a client.
+        ping_interval: Span = "25s",
+        /// How long it waits for the answer.
+        ping_timeout: Span = "20s",
+        /// How long a client may take to join its first namespace.
+        connect_timeout: Span = "45s",
+        /// How long an upgrade from polling to WebSocket may take.
+        upgrade_timeout: Span = "10s",
+        /// The largest message.
+        max_payload: Size = "1MB",
+        /// The most connections of this process.
+        max_connections: u64 = 10000,
+        /// How long a cut connection can be recovered, with the messages that it missed.
+        recovery_window: Span = "2m",
+        /// The most memory for missed messages, per tenant and namespace.
+        recovery_bytes: Size = "64MiB",
+        /// The most that waits for one slow connection.
+        outbox_bytes: Size = "4MiB",
+        /// The most rooms of one connection.
+        rooms_per_connection: u64 = 100,
+        /// Origins of web pages that may connect from elsewhere, such as "https://example.org"; "*" for all.
+        cors_origins: List<Origin> = [],
+        /// How often an idle event stream gets a comment, so that proxies keep it open.
+        sse_heartbeat: Span = "30s",
+        /// Messages per second of one user; 0 is no limit.
+        messages_per_second: u64 = 100,
+        /// Messages at once of one user.
+        message_burst: u64 = 200,
+        /// Who is let in.
+        auth: Auth,
+    }
+
+    /// Who is let in to the realtime server.
+    Auth {
+        /// The secret of HS256 tokens, at least 32 bytes.
+        jwt_secret: Hidden,
+        /// A file with that secret.
+        jwt_secret_file: String,
+        /// The keys of backends that publish: [[realtime.auth.api_keys]].
+        api_keys: List<ApiKey>,
+    }
+
+    /// The key of a backend that publishes.
+    ApiKey {
+        /// Its name in logs.
+        id: String,
+        /// The secret, at least 16 bytes.
+        secret: Hidden,
+        /// The only tenant that it publishes to; by default each request names one.
+        tenant: String,
+    }
+
+    /// Where persistent messages are kept, and how many.
+    Store {
+        /// "embedded" (on disk) or "memory"; by default "embedded" if there is a path.
+        kind: StoreKind,
+        /// The directory of the embedded store.
+        path: String,
+        /// When the embedded store is flushed to the disk: "always" before a message is acknowledged, at an "interval", or "never" by itself.
+        fsync: FsyncKind = "always",
+        /// The interval for fsync = "interval".
+        fsync_interval: Span = "1s",
+        /// How long a message is kept.
+        ttl: Span = "1h",
+        /// How many messages of one room are kept.
+        max_messages_per_room: u64 = 1000,
+        /// The most that waits for the disk.
+        queue_bytes: Size = "64MiB",
+    }
+}
+
+words! {
+    /// Where persistent messages are kept.
+    pub(crate) StoreKind {
+        /// On disk.
+        Embedded = "embedded",
+        /// Until the process ends.
+        Memory = "memory",
+    }
+    /// When the store is flushed.
+    pub(crate) FsyncKind {
+        /// Before a message is acknowledged.
+        Always = "always",
+        /// Every so often.
+        Interval = "interval",
+        /// When the system likes.
+        Never = "never",
+    }
+}
