@@ -154,6 +154,8 @@ catalogue! {
         "Requests refused as malformed or ambiguous";
     log_lines_dropped: Counter = "tidegate_log_lines_dropped_total", "lines",
         "Lines of the access log that were lost because a target could not keep up or could not be written";
+    trace_spans: Family<SpanLabels, Counter> = "tidegate_trace_spans_total", "spans",
+        "Spans of sampled requests, by what became of them";
     tunnels_open: Family<RouteLabels, Gauge> = "tidegate_tunnels_open", "tunnels",
         "WebSocket tunnels open";
     tunnels: Family<RouteLabels, Counter> = "tidegate_tunnels_total", "tunnels",

@@ -166,6 +166,18 @@ label_enum!(
 );
 
 label_enum!(
+    /// What became of a span of a trace.
+    SpanOutcome {
+        /// The collector took it.
+        Exported = "exported",
+        /// Too many waited to be sent.
+        Dropped = "dropped",
+        /// The collector did not take it.
+        Failed = "failed",
+    }
+);
+
+label_enum!(
     /// Why a connection to a server failed.
     ConnectError {
         /// Nobody listens.
@@ -480,6 +492,11 @@ labels! {
         /// Why.
         reason "reason": &'static str,
     }
+    /// `{outcome}` of a span.
+    SpanLabels {
+        /// What became of it.
+        outcome "outcome": SpanOutcome,
+    }
     /// `{version}`
     BuildLabels {
         /// The version.
@@ -504,7 +521,15 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         ("event", format!("{}.", of!(EventLabel))),
         ("kind", of!(ConnectError)),
         ("operation", format!("The Redis command, or for the history store {}.", of!(StoreOperation))),
-        ("outcome", format!("Of a request to an upstream: {}. Of a recovery: {}.", of!(Outcome), of!(Recovery))),
+        (
+            "outcome",
+            format!(
+                "Of a request to an upstream: {}. Of a recovery: {}. Of a span: {}.",
+                of!(Outcome),
+                of!(Recovery),
+                of!(SpanOutcome)
+            ),
+        ),
         (
             "reason",
             format!(

@@ -132,6 +132,11 @@ impl Metrics {
         self.errors.get_or_create(&labels).inc();
     }
 
+    /// The spans of traces that ended so. Looks the series up: once per batch, or when one is lost.
+    pub fn trace_spans(&self, outcome: SpanOutcome) -> Counter {
+        self.trace_spans.get_or_create_owned(&SpanLabels { outcome })
+    }
+
     /// Stores what the process uses.
     pub fn set_process(&self, stats: ProcessStats) {
         // A counter has no setter; the kernel's figure is monotonic, so storing it keeps the counter's promise.

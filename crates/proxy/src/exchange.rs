@@ -8,6 +8,8 @@ use tidegate_types::{CloseReason, ErrorCode};
 
 use tidegate_metrics::RouteMetrics;
 
+use crate::Trace;
+
 /// What the gateway knows about one request beside the request itself.
 pub struct Exchange {
     /// Sent on as `X-Request-Id`, both ways, and part of error bodies; visible ASCII.
@@ -24,6 +26,8 @@ pub struct Exchange {
     pub hash_key: Option<Box<str>>,
     /// Where the client connected to, for upstreams that are told in a PROXY header; without it they are told nothing.
     pub local: Option<SocketAddr>,
+    /// The trace that it is part of.
+    pub trace: Option<Rc<Trace>>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -37,7 +41,7 @@ impl Exchange {
         route: Arc<RouteMetrics>,
         on_end: OnEnd,
     ) -> Self {
-        Self { request_id, client, scheme, route, listener: None, hash_key: None, local: None, on_end }
+        Self { request_id, client, scheme, route, listener: None, hash_key: None, local: None, trace: None, on_end }
     }
 }
 

@@ -14,7 +14,7 @@ use tidegate_types::{CloseReason, ErrorCode};
 
 use crate::clock::Ticks;
 use crate::server::Busy;
-use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
+use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd, Trace};
 
 /// How far the request body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub(crate) struct Flow {
     /// The port that the client connected from, and where to; for those who tell the upstream in a PROXY header.
     client_port: u16,
     local: Option<Box<SocketAddr>>,
+    pub(crate) trace: Option<Rc<Trace>>,
     /// When the current try began, since `started`: the first one at once, which saves a look at the clock.
     attempt: Cell<Duration>,
     connect: Cell<Option<Duration>>,
@@ -76,9 +77,13 @@ impl fmt::Debug for Flow {
 impl Flow {
     /// A try with a server begins.
     pub(crate) fn set_server(&self, server: Busy) {
+        let address = self.trace.is_some().then(|| server.address.clone());
         if self.server.replace(Some(server)).is_some() {
             self.attempt.set(self.started.elapsed());
             self.connect.set(None);
+        }
+        if let (Some(trace), Some(address)) = (&self.trace, address) {
+            trace.attempt(&address, self.attempt.get());
         }
     }
 
@@ -191,6 +196,7 @@ impl Ending {
             new_cookie: Cell::new(false),
             client_port: exchange.client.port(),
             local: exchange.local.map(Box::new),
+            trace: exchange.trace,
             attempt: Cell::new(Duration::ZERO),
             connect: Cell::new(None),
             upstream_status: Cell::new(None),

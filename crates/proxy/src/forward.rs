@@ -77,10 +77,13 @@ impl Forwarder {
     /// soon as the connection that the request came on hands its stream over.
     pub async fn forward(
         self: &Rc<Self>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         upstream: &Arc<Upstream>,
         exchange: Exchange,
     ) -> Response<Body> {
+        if let Some(trace) = &exchange.trace {
+            trace.strip(request.headers_mut());
+        }
         if websocket::is_wanted(&request) {
             // Boxed, so that the memory of a plain connection does not hold a place for it.
             return Box::pin(websocket::connect(self, request, upstream, exchange)).await;

@@ -27,6 +27,7 @@ use crate::api::Api;
 use crate::extras::Source;
 use crate::plan::{Part, Plan};
 use crate::reload::{Plans, Reloaded, Watched};
+use crate::trace::Exporter;
 use crate::{StartError, exit};
 
 /// Admin connections at a time; scrapers and probes need few.
@@ -64,6 +65,8 @@ pub(crate) struct Control {
     pub admin: Arc<Admin>,
     pub api: Arc<Api>,
     pub log: Arc<AccessLog>,
+    /// Set if requests are traced.
+    pub exporter: Option<Exporter>,
     pub plans: Plans,
     pub source: Option<Source>,
     pub node: Option<Arc<Node>>,
@@ -148,6 +151,11 @@ impl Control {
             }
         }
         spawn_local(follow_names(self.plans.subscribe()));
+        let exporting = self.exporter.take().map(|exporter| {
+            let mut phase = self.phase.subscribe();
+            // The sender's loss means the same as closing.
+            spawn_local(exporter.run(async move { _ = phase.wait_for(|phase| *phase == Phase::Closing).await }))
+        });
         if self.serve(&mut signals).await == End::Drain {
             let log = self.log.clone();
             let second = tokio::select! {
@@ -161,6 +169,10 @@ impl Control {
         }
         self.admin.set_ready(false);
         self.phase.send_replace(Phase::Closing);
+        if let Some(exporting) = exporting {
+            // Ends when the last worker has, and everything has been sent.
+            let _ = exporting.await;
+        }
     }
 
     /// Until the end is wanted.

@@ -1,5 +1,6 @@
 //! Which part of the gateway answers a request, and the line it leaves in the access log.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use http::header::{CONNECTION, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tidegate_metrics::StatusClass;
-use tidegate_proxy::{Exchange, ExchangeKind, ExchangeSummary, Upstream, check_framing, error_response};
+use tidegate_proxy::{Exchange, ExchangeKind, ExchangeSummary, Trace, Upstream, check_framing, error_response};
 use tidegate_realtime::Shard;
 use tidegate_types::ErrorCode;
 
@@ -35,6 +36,9 @@ pub(crate) struct Line {
     uri: Uri,
     headers: Option<Box<HeaderMap>>,
     pub route: Option<Arc<str>>,
+    trace: Option<Rc<Trace>>,
+    /// The span has been given away: a session may have several lines.
+    traced: Cell<bool>,
 }
 
 impl Line {
@@ -50,8 +54,16 @@ impl Line {
             uri: request.uri().clone(),
             headers: log.as_ref().and_then(|log| log.keep(request.headers())),
             route: route.map(|route| route.name.clone()),
+            trace: None,
+            traced: Cell::new(false),
         }
         .compact_if(request.headers().contains_key(UPGRADE))
+    }
+
+    /// Begins the request's trace, if requests are traced.
+    pub fn traced(mut self, worker: &Worker, request: &Request<Incoming>) -> Self {
+        self.trace = worker.tracer.as_ref().map(|tracer| tracer.begin(request.headers()));
+        self
     }
 
     /// What is shared with the request keeps the buffer alive that its head was read into. A tunnel or session lives
@@ -69,7 +81,7 @@ impl Line {
         Entry {
             kind,
             request_id,
-            trace_id: "",
+            trace_id: self.trace.as_ref().map(|trace| trace.id()).unwrap_or_default(),
             client: self.client,
             peer: self.client,
             listener: &self.listener,
@@ -102,9 +114,15 @@ impl Line {
         }
     }
 
-    /// Gives the line away.
+    /// Gives the line away, and with that of the end the span.
     pub fn write(&self, worker: &Worker, entry: &Entry<'_>) {
         worker.lines.write(self.log.as_deref(), entry);
+        if let (Some(tracer), Some(trace)) = (&worker.tracer, &self.trace)
+            && entry.kind != "open"
+            && !self.traced.replace(true)
+        {
+            tracer.end(trace, entry);
+        }
     }
 }
 
@@ -203,13 +221,14 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
     if route.drained {
         return Way::Refused(ErrorCode::Unavailable, "This route is being drained");
     }
-    let line = Rc::new(Line::of(request, held.slot.client, site, Some(route)));
+    let line = Rc::new(Line::of(request, held.slot.client, site, Some(route)).traced(worker, request));
     let request_id = worker.ids.of(request.headers());
     let opening = route.log.as_ref().is_some_and(|log| log.tells_openings()).then(|| Opening {
         line: line.clone(),
         request_id: request_id.clone(),
         started: Instant::now(),
     });
+    let trace = line.trace.clone();
     let counted = route.metrics.clone();
     let (at_end, place) = (worker.clone(), held.clone());
     let on_end = Box::new(move |summary: ExchangeSummary| {
@@ -224,8 +243,8 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
         }
         log(&at_end, &line, &summary);
     });
-    let request_id = worker.ids.of(request.headers());
     let mut exchange = Exchange::new(request_id, held.slot.client, "http", route.metrics.clone(), on_end);
+    exchange.trace = trace;
     exchange.listener = Some(site.name.clone());
     Way::Upstream(route.upstream.clone(), exchange, opening)
 }
@@ -239,6 +258,8 @@ fn log(worker: &Worker, line: &Line, summary: &ExchangeSummary) {
         upstream: summary.upstream.as_deref(),
         retries: summary.retries,
         events: summary.sse_events,
+        messages_in: summary.messages_in,
+        messages_out: summary.messages_out,
         reason: Some(summary.reason.as_str()),
         error: summary.error.map(ErrorCode::as_str),
         upstream_status: summary.upstream_status,
@@ -262,7 +283,7 @@ fn here(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    let line = Line::of(request, held.slot.client, site, None);
+    let line = Line::of(request, held.slot.client, site, None).traced(worker, request);
     let status = response.status().as_u16();
     let bytes_out = response.body().len() as u64;
     line.write(worker, &Entry { bytes_out, duration: start.elapsed(), ..line.entry(&id, "http", status) });
@@ -279,7 +300,7 @@ fn refuse(
     message: &'static str,
 ) -> Response<Body> {
     let id = worker.ids.of(request.headers());
-    let line = Line::of(request, held.slot.client, site, None);
+    let line = Line::of(request, held.slot.client, site, None).traced(worker, request);
     let response = error_response(code, message, &id);
     let bytes_out = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
     let error = Some(code.as_str());
@@ -302,6 +323,8 @@ pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, site: &Site, st
         uri: Uri::default(),
         headers: None,
         route: None,
+        trace: None,
+        traced: Cell::new(false),
     };
     let id = worker.ids.make();
     let error = Some(ErrorCode::BadRequest.as_str());

@@ -34,6 +34,7 @@ mod server;
 mod slots;
 mod status;
 mod timestamp;
+mod trace;
 mod worker;
 
 pub use error::{StartError, exit};

@@ -183,7 +183,7 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let request_id = worker.ids.of(request.headers());
-    let mut line = Line::of(&request, held.slot.client, site, None);
+    let mut line = Line::of(&request, held.slot.client, site, None).traced(worker, &request);
     line.route = Some("realtime".into());
     let report = Rc::new(Report {
         worker: worker.clone(),

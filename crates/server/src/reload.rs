@@ -163,6 +163,8 @@ fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
         ("[realtime]", before.realtime != after.realtime),
         ("[store]", before.store != after.store),
         ("[log] level, format", (before.log.level, before.log.format) != (after.log.level, after.log.format)),
+        ("[log] queue_lines", before.log.queue_lines != after.log.queue_lines),
+        ("[trace]", before.trace != after.trace),
         ("[drain]", before.drain != after.drain),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()

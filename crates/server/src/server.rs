@@ -19,6 +19,7 @@ use crate::listen::listen;
 use crate::plan::Shared;
 use crate::reload::{Plans, Reloaded};
 use crate::status::Status;
+use crate::trace::Tracing;
 use crate::worker::{self, Start};
 use crate::{Extras, StartError, exit, process, realtime};
 
@@ -54,6 +55,13 @@ impl Server {
         };
 
         let node = realtime::open(config, workers, &metrics, &phase)?;
+        let (tracing, exporter) = match &config.trace {
+            Some(settings) => {
+                let (tracing, exporter) = Tracing::new(settings, &metrics)?;
+                (Some(tracing), Some(exporter))
+            }
+            None => (None, None),
+        };
         let status = Arc::new(Status::new(metrics.clone(), workers));
         let admin = Arc::new(Admin::new(metrics.clone(), node.clone(), status.clone()));
 
@@ -69,6 +77,7 @@ impl Server {
                 orders,
                 metrics: metrics.clone(),
                 status: status.clone(),
+                tracing: tracing.clone(),
                 phase: phase.clone(),
                 timeouts: extras.timeouts,
                 local: extras.local.clone(),
@@ -79,7 +88,7 @@ impl Server {
             };
             spawn_worker(start, log.lines(), ended.clone())?;
         }
-        drop((ended, busy));
+        drop((ended, busy, tracing));
         let (orders, received) = mpsc::channel(4);
         let gate = Gate::new(config.admin.as_ref().and_then(|admin| admin.token.clone()), admin_address);
         let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone(), live.clone()));
@@ -87,6 +96,7 @@ impl Server {
             admin: admin.clone(),
             api,
             log: log.clone(),
+            exporter,
             plans,
             source: extras.source,
             node: node.clone(),

@@ -30,6 +30,7 @@ use crate::plan::{Place, Plan, Site};
 use crate::request_id::RequestIds;
 use crate::slots::{ClientTimeouts, Held, Slots, TICK};
 use crate::status::Status;
+use crate::trace::{Tracer, Tracing};
 
 /// How long to wait before the next try when file descriptors have run out.
 const OUT_OF_FDS: Duration = Duration::from_millis(50);
@@ -80,6 +81,8 @@ pub(crate) struct Start {
     pub orders: mpsc::Receiver<Order>,
     pub metrics: Arc<Metrics>,
     pub status: Arc<Status>,
+    /// Set if requests are traced.
+    pub tracing: Option<Tracing>,
     pub phase: watch::Receiver<Phase>,
     pub timeouts: ClientTimeouts,
     pub local: Option<Local>,
@@ -98,6 +101,7 @@ pub(crate) struct Worker {
     pub metrics: Arc<Metrics>,
     pub status: Arc<Status>,
     pub lines: Lines,
+    pub tracer: Option<Tracer>,
     pub ids: RequestIds,
     pub shard: Option<Rc<Shard>>,
     pub local: Option<Local>,
@@ -123,8 +127,22 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start { shard, plan, sockets, orders, metrics, status, mut phase, timeouts, local, node, admin, busy, live } =
-        start;
+    let Start {
+        shard,
+        plan,
+        sockets,
+        orders,
+        metrics,
+        status,
+        tracing,
+        mut phase,
+        timeouts,
+        local,
+        node,
+        admin,
+        busy,
+        live,
+    } = start;
     let mut http = http1::Builder::new();
     // As in nginx, a client that closes its side has gone away: otherwise nobody would notice that an event stream has
     // lost its reader until the next write.
@@ -138,6 +156,7 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         metrics,
         status,
         lines,
+        tracer: tracing.map(|tracing| tracing.tracer()),
         ids: RequestIds::new(),
         local,
         admin,

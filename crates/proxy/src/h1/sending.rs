@@ -165,6 +165,9 @@ fn write_head(out: &mut Vec<u8>, request: &Prepared, flow: &Flow, chunked: bool)
         }
     }
     request.write_origin(out, flow);
+    if let Some(trace) = &flow.trace {
+        write_field(out, "traceparent", trace.header().as_bytes());
+    }
     if chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }

@@ -10,3 +10,4 @@ mod log;
 mod reload;
 mod serving;
 mod status;
+mod trace;
