@@ -201,6 +201,31 @@ fn a_full_disk_costs_lines_and_nothing_else() {
     assert_eq!(dropped.get(), 1_000);
 }
 
+#[test]
+fn a_pipe_that_nobody_reads_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let opening = path.clone();
+    let reader = std::thread::spawn(move || std::fs::File::open(opening).unwrap());
+    let dropped = Counter::default();
+    let log = AccessLog::start(200, dropped.clone()).unwrap();
+    let pipe = file(&log, &path);
+    let reader = reader.join().unwrap();
+    let lines = log.lines();
+    // The pipe takes 64 KiB, the writer holds a buffer of 32 KiB, and 200 lines wait: the rest of 2 MB goes.
+    let long = "x".repeat(2_000);
+    for _ in 0..1_000 {
+        lines.write(Some(&pipe), &Entry { path: &long, ..entry() });
+    }
+    lines.flush();
+    let lost = dropped.get();
+    assert!((500..1_000).contains(&lost), "{lost}");
+    drop(reader);
+    log.close_after(lines);
+    assert!(dropped.get() > lost, "what waited for the reader is lost with it, and counted");
+}
+
 impl AccessLog {
     fn close_after(&self, lines: Lines) {
         drop(lines);
