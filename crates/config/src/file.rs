@@ -49,6 +49,8 @@ macro_rules! sections {
                     "type": "object",
                     "properties": properties,
                     "additionalProperties": false,
+                    // As declared: related keys stand together in the reference.
+                    "x-order": <Self as crate::reader::Section>::KEYS,
                 })
             }
         }

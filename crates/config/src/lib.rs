@@ -13,6 +13,7 @@ mod file;
 mod model;
 mod problem;
 mod reader;
+mod summary;
 mod text;
 mod words;
 

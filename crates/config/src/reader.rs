@@ -58,6 +58,13 @@ pub(crate) struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// An error that quotes the text itself.
+    pub fn quoting(error: impl fmt::Display) -> Self {
+        Self { at: Some(0), message: error.to_string() }
+    }
+}
+
 impl From<String> for Fault {
     fn from(message: String) -> Self {
         Self { at: None, message }

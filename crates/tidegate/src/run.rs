@@ -34,7 +34,7 @@ pub fn check(args: &CheckArgs) -> Result<u8, Failure> {
     if args.print {
         print(&config.effective())?;
     } else {
-        print(&format!("{}: ok\n", args.config.display()))?;
+        print(&format!("{}: ok\n{}", args.config.display(), config.summary()))?;
     }
     Ok(exit::OK)
 }

@@ -99,6 +99,24 @@ fn check_reports_every_problem_at_once_with_its_place_and_exits_with_64() {
 }
 
 #[test]
+fn check_shows_what_will_be_served() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/gateway.toml");
+    let output = run(&["check", "--config", path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for line in [
+        "gateway.toml: ok\n",
+        "  listener  http            http://0.0.0.0:80, redirects to https at port 443\n",
+        "  listener  https           https://0.0.0.0:443\n",
+        "  route     status          local = /nginx_status -> stub_status\n",
+        "  route     admin           https admin.example.org / -> upstream admin\n",
+        "  upstream  chat            ip_hash: 127.0.0.1:3021, 127.0.0.1:3022, 127.0.0.1:3023\n",
+    ] {
+        assert!(shown.contains(line), "{line:?} is not in\n{shown}");
+    }
+}
+
+#[test]
 fn a_missing_config_and_a_wrong_command_line_exit_with_64() {
     let output = run(&["run", "--config", "/nonexistent/tidegate.toml"]);
     assert_eq!(output.status.code(), Some(64));

@@ -57,7 +57,7 @@ pub(super) fn cors(reader: &Reader<'_>, At { value: found, place }: At<file::Cor
     let lacks_origins = found.lacks("origins");
     let origins: Vec<At<OriginPattern>> = match found.origins {
         Some(list) => {
-            if list.value.0.is_empty() {
+            if list.value.1 == 0 {
                 reader.problem(list.place, "\"origins\" must name at least one, such as \"https://app.example.org\"");
             }
             list.value.0

@@ -19,8 +19,8 @@ pub(super) fn realtime(reader: &Reader<'_>, found: Option<At<file::Realtime>>, k
     let enabled = found.enabled.as_ref().is_none_or(|enabled| enabled.value);
     let auth = auth(reader, found.auth, place, enabled);
     let names = match found.listeners {
-        Some(At { value: List(names, _), place }) => {
-            if names.is_empty() {
+        Some(At { value: List(names, stood), place }) => {
+            if stood == 0 {
                 reader.problem(
                     place,
                     "\"listeners\" must name at least one; to switch realtime off, set enabled = false",

@@ -102,8 +102,9 @@ fn servers(
             Balance::RoundRobin | Balance::LeastConn | Balance::LeastTime => "",
         };
         if let (Some(At { value: true, place }), false) = (&server.backup, kind.is_empty()) {
-            let message =
-                format!("a \"backup\" server cannot be with balance = {kind:?}, which gives each client its server");
+            let message = format!(
+                "a \"backup\" server cannot be with balance = {kind:?}, as in nginx; take it out or choose another balance"
+            );
             reader.problem(*place, message);
         }
         let address = At::new(normal(&address.value.0), address.place);

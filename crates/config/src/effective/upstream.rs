@@ -61,15 +61,7 @@ impl File {
     }
 
     fn balance(&mut self, balance: &Balance) {
-        let word = match balance {
-            Balance::RoundRobin => "round_robin",
-            Balance::LeastConn => "least_conn",
-            Balance::IpHash => "ip_hash",
-            Balance::Hash { .. } => "hash",
-            Balance::Random => "random",
-            Balance::LeastTime => "least_time",
-        };
-        self.text("balance", word);
+        self.text("balance", crate::summary::word(balance));
         if let Balance::Hash { key, consistent, load_factor } = balance {
             self.text("hash_key", key);
             self.key("consistent", consistent);

@@ -141,10 +141,10 @@ fn log_look(text: &str) -> Result<Look, Fault> {
     Ok(Look { format, claims: template.reads_claims() })
 }
 
-fn network(text: &str) -> Result<Arc<str>, String> {
-    text.parse::<Cidr>().map(|network| network.to_string().into()).map_err(|error| format!("is no network: {error}"))
+fn network(text: &str) -> Result<Arc<str>, Fault> {
+    text.parse::<Cidr>().map(|network| network.to_string().into()).map_err(Fault::quoting)
 }
 
-fn access_rule(text: &str) -> Result<Arc<str>, String> {
-    text.parse::<AccessRule>().map(|rule| rule.to_string().into()).map_err(|error| format!("is no rule: {error}"))
+fn access_rule(text: &str) -> Result<Arc<str>, Fault> {
+    text.parse::<AccessRule>().map(|rule| rule.to_string().into()).map_err(Fault::quoting)
 }

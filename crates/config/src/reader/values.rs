@@ -136,8 +136,8 @@ macro_rules! schema_of {
     };
 }
 
-schema_of!(Span, "Duration", { "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$|\\$", "examples": ["30s", "250ms", "1h30m"] });
-schema_of!(Size, "Size", { "anyOf": [
+schema_of!(Span, "Duration", { "title": "duration", "type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$|\\$", "examples": ["30s", "250ms", "1h30m"] });
+schema_of!(Size, "Size", { "title": "size", "anyOf": [
     { "type": "integer", "minimum": 0 },
     { "type": "string", "pattern": "^[0-9]+ ?([kKMG]?B|[KMG]iB)?$|\\$" }
 ], "examples": ["1MB", "64KiB", 65536] });
@@ -155,7 +155,7 @@ impl Value for Hidden {
 }
 
 schema_of!(Hidden, "Secret", { "type": "string" });
-schema_of!(Percent, "Percent", { "anyOf": [
+schema_of!(Percent, "Percent", { "title": "percent", "anyOf": [
     { "type": "number", "minimum": 0, "maximum": 100 },
     { "type": "string", "pattern": "^[0-9]+(\\.[0-9]{1,4})?$|\\$" }
 ] });

@@ -1,6 +1,9 @@
 //! Each kind of problem, with its exact place and words.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod gateway;
+mod routing;
+
 use std::path::Path;
 
 use tidegate_config::{Config, Problems, Surroundings, load};
