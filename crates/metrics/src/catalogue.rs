@@ -152,6 +152,14 @@ catalogue! {
         "Time from a request's head to that of its response; of a tunnel (1xx), its handshake";
     bad_requests: Family<BadRequestLabels, Counter> = "tidegate_bad_requests_total", "requests",
         "Requests refused as malformed or ambiguous";
+    limited: Family<LimitedLabels, Counter> = "tidegate_limited_total", "requests",
+        "Requests that a zone refused or delayed, or would have in a dry run";
+    limit_keys: Family<ZoneLabels, Gauge> = "tidegate_limit_keys", "keys",
+        "Keys that a zone remembers";
+    connections_refused: Family<RefusedConnectionLabels, Counter> = "tidegate_connections_refused_total", "connections",
+        "Connections closed before their first request";
+    admission_refused: Counter = "tidegate_admission_refused_total", "streams",
+        "Openings of streams that were put off by the admission limit";
     log_lines_dropped: Counter = "tidegate_log_lines_dropped_total", "lines",
         "Lines of the access log that were lost because a target could not keep up or could not be written";
     trace_spans: Family<SpanLabels, Counter> = "tidegate_trace_spans_total", "spans",

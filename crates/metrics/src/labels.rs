@@ -330,6 +330,34 @@ impl EventLabel {
     }
 }
 
+label_enum!(
+    /// What a limit did to a request.
+    LimitOutcome {
+        /// It was refused.
+        Rejected = "rejected",
+        /// It was served later.
+        Delayed = "delayed",
+        /// It was served, though it would have been refused or delayed without `dry_run`.
+        DryRun = "dry_run",
+    }
+);
+
+label_enum!(
+    /// Why a connection was closed before its first request.
+    RefusedConnection {
+        /// The process had `max_connections` open.
+        Process = "max_connections",
+        /// The listener had.
+        Listener = "listener_max_connections",
+        /// It came from nobody whose PROXY header is taken.
+        Untrusted = "untrusted_proxy",
+        /// It did not begin with a valid PROXY header.
+        BadHeader = "bad_proxy_header",
+        /// The PROXY header did not come in time.
+        LateHeader = "late_proxy_header",
+    }
+);
+
 /// The label keys of a label set, for the catalogue.
 pub trait LabelKeys {
     /// The keys, in the order in which they are written.
@@ -497,6 +525,27 @@ labels! {
         /// What became of it.
         outcome "outcome": SpanOutcome,
     }
+    /// `{route,zone,outcome}`
+    LimitedLabels {
+        /// The route.
+        route "route": Name,
+        /// The zone.
+        zone "zone": Name,
+        /// What became of the request.
+        outcome "outcome": LimitOutcome,
+    }
+    /// `{zone}`
+    ZoneLabels {
+        /// The zone.
+        zone "zone": Name,
+    }
+    /// `{listener,reason}`
+    RefusedConnectionLabels {
+        /// The listener.
+        listener "listener": Name,
+        /// Why.
+        reason "reason": RefusedConnection,
+    }
     /// `{version}`
     BuildLabels {
         /// The version.
@@ -520,13 +569,15 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         ("change", format!("{}.", of!(StateChange))),
         ("event", format!("{}.", of!(EventLabel))),
         ("kind", of!(ConnectError)),
+        ("listener", "The listener's name in the config.".to_owned()),
         ("operation", format!("The Redis command, or for the history store {}.", of!(StoreOperation))),
         (
             "outcome",
             format!(
-                "Of a request to an upstream: {}. Of a recovery: {}. Of a span: {}.",
+                "Of a request to an upstream: {}. Of a recovery: {}. Of a limit: {}. Of a span: {}.",
                 of!(Outcome),
                 of!(Recovery),
+                of!(LimitOutcome),
                 of!(SpanOutcome)
             ),
         ),
@@ -534,9 +585,10 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
             "reason",
             format!(
                 "Of a refused credential: {}. Of a dropped message: {}. Of a disconnection: the close reason as in the logs. \
-                 Of a bad request: which rule it broke.",
+                 Of a bad request: which rule it broke. Of a refused connection: {}.",
                 of!(AuthFailure),
-                of!(DropReason)
+                of!(DropReason),
+                of!(RefusedConnection)
             ),
         ),
         ("route", "The route's name in the config, or `realtime`.".to_owned()),
@@ -547,5 +599,6 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         ("type", format!("Of a rate limit: {}. Of an error: what failed.", of!(RateLimit))),
         ("upstream", "The upstream's name in the config; `none` for a route without one.".to_owned()),
         ("version", "The version of Tidegate.".to_owned()),
+        ("zone", "The zone's name in the config.".to_owned()),
     ]
 }

@@ -14,6 +14,7 @@ mod catalogue;
 mod handles;
 mod histogram;
 mod labels;
+mod limits;
 mod text;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ pub use catalogue::{CATALOGUE, Entry, Metrics};
 pub use handles::{RouteMetrics, ServerMetrics, StateChanges, TenantMetrics, UpstreamMetrics};
 pub use histogram::{Buckets, Histogram, MillisBuckets, SecondsBuckets};
 pub use labels::*;
+pub use limits::LimitMetrics;
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;

@@ -25,6 +25,9 @@ pub enum BodyError {
     /// The client's body broke off or was malformed.
     #[error("the client's body could not be read: {0}")]
     Client(#[from] hyper::Error),
+    /// The client's body is longer than allowed.
+    #[error("the client's body is larger than allowed")]
+    TooLarge,
     /// The upstream's body broke off.
     #[error("the upstream's body could not be read: {0}")]
     Upstream(#[from] io::Error),
@@ -333,6 +336,10 @@ impl RequestBody {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(&mut *incoming).poll_frame(cx);
+        if frame.is_ready() && self.flow.upload.get() == Upload::WaitingForClient {
+            let silent = self.clock.now().saturating_sub(self.flow.moved.get());
+            self.flow.waited.set(self.flow.waited.get() + silent);
+        }
         if frame.is_ready() || self.flow.upload.get() != Upload::WaitingForClient {
             // Asking again while the client is silent moves nothing.
             self.flow.moved.set(self.clock.now());
@@ -348,7 +355,12 @@ impl RequestBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(data) = frame.data_ref() {
-                    self.flow.bytes_in.set(self.flow.bytes_in.get() + data.len() as u64);
+                    let bytes = self.flow.bytes_in.get() + data.len() as u64;
+                    self.flow.bytes_in.set(bytes);
+                    let most = self.flow.limits.most_bytes;
+                    if most > 0 && bytes > most {
+                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                    }
                 }
                 let done = frame.is_trailers() || incoming.is_end_stream();
                 self.flow.upload.set(if done { Upload::Done } else { Upload::WaitingForUpstream });

@@ -28,6 +28,10 @@ pub struct Exchange {
     pub local: Option<SocketAddr>,
     /// The trace that it is part of.
     pub trace: Option<Rc<Trace>>,
+    /// How long the request waits before anything is done with it (a limit that delays); `None` does not wait.
+    pub delay: Option<Duration>,
+    /// What is asked of the request's body.
+    pub body: BodyLimits,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -41,8 +45,31 @@ impl Exchange {
         route: Arc<RouteMetrics>,
         on_end: OnEnd,
     ) -> Self {
-        Self { request_id, client, scheme, route, listener: None, hash_key: None, local: None, trace: None, on_end }
+        Self {
+            request_id,
+            client,
+            scheme,
+            route,
+            listener: None,
+            hash_key: None,
+            local: None,
+            trace: None,
+            delay: None,
+            body: BodyLimits::default(),
+            on_end,
+        }
     }
+}
+
+/// What is asked of a request body that is forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// The most bytes; beyond, the exchange is broken off and answered with 413. 0 is no limit. A length that the head tells is
+    /// better refused by the caller, before anything is forwarded.
+    pub most_bytes: u64,
+    /// Bytes per second that must come, counted over the time in which the client was waited for, once that is 10 s; less is
+    /// answered with 408. 0 is no minimum.
+    pub least_rate: u64,
 }
 
 impl fmt::Debug for Exchange {

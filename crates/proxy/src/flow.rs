@@ -14,7 +14,10 @@ use tidegate_types::{CloseReason, ErrorCode};
 
 use crate::clock::Ticks;
 use crate::server::Busy;
-use crate::{Exchange, ExchangeKind, ExchangeSummary, OnEnd, Trace};
+use crate::{BodyLimits, Exchange, ExchangeKind, ExchangeSummary, OnEnd, Trace};
+
+/// A body's rate is looked at when its client was waited for so long, ms.
+const SLOW_START: Ticks = 10_000;
 
 /// How far the request body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,9 @@ pub(crate) struct Flow {
     pub(crate) upload: Cell<Upload>,
     /// When the request body last moved.
     pub(crate) moved: Cell<Ticks>,
+    /// How long the client was waited for before that, ms.
+    pub(crate) waited: Cell<Ticks>,
+    pub(crate) limits: BodyLimits,
 }
 
 impl fmt::Debug for Flow {
@@ -147,6 +153,13 @@ impl Flow {
         self.started.elapsed()
     }
 
+    /// Whether the client sends its body slower than it must. Time in which the upstream was the slow one does not count.
+    pub(crate) fn is_too_slow(&self, now: Ticks) -> bool {
+        let waited = self.waited.get() + now.saturating_sub(self.moved.get());
+        let wanted = self.limits.least_rate.saturating_mul(waited) / 1000;
+        waited >= SLOW_START && self.bytes_in.get() < wanted
+    }
+
     fn finish(&self) {
         let Some(on_end) = self.on_end.take() else { return };
         on_end(ExchangeSummary {
@@ -212,6 +225,8 @@ impl Ending {
             error: Cell::new(None),
             upload: Cell::new(Upload::Untouched),
             moved: Cell::new(0),
+            waited: Cell::new(0),
+            limits: exchange.body,
         }))
     }
 

@@ -27,6 +27,9 @@ use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websock
 /// How many further servers or connections a request may try.
 const MAX_RETRIES: u8 = 2;
 
+/// How often the rate of a request body is looked at, where one is asked for.
+const PACE: Duration = Duration::from_secs(1);
+
 /// What one read takes at most.
 const BUFFER: usize = 64 * 1024;
 
@@ -89,7 +92,9 @@ impl Forwarder {
             return Box::pin(websocket::connect(self, request, upstream, exchange)).await;
         }
         let (parts, body) = request.into_parts();
+        let delay = exchange.delay;
         let ending = Ending::begin(exchange);
+        wait(delay).await;
         let request = prepare_request(parts);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
         match self.exchange(request, body, upstream, ending.flow()).await {
@@ -204,7 +209,8 @@ impl Forwarder {
         // While the client's body is on its way, either side may be the silent one.
         let uploading = flow.upload.get() != Upload::Done;
         let first = if uploading { settings.read_timeout.min(settings.send_timeout) } else { settings.read_timeout };
-        alarm.set(first);
+        let paced = flow.limits.least_rate > 0 && uploading;
+        alarm.set(if paced { first.min(PACE) } else { first });
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = self.poll_head(connection, sending, method, cx) {
                 return Poll::Ready(result);
@@ -220,9 +226,13 @@ impl Forwarder {
                     Upload::Done | Upload::Untouched => (settings.read_timeout, Failure::Timeout),
                     Upload::WaitingForUpstream => (settings.send_timeout, Failure::Timeout),
                 };
+                let waiting = flow.upload.get() == Upload::WaitingForClient;
+                if paced && waiting && flow.is_too_slow(self.clock.now()) {
+                    return Poll::Ready(Err(Failure::ClientSlow));
+                }
                 let silent = Duration::from_millis(self.clock.now().saturating_sub(flow.moved.get()));
                 match patience.checked_sub(silent) {
-                    Some(left) if !left.is_zero() => alarm.set(left),
+                    Some(left) if !left.is_zero() => alarm.set(if paced { left.min(PACE) } else { left }),
                     Some(_) | None => return Poll::Ready(Err(failure)),
                 }
             }
@@ -240,9 +250,13 @@ impl Forwarder {
     ) -> Poll<Result<Head, Failure>> {
         if !sending.is_done()
             && let Some(stream) = connection.writer()
-            && let Poll::Ready(Err(SendingFailed::Client)) = sending.poll(cx, stream)
+            && let Poll::Ready(Err(failed)) = sending.poll(cx, stream)
         {
-            return Poll::Ready(Err(Failure::ClientBroken));
+            match failed {
+                SendingFailed::Client => return Poll::Ready(Err(Failure::ClientBroken)),
+                SendingFailed::TooLarge => return Poll::Ready(Err(Failure::TooLarge)),
+                SendingFailed::Upstream => {}
+            }
         }
         // An upstream that takes no more may have said why before.
         connection.poll_head(cx, &self.buffer, method)
@@ -271,6 +285,13 @@ impl Forwarder {
             Body::upstream(UpstreamBody::new(framing, lease, alarm, timeout, ending))
         };
         Response::from_parts(parts, body)
+    }
+}
+
+/// Waits if there is something to wait for. Boxed, so that the memory of a plain connection does not hold a place for a timer.
+pub(crate) async fn wait(delay: Option<Duration>) {
+    if let Some(delay) = delay {
+        Box::pin(tokio::time::sleep(delay)).await;
     }
 }
 
@@ -315,6 +336,10 @@ pub(crate) enum Failure {
     ClientSilent,
     /// The client's request body broke off or was malformed.
     ClientBroken,
+    /// The client sends its request body slower than it must.
+    ClientSlow,
+    /// The client's request body is longer than allowed.
+    TooLarge,
 }
 
 impl Failure {
@@ -324,7 +349,7 @@ impl Failure {
             Self::Reset => Outcome::Reset,
             Self::Invalid => Outcome::Invalid,
             Self::Timeout => Outcome::Timeout,
-            Self::ClientSilent | Self::ClientBroken => Outcome::Cancelled,
+            Self::ClientSilent | Self::ClientBroken | Self::ClientSlow | Self::TooLarge => Outcome::Cancelled,
         }
     }
 
@@ -347,6 +372,12 @@ impl Failure {
             }
             Self::ClientBroken => {
                 (ErrorCode::BadRequest, "The request body is malformed or incomplete", CloseReason::ProtocolError)
+            }
+            Self::ClientSlow => {
+                (ErrorCode::RequestTimeout, "The request body comes too slowly", CloseReason::IdleTimeout)
+            }
+            Self::TooLarge => {
+                (ErrorCode::PayloadTooLarge, "The request body is larger than allowed", CloseReason::MessageTooLarge)
             }
         }
     }

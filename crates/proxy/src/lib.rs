@@ -38,7 +38,7 @@ mod upstream;
 mod websocket;
 
 pub use body::{Body, BodyError};
-pub use exchange::{Exchange, ExchangeKind, ExchangeSummary, OnEnd};
+pub use exchange::{BodyLimits, Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 pub use forward::Forwarder;
 pub use framing::{Ambiguity, check_framing};
 pub use guard::Guarded;

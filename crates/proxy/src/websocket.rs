@@ -24,7 +24,7 @@ use crate::body::RequestBody;
 use crate::choice::Choice;
 use crate::clock::Species;
 use crate::flow::{Ending, Upload};
-use crate::forward::{Answered, Failure, answer_error, refuse, retry};
+use crate::forward::{Answered, Failure, answer_error, refuse, retry, wait};
 use crate::h1::{Connection, Head};
 use crate::headers::{Prepared, add_request_id, has_token, prepare_request, prepare_response};
 use crate::pool::Open;
@@ -105,7 +105,9 @@ pub(crate) async fn connect(
     };
     let client = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
+    let delay = exchange.delay;
     let ending = Ending::begin(exchange);
+    wait(delay).await;
     let mut request = prepare_request(parts);
     request.parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     request.parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -12,12 +12,16 @@ use http::header::{CONNECTION, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tidegate_metrics::StatusClass;
-use tidegate_proxy::{Exchange, ExchangeKind, ExchangeSummary, Trace, Upstream, check_framing, error_response};
+use tidegate_proxy::{
+    BodyLimits, Exchange, ExchangeKind, ExchangeSummary, RouteMetrics, Trace, Upstream, check_framing, error_response,
+};
 use tidegate_realtime::Shard;
 use tidegate_types::ErrorCode;
 
 use crate::access_log::{Entry, Log};
+use crate::admission::{Admitted, Asking, Gate, Refusal};
 use crate::body::Body;
+use crate::client::head_bytes;
 use crate::plan::{Route, Site};
 use crate::realtime;
 use crate::request_id::X_REQUEST_ID;
@@ -29,7 +33,7 @@ pub(crate) struct Line {
     /// Where the line goes; `None` is nowhere.
     log: Option<Arc<Log>>,
     listener: Arc<str>,
-    client: SocketAddr,
+    asking: Asking,
     version: Version,
     method: Method,
     host: Option<HeaderValue>,
@@ -42,12 +46,12 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub fn of(request: &Request<Incoming>, client: SocketAddr, site: &Site, route: Option<&Route>) -> Self {
+    pub fn of(request: &Request<Incoming>, asking: Asking, site: &Site, route: Option<&Route>) -> Self {
         let log = route.map_or(&site.log, |route| &route.log);
         Self {
             log: log.clone(),
             listener: site.name.clone(),
-            client,
+            asking,
             version: request.version(),
             method: request.method().clone(),
             host: request.headers().get(HOST).cloned(),
@@ -82,8 +86,8 @@ impl Line {
             kind,
             request_id,
             trace_id: self.trace.as_ref().map(|trace| trace.id()).unwrap_or_default(),
-            client: self.client,
-            peer: self.client,
+            client: self.asking.client,
+            peer: self.asking.peer,
             listener: &self.listener,
             scheme: "http",
             http_version: version(self.version),
@@ -159,9 +163,9 @@ impl Opening {
 /// Who answers.
 enum Way {
     Here(Response<Bytes>),
-    Refused(ErrorCode, &'static str),
+    Refused(Response<Body>),
     Upstream(Arc<Upstream>, Exchange, Option<Opening>),
-    Realtime(Rc<Shard>),
+    Realtime(Rc<Shard>, Admitted),
 }
 
 /// Answers one request of a client connection.
@@ -172,7 +176,8 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     held.busy();
-    let mut response = match choose(&worker, &held, &site, &request) {
+    let asking = site.threshold.asking(held.slot.client, request.headers());
+    let mut response = match choose(&worker, &held, &site, asking, &request) {
         Way::Upstream(upstream, exchange, opening) => {
             let response = worker.forwarder.forward(request, &upstream, exchange).await.map(Body::Proxy);
             if let Some(opening) = opening {
@@ -181,28 +186,56 @@ pub(crate) async fn handle(
             response
         }
         // Boxed, so that the memory of a plain connection does not hold a place for it.
-        Way::Realtime(shard) => {
-            Box::pin(realtime::serve(&worker, &held, &site, shard, request)).await.map(Body::Realtime)
+        Way::Realtime(shard, admitted) => {
+            Box::pin(realtime::serve(&worker, &held, &site, asking, admitted, shard, request)).await.map(Body::Realtime)
         }
-        Way::Here(response) => here(&worker, &held, &site, &request, response),
-        Way::Refused(code, message) => refuse(&worker, &held, &site, &request, code, message),
+        Way::Here(response) => here(&worker, &held, &site, asking, &request, response),
+        Way::Refused(response) => response,
     };
-    if worker.draining.get() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let last = worker.draining.get() || held.slot.requests() >= site.threshold.keepalive_requests;
+    if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }
 
-fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<Incoming>) -> Way {
+fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, asking: Asking, request: &Request<Incoming>) -> Way {
+    let turned = |refusal: &Refusal, route: Option<&Route>, counted: &RouteMetrics| {
+        counted.answered(refusal.status.as_u16());
+        Way::Refused(refuse(
+            worker,
+            held,
+            Line::of(request, asking, site, route).traced(worker, request),
+            request,
+            refusal,
+        ))
+    };
     if let Err(ambiguity) = check_framing(request) {
         worker.refused(ambiguity.as_str());
-        return Way::Refused(ErrorCode::BadRequest, ambiguity.message());
+        let refusal = Refusal::with(ErrorCode::BadRequest, ambiguity.message());
+        return turned(&refusal, None, &worker.unrouted);
     }
+    // hyper looks at its buffer's size only when a head is not complete yet, so that a longer one may have come at once.
+    if head_bytes(request) > site.threshold.max_header_bytes {
+        worker.refused("too_large");
+        let refusal = Refusal::with(ErrorCode::HeadTooLarge, "The request's head is larger than allowed");
+        return turned(&refusal, None, &worker.unrouted);
+    }
+    let admit = |gate: &Option<Arc<Gate>>| {
+        let admitted = gate.as_ref().map_or_else(|| Ok(Admitted::default()), |gate| gate.admit(asking, request))?;
+        match &site.threshold.wave {
+            Some(wave) => wave.admit(request).map(|()| admitted),
+            None => Ok(admitted),
+        }
+    };
     if site.realtime
         && let Some(shard) = &worker.shard
         && shard.serves(request.uri().path())
     {
-        return Way::Realtime(shard.clone());
+        return match admit(&site.realtime_gate) {
+            Ok(admitted) => Way::Realtime(shard.clone(), admitted),
+            Err(refusal) => turned(&refusal, None, &worker.realtime),
+        };
     }
     if let Some(local) = &worker.local
         && let Some(response) = local(request)
@@ -216,12 +249,22 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
     }
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let Some(route) = site.routes.find(host, request.uri().path()) else {
-        return Way::Refused(ErrorCode::NoRoute, "No route matches this host and path");
+        let refusal = Refusal::with(ErrorCode::NoRoute, "No route matches this host and path");
+        return turned(&refusal, None, &worker.unrouted);
     };
     if route.drained {
-        return Way::Refused(ErrorCode::Unavailable, "This route is being drained");
+        let refusal = Refusal::with(ErrorCode::Unavailable, "This route is being drained");
+        return turned(&refusal, Some(route), &route.metrics);
     }
-    let line = Rc::new(Line::of(request, held.slot.client, site, Some(route)).traced(worker, request));
+    let Admitted { delay, places } = match admit(&route.gate) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return turned(&refusal, Some(route), &route.metrics),
+    };
+    if route.max_body > 0 && http_body::Body::size_hint(request.body()).lower() > route.max_body {
+        let refusal = Refusal::with(ErrorCode::PayloadTooLarge, "The request body is larger than allowed");
+        return turned(&refusal, Some(route), &route.metrics);
+    }
+    let line = Rc::new(Line::of(request, asking, site, Some(route)).traced(worker, request));
     let request_id = worker.ids.of(request.headers());
     let opening = route.log.as_ref().is_some_and(|log| log.tells_openings()).then(|| Opening {
         line: line.clone(),
@@ -242,10 +285,13 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, request: &Request<I
             counted.duration_seconds(class).observe(summary.duration.as_secs_f64());
         }
         log(&at_end, &line, &summary);
+        drop(places);
     });
-    let mut exchange = Exchange::new(request_id, held.slot.client, "http", route.metrics.clone(), on_end);
+    let mut exchange = Exchange::new(request_id, asking.client, "http", route.metrics.clone(), on_end);
     exchange.trace = trace;
     exchange.listener = Some(site.name.clone());
+    exchange.delay = delay;
+    exchange.body = BodyLimits { most_bytes: route.max_body, least_rate: site.threshold.body_min_rate };
     Way::Upstream(route.upstream.clone(), exchange, opening)
 }
 
@@ -275,6 +321,7 @@ fn here(
     worker: &Worker,
     held: &Held,
     site: &Site,
+    asking: Asking,
     request: &Request<Incoming>,
     mut response: Response<Bytes>,
 ) -> Response<Body> {
@@ -283,7 +330,7 @@ fn here(
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    let line = Line::of(request, held.slot.client, site, None).traced(worker, request);
+    let line = Line::of(request, asking, site, None).traced(worker, request);
     let status = response.status().as_u16();
     let bytes_out = response.body().len() as u64;
     line.write(worker, &Entry { bytes_out, duration: start.elapsed(), ..line.entry(&id, "http", status) });
@@ -291,21 +338,14 @@ fn here(
     response.map(Body::Full)
 }
 
-fn refuse(
-    worker: &Worker,
-    held: &Held,
-    site: &Site,
-    request: &Request<Incoming>,
-    code: ErrorCode,
-    message: &'static str,
-) -> Response<Body> {
+fn refuse(worker: &Worker, held: &Held, line: Line, request: &Request<Incoming>, refusal: &Refusal) -> Response<Body> {
     let id = worker.ids.of(request.headers());
-    let line = Line::of(request, held.slot.client, site, None).traced(worker, request);
-    let response = error_response(code, message, &id);
+    let mut response = error_response(refusal.code, refusal.message, &id);
+    *response.status_mut() = refusal.status;
+    refusal.write_headers(response.headers_mut());
     let bytes_out = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-    let error = Some(code.as_str());
-    line.write(worker, &Entry { bytes_out, error, ..line.entry(&id, "http", code.status()) });
-    worker.unrouted.answered(code.status());
+    let error = Some(refusal.code.as_str());
+    line.write(worker, &Entry { bytes_out, error, ..line.entry(&id, "http", refusal.status.as_u16()) });
     held.idle();
     response.map(Body::Proxy)
 }
@@ -316,7 +356,7 @@ pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, site: &Site, st
     let line = Line {
         log: site.log.clone(),
         listener: site.name.clone(),
-        client,
+        asking: Asking { client, peer: client },
         version: Version::HTTP_11,
         method: Method::GET,
         host: None,

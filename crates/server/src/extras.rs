@@ -5,8 +5,6 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use tidegate_config::Config;
 
-use crate::ClientTimeouts;
-
 /// Answers a request from the process itself, or leaves it to the routes. Called on every worker, for every request, so
 /// it must be quick and never block.
 pub type Local = Arc<dyn Fn(&http::Request<Incoming>) -> Option<http::Response<Bytes>> + Send + Sync>;
@@ -33,8 +31,6 @@ pub struct Extras {
     pub signals: bool,
     /// Serves `/health`, `/stats` and `/metrics` on the public listeners too.
     pub admin_everywhere: bool,
-    /// How patient to be with clients between exchanges.
-    pub timeouts: ClientTimeouts,
     /// How long readiness fails before the listeners close, so that balancers notice.
     pub drain_delay: std::time::Duration,
 }

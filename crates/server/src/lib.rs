@@ -15,8 +15,10 @@
 
 mod access_log;
 mod admin;
+mod admission;
 mod api;
 mod body;
+mod client;
 mod control;
 mod dispatch;
 mod error;
@@ -36,10 +38,10 @@ mod status;
 mod timestamp;
 mod trace;
 mod worker;
+mod zones;
 
 pub use error::{StartError, exit};
 pub use extras::{Extras, Local, Source};
 pub use logging::start_logging;
 pub use reload::Reloaded;
 pub use server::{Running, Server};
-pub use slots::ClientTimeouts;

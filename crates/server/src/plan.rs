@@ -11,6 +11,8 @@ use tidegate_proxy::{LiveStreams, RouteMetrics, ServerSettings, Upstream, Upstre
 
 use crate::StartError;
 use crate::access_log::{AccessLog, Log};
+use crate::admission::{self, Gate, Limits};
+use crate::client::Threshold;
 
 /// Where a request of a route goes, and where it is counted.
 #[derive(Clone, Debug)]
@@ -22,6 +24,10 @@ pub(crate) struct Route {
     pub log: Option<Arc<Log>>,
     /// Taken out of use: new requests are refused.
     pub drained: bool,
+    /// What is asked of clients; `None` is nothing.
+    pub gate: Option<Arc<Gate>>,
+    /// The largest request body, bytes; 0 is no limit.
+    pub max_body: u64,
 }
 
 /// What one listener serves. Shared by all workers.
@@ -33,6 +39,9 @@ pub(crate) struct Site {
     pub log: Option<Arc<Log>>,
     pub routes: RouteTable<Route>,
     pub realtime: bool,
+    /// What is asked of clients of the realtime server; `None` is nothing.
+    pub realtime_gate: Option<Arc<Gate>>,
+    pub threshold: Threshold,
 }
 
 /// What makes a listener the same one after a reload: its address, and its name if the kernel chose the port.
@@ -74,6 +83,7 @@ pub(crate) struct Plan {
     pub upstreams: Vec<(Arc<str>, Arc<Upstream>)>,
     /// What is out of use, whatever the config says. Survives reloads.
     pub drained: Vec<Part>,
+    pub limits: Limits,
 }
 
 impl Plan {
@@ -99,10 +109,14 @@ impl Plan {
             (upstream.name.clone(), upstream_now)
         });
         let upstreams: Vec<_> = upstreams.collect();
-        let site = |listener| site(&config, listener, &upstreams, &drained, shared).map(Arc::new);
+        let limits = Limits::new(&config, before.map(|before| &before.limits), &shared.metrics)?;
+        let site = |listener| {
+            let threshold = Threshold::new(&config, listener, earlier(before, listener), &limits, &shared.metrics)?;
+            site(&config, listener, threshold, &upstreams, &limits, &drained, shared).map(Arc::new)
+        };
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
         let generation = before.map_or(1, |before| before.generation + 1);
-        Ok(Self { generation, config, sites, upstreams, drained })
+        Ok(Self { generation, config, sites, upstreams, drained, limits })
     }
 
     /// The listeners that are in use, with what they serve.
@@ -157,11 +171,20 @@ fn settings(upstream: &tidegate_config::Upstream) -> UpstreamSettings {
     }
 }
 
+/// What a listener grants by the plan before.
+fn earlier<'a>(before: Option<&'a Plan>, listener: &Listener) -> Option<&'a Threshold> {
+    let before = before?;
+    let index = before.config.listeners.iter().position(|known| Place::of(known) == Place::of(listener))?;
+    before.sites.get(index).map(|site| &site.threshold)
+}
+
 /// What a listener serves, according to the config.
 fn site(
     config: &Config,
     listener: &Listener,
+    threshold: Threshold,
     upstreams: &[(Arc<str>, Arc<Upstream>)],
+    limits: &Limits,
     drained: &[Part],
     shared: &Shared,
 ) -> Result<Site, StartError> {
@@ -182,7 +205,9 @@ fn site(
         let metrics = shared.metrics.route_to(&route.name, name);
         let log = shared.logs.of(&config.log, Some(route))?;
         let drained = drained.contains(&Part::Route(route.name.clone()));
-        let target = Route { name: route.name.clone(), upstream: upstream.clone(), metrics, log, drained };
+        let gate = admission::gate(Some(route), listener, limits, &shared.metrics)?;
+        let (upstream, max_body) = (upstream.clone(), route.max_body);
+        let target = Route { name: route.name.clone(), upstream, metrics, log, drained, gate, max_body };
         let fault = |error| StartError::Config(format!("route {:?}: {error}", route.name));
         if route.hosts.is_empty() {
             routes.insert(None, path, target).map_err(fault)?;
@@ -194,5 +219,6 @@ fn site(
     }
     let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
     let log = shared.logs.of(&config.log, None)?;
-    Ok(Site { name: listener.name.clone(), log, routes, realtime })
+    let realtime_gate = admission::gate(None, listener, limits, &shared.metrics)?;
+    Ok(Site { name: listener.name.clone(), log, routes, realtime, realtime_gate, threshold })
 }

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::StartError;
 use crate::access_log::Entry;
+use crate::admission::{Admitted, Asking, Places};
 use crate::dispatch::Line;
 use crate::plan::Site;
 use crate::request_id::X_REQUEST_ID;
@@ -123,6 +124,8 @@ struct Report {
     /// Keeps the client's connection counted as open while a stream is on it.
     held: RefCell<Option<Rc<Held>>>,
     told: Cell<bool>,
+    /// Held as long as the stream.
+    _places: Places,
 }
 
 impl Report {
@@ -179,11 +182,13 @@ pub(crate) async fn serve(
     worker: &Rc<Worker>,
     held: &Rc<Held>,
     site: &Site,
+    asking: Asking,
+    admitted: Admitted,
     shard: Rc<Shard>,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let request_id = worker.ids.of(request.headers());
-    let mut line = Line::of(&request, held.slot.client, site, None).traced(worker, &request);
+    let mut line = Line::of(&request, asking, site, None).traced(worker, &request);
     line.route = Some("realtime".into());
     let report = Rc::new(Report {
         worker: worker.clone(),
@@ -194,7 +199,11 @@ pub(crate) async fn serve(
         ttfb: Cell::new(None),
         held: RefCell::new(None),
         told: Cell::new(false),
+        _places: admitted.places,
     });
+    if let Some(delay) = admitted.delay {
+        tokio::time::sleep(delay).await;
+    }
     let at_end = report.clone();
     let client = Client {
         request_id: Box::from(&*request_id),

@@ -145,7 +145,8 @@ impl Plans {
             // One that is taken into use again is where it was, though the kernel chose the port.
             let address = known.map_or(listener.address, |known| known.address);
             let role = format!("listener {:?}", listener.name);
-            let (address, opened): (_, Vec<TcpListener>) = listen(address, usize::from(self.workers), &role)?;
+            let patience = plan.config.client.send_timeout;
+            let (address, opened): (_, Vec<TcpListener>) = listen(address, usize::from(self.workers), &role, patience)?;
             bound.push(Bound { place: place.clone(), address, open });
             for (mine, socket) in sockets.iter_mut().zip(opened) {
                 mine.push(Opened { place: place.clone(), socket });

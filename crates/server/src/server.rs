@@ -48,7 +48,7 @@ impl Server {
         let addresses = plans.addresses();
         let (admin_address, admin_socket) = match &config.admin {
             Some(at) => {
-                let (address, mut sockets) = listen(at.address, 1, "admin listener")?;
+                let (address, mut sockets) = listen(at.address, 1, "admin listener", config.client.send_timeout)?;
                 (Some(address), sockets.pop())
             }
             None => (None, None),
@@ -79,7 +79,6 @@ impl Server {
                 status: status.clone(),
                 tracing: tracing.clone(),
                 phase: phase.clone(),
-                timeouts: extras.timeouts,
                 local: extras.local.clone(),
                 node: node.clone(),
                 admin: extras.admin_everywhere.then(|| admin.clone()),

@@ -8,22 +8,16 @@ use std::time::Duration;
 use slab::Slab;
 use tidegate_metrics::Gauge;
 
+use crate::client::Occupied;
 use crate::status::Counts;
 
 /// How patient to be with clients between exchanges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientTimeouts {
+pub(crate) struct ClientTimeouts {
     /// From accepting a connection to the end of its first request's head.
     pub header: Duration,
     /// From the end of a response to the end of the next request's head.
     pub keepalive: Duration,
-}
-
-impl Default for ClientTimeouts {
-    /// Those of nginx: 60 s and 75 s.
-    fn default() -> Self {
-        Self { header: Duration::from_secs(60), keepalive: Duration::from_secs(75) }
-    }
 }
 
 /// What a client connection is doing, as far as its timeout is concerned.
@@ -42,6 +36,7 @@ enum State {
 pub(crate) struct Slot {
     pub client: SocketAddr,
     state: Cell<State>,
+    requests: Cell<u32>,
     cut: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -76,6 +71,11 @@ impl Slot {
             waker.wake_by_ref();
         }
     }
+
+    /// How many requests have come on it, the current one included.
+    pub fn requests(&self) -> u64 {
+        u64::from(self.requests.get())
+    }
 }
 
 /// One worker's client connections, and their timeouts: one walk a second instead of a timer per connection.
@@ -83,8 +83,8 @@ impl Slot {
 pub(crate) struct Slots {
     slots: RefCell<Slab<Rc<Slot>>>,
     tick: Cell<u32>,
-    header_ticks: u32,
-    keepalive_ticks: u32,
+    header_ticks: Cell<u32>,
+    keepalive_ticks: Cell<u32>,
     open: Gauge,
     counts: Arc<Counts>,
 }
@@ -95,6 +95,7 @@ pub(crate) struct Held {
     slots: Rc<Slots>,
     key: usize,
     pub slot: Rc<Slot>,
+    _occupied: Occupied,
 }
 
 impl Held {
@@ -102,6 +103,7 @@ impl Held {
     pub fn busy(&self) {
         let counts = &self.slots.counts;
         counts.request();
+        self.slot.requests.set(self.slot.requests.get().saturating_add(1));
         match self.slot.state.replace(State::Busy) {
             State::First(_) => {
                 counts.reading(-1);
@@ -138,24 +140,32 @@ impl Drop for Held {
 pub(crate) const TICK: Duration = Duration::from_millis(250);
 
 impl Slots {
-    pub fn new(timeouts: ClientTimeouts, open: Gauge, counts: Arc<Counts>) -> Rc<Self> {
-        let ticks =
-            |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
+    /// None yet; [`Slots::set_timeouts`] before any comes.
+    pub fn new(open: Gauge, counts: Arc<Counts>) -> Rc<Self> {
         Rc::new(Self {
             slots: RefCell::default(),
             tick: Cell::new(0),
-            header_ticks: ticks(timeouts.header),
-            keepalive_ticks: ticks(timeouts.keepalive),
+            header_ticks: Cell::new(u32::MAX),
+            keepalive_ticks: Cell::new(u32::MAX),
             open,
             counts,
         })
     }
 
+    /// From now on, for connections that are open too.
+    pub fn set_timeouts(&self, timeouts: ClientTimeouts) {
+        let ticks =
+            |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1);
+        self.header_ticks.set(ticks(timeouts.header));
+        self.keepalive_ticks.set(ticks(timeouts.keepalive));
+    }
+
     /// A connection was accepted.
-    pub fn open(self: &Rc<Self>, client: SocketAddr) -> Held {
+    pub fn open(self: &Rc<Self>, client: SocketAddr, occupied: Occupied) -> Held {
         let slot = Rc::new(Slot {
             client,
             state: Cell::new(State::First(self.tick.get())),
+            requests: Cell::new(0),
             cut: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -163,7 +173,7 @@ impl Slots {
         self.open.inc();
         self.counts.opened();
         self.counts.reading(1);
-        Held { slots: self.clone(), key, slot }
+        Held { slots: self.clone(), key, slot, _occupied: occupied }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -174,13 +184,14 @@ impl Slots {
     pub fn tick(&self) {
         let now = self.tick.get().wrapping_add(1);
         self.tick.set(now);
-        if !now.is_multiple_of(4) && self.header_ticks >= 4 && self.keepalive_ticks >= 4 {
+        let (header_ticks, keepalive_ticks) = (self.header_ticks.get(), self.keepalive_ticks.get());
+        if !now.is_multiple_of(4) && header_ticks >= 4 && keepalive_ticks >= 4 {
             return;
         }
         for (_, slot) in self.slots.borrow().iter() {
             let late = match slot.state.get() {
-                State::First(since) => now.wrapping_sub(since) >= self.header_ticks,
-                State::Between(since) => now.wrapping_sub(since) >= self.keepalive_ticks,
+                State::First(since) => now.wrapping_sub(since) >= header_ticks,
+                State::Between(since) => now.wrapping_sub(since) >= keepalive_ticks,
                 State::Busy => false,
             };
             if late {

@@ -25,6 +25,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use crate::access_log::Lines;
 use crate::admin::Admin;
+use crate::client::Occupied;
 use crate::extras::Local;
 use crate::plan::{Place, Plan, Site};
 use crate::request_id::RequestIds;
@@ -36,8 +37,10 @@ use crate::trace::{Tracer, Tracing};
 const OUT_OF_FDS: Duration = Duration::from_millis(50);
 /// How long connections have to notice that everything closes.
 const CLOSING: Duration = Duration::from_millis(500);
-/// Larger heads are refused with 431.
-const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// hyper's least for the buffer of a head.
+const LEAST_HEAD_BYTES: usize = 8 * 1024;
+/// hyper's own bound on header lines, which it counts without allocating.
+const USUAL_HEADERS: usize = 100;
 
 /// A worker's socket of one listener.
 pub(crate) struct Opened {
@@ -84,7 +87,6 @@ pub(crate) struct Start {
     /// Set if requests are traced.
     pub tracing: Option<Tracing>,
     pub phase: watch::Receiver<Phase>,
-    pub timeouts: ClientTimeouts,
     pub local: Option<Local>,
     pub node: Option<Arc<Node>>,
     /// Set if the admin paths are served on the public listeners too.
@@ -112,7 +114,7 @@ pub(crate) struct Worker {
     /// Where requests to the realtime server are counted.
     pub realtime: Arc<RouteMetrics>,
     slots: Rc<Slots>,
-    http: http1::Builder,
+    http: RefCell<http1::Builder>,
     accepting: RefCell<Vec<Accepting>>,
 }
 
@@ -127,30 +129,12 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start {
-        shard,
-        plan,
-        sockets,
-        orders,
-        metrics,
-        status,
-        tracing,
-        mut phase,
-        timeouts,
-        local,
-        node,
-        admin,
-        busy,
-        live,
-    } = start;
-    let mut http = http1::Builder::new();
-    // As in nginx, a client that closes its side has gone away: otherwise nobody would notice that an event stream has
-    // lost its reader until the next write.
-    http.half_close(false).max_buf_size(MAX_HEAD_BYTES);
+    let Start { shard, plan, sockets, orders, metrics, status, tracing, mut phase, local, node, admin, busy, live } =
+        start;
     let worker = Rc::new(Worker {
         forwarder: Forwarder::new(phase.clone()),
         shard: crate::realtime::shard(node, shard),
-        slots: Slots::new(timeouts, metrics.http_connections_open.clone(), status.counts(shard.0)),
+        slots: Slots::new(metrics.http_connections_open.clone(), status.counts(shard.0)),
         unrouted: metrics.route("none"),
         realtime: metrics.route("realtime"),
         metrics,
@@ -161,7 +145,7 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         local,
         admin,
         draining: Cell::new(false),
-        http,
+        http: RefCell::new(http1::Builder::new()),
         accepting: RefCell::default(),
     });
     worker.forwarder.attend(live);
@@ -218,6 +202,9 @@ async fn follow(worker: Rc<Worker>, mut orders: mpsc::Receiver<Order>) {
 impl Worker {
     /// Serves by the plan: known listeners get its sites, new sockets are accepted from.
     fn take(self: &Rc<Self>, plan: &Plan, sockets: Vec<Opened>) -> io::Result<()> {
+        let client = &plan.config.client;
+        self.slots.set_timeouts(ClientTimeouts { header: client.header_timeout, keepalive: client.keepalive_timeout });
+        self.http.replace(http(client));
         let mut sockets = sockets.into_iter();
         for (listener, site) in plan.listeners() {
             let known = self
@@ -271,6 +258,17 @@ impl Worker {
     }
 }
 
+fn http(client: &tidegate_config::Client) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // As in nginx, a client that closes its side has gone away: otherwise nobody would notice that an event stream has
+    // lost its reader until the next write.
+    http.half_close(false).max_buf_size(client.max_header_bytes.max(LEAST_HEAD_BYTES));
+    if client.max_headers != USUAL_HEADERS {
+        http.max_headers(client.max_headers);
+    }
+    http
+}
+
 /// Accepts for ever; the worker ends it from outside, which costs the loop nothing.
 async fn accept(worker: Rc<Worker>, listener: Rc<TcpListener>, door: Rc<Door>) {
     let mut complained = false;
@@ -320,9 +318,33 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, door: Rc<Door>) {
+/// Whether a connection is served, and for whom.
+async fn enter(stream: TcpStream, peer: SocketAddr, door: &Door) -> Option<(TcpStream, SocketAddr, Occupied)> {
+    let threshold = &door.site().threshold;
+    let occupied = match threshold.occupy() {
+        Ok(occupied) => occupied,
+        Err(reason) => {
+            threshold.count_refused(reason);
+            Box::pin(threshold.turn_away(stream)).await;
+            return None;
+        }
+    };
+    if !threshold.proxy_protocol {
+        return Some((stream, peer, occupied));
+    }
+    match Box::pin(threshold.proxied(&stream, peer)).await {
+        Ok(client) => Some((stream, client, occupied)),
+        Err(reason) => {
+            reason.into_iter().for_each(|reason| threshold.count_refused(reason));
+            None
+        }
+    }
+}
+
+async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, door: Rc<Door>) {
     worker.metrics.http_connections.inc();
-    let held = Rc::new(worker.slots.open(client));
+    let Some((stream, client, occupied)) = enter(stream, peer, &door).await else { return };
+    let held = Rc::new(worker.slots.open(client, occupied));
     let slot = held.slot.clone();
     let serving = held.clone();
     let (service_worker, service_door) = (worker.clone(), door.clone());
@@ -331,7 +353,7 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, client: SocketAddr, d
     });
     // The guard sees the bytes themselves, which hyper's parser would quietly repair.
     let io = TokioIo::new(Guarded::new(Transport::from(stream)));
-    let mut conn = pin!(worker.http.serve_connection(io, service).with_upgrades());
+    let mut conn = pin!(worker.http.borrow().serve_connection(io, service).with_upgrades());
     let mut leaving = false;
     let result = std::future::poll_fn(|cx| {
         if slot.is_cut() {

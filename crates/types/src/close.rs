@@ -103,8 +103,12 @@ pub enum ErrorCode {
     NotFound,
     /// The method is not supported here (405).
     MethodNotAllowed,
+    /// The request did not come in time (408).
+    RequestTimeout,
     /// The body is larger than allowed (413).
     PayloadTooLarge,
+    /// The request's head is larger than allowed (431).
+    HeadTooLarge,
     /// Too many requests (429).
     RateLimited,
     /// The upstream broke off, answered garbage or refused the upgrade wrongly (502).
@@ -127,7 +131,9 @@ impl ErrorCode {
             Self::Forbidden => "FORBIDDEN",
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::RequestTimeout => "REQUEST_TIMEOUT",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+            Self::HeadTooLarge => "HEAD_TOO_LARGE",
             Self::RateLimited => "RATE_LIMITED",
             Self::BadGateway => "BAD_GATEWAY",
             Self::Unavailable => "UNAVAILABLE",
@@ -144,7 +150,9 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::NoRoute | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
             Self::PayloadTooLarge => 413,
+            Self::HeadTooLarge => 431,
             Self::RateLimited => 429,
             Self::Internal => 500,
             Self::BadGateway => 502,

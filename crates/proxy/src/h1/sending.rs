@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
 
 use super::connection::{Connection, poll_write};
-use crate::body::RequestBody;
+use crate::body::{BodyError, RequestBody};
 use crate::flow::Flow;
 use crate::headers::{Prepared, is_origin};
 
@@ -34,6 +34,8 @@ pub(crate) struct Sending {
 pub(crate) enum SendingFailed {
     /// The client's body broke off.
     Client,
+    /// The client's body is longer than allowed.
+    TooLarge,
     /// The upstream takes no more. It may have answered all the same.
     Upstream,
 }
@@ -88,6 +90,7 @@ impl Sending {
             }
             match ready!(self.body.poll(cx)) {
                 None => self.end(None),
+                Some(Err(BodyError::TooLarge)) => return Poll::Ready(Err(SendingFailed::TooLarge)),
                 Some(Err(_)) => return Poll::Ready(Err(SendingFailed::Client)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.push(data),

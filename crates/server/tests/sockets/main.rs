@@ -6,6 +6,7 @@ mod api;
 mod drain;
 mod harness;
 mod hostile;
+mod limits;
 mod log;
 mod reload;
 mod serving;

@@ -3,8 +3,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
-use tidegate_config::{AccessLog, PathMatch};
-use tidegate_server::{ClientTimeouts, Extras, Server, StartError};
+use tidegate_config::{AccessLog, Client, Config, PathMatch};
+use tidegate_server::{Extras, Server, StartError};
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local};
 
 use crate::harness::{GET_API, Gateway, config, realtime};
@@ -117,11 +117,11 @@ fn clients_that_send_no_head_or_never_come_back_are_closed() {
         let upstream = Upstream::ok("x").await;
         // One short timeout at a time: what must not run out in a test, on however slow a machine, does not run here.
         let (short, long) = (Duration::from_millis(500), Duration::from_secs(600));
-        let gateway = |timeouts| {
-            let extras = Extras { timeouts, ..Extras::default() };
-            Gateway::with(config(Some(upstream.address()), AccessLog::Off), extras)
+        let gateway = |header_timeout, keepalive_timeout| {
+            let client = Client { header_timeout, keepalive_timeout, ..Client::default() };
+            Gateway::start(Config { client, ..config(Some(upstream.address()), AccessLog::Off) })
         };
-        let impatient = gateway(ClientTimeouts { header: short, keepalive: long });
+        let impatient = gateway(short, long);
         let mut silent = impatient.client().await;
         let mut slow = impatient.client().await;
         slow.send("GET /api HTTP/1.1\r\nHo").await;
@@ -129,7 +129,7 @@ fn clients_that_send_no_head_or_never_come_back_are_closed() {
             assert!(client.is_closed().await);
         }
         impatient.until("tidegate_http_connections_open", 0).await;
-        let forgetful = gateway(ClientTimeouts { header: long, keepalive: short });
+        let forgetful = gateway(long, short);
         let mut idle = forgetful.client().await;
         assert_eq!(idle.request(GET_API).await.status(), 200);
         assert!(idle.is_closed().await);

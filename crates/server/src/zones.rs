@@ -1,0 +1,211 @@
+//! Zones: what the limits of a config know of its clients. All workers share them, and a reload that leaves a zone's settings as
+//! they are keeps what it knows.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Instant;
+
+use tidegate_balance::{ConnectionZone, Entrance, KeyHash, KeyHasher, Rate, RateUse, RateVerdict, RateZone};
+use tidegate_config::{Zone as Settings, ZoneKind};
+use tidegate_metrics::{Gauge, Metrics};
+use tidegate_rules::{Facts, Place as TemplatePlace, Template};
+
+use crate::StartError;
+
+/// A zone with more keys than this is kept in parts with a lock each, so that workers seldom wait for one another.
+const WHOLE: usize = 4096;
+const PARTS: usize = 16;
+
+/// Zones of one process hash keys alike, so that a zone may outlive its plan.
+static HASHER: LazyLock<KeyHasher> = LazyLock::new(|| {
+    // Seeded from the system's randomness.
+    let random = || u128::from(RandomState::new().hash_one(0u8));
+    KeyHasher::new(&(random() << 64 | random()).to_le_bytes())
+});
+
+/// What a zone tells apart.
+#[derive(Debug)]
+enum Key {
+    /// `{client_ip}`, hashed as its bytes.
+    ClientIp,
+    Template(Template),
+}
+
+#[derive(Debug)]
+enum Counts {
+    Rate(Parts<RateZone>),
+    Connections(Parts<ConnectionZone>, u32),
+}
+
+type Parts<T> = Box<[Mutex<T>]>;
+
+/// One zone.
+#[derive(Debug)]
+pub(crate) struct Zone {
+    name: Arc<str>,
+    /// What makes it the same zone after a reload.
+    same: (Arc<str>, ZoneKind, usize),
+    key: Key,
+    counts: Counts,
+    began: Instant,
+    keys: Gauge,
+}
+
+/// The zones of a config, after those of another one.
+pub(crate) fn zones(
+    settings: &[Settings],
+    before: &[Arc<Zone>],
+    metrics: &Metrics,
+) -> Result<Vec<Arc<Zone>>, StartError> {
+    let zone = |zone: &Settings| {
+        let same = (zone.key.clone(), zone.kind.clone(), zone.max_keys);
+        match before.iter().find(|known| known.name == zone.name && known.same == same) {
+            Some(known) => Ok(known.clone()),
+            None => Zone::new(zone, metrics).map(Arc::new),
+        }
+    };
+    settings.iter().map(zone).collect()
+}
+
+impl Zone {
+    fn new(settings: &Settings, metrics: &Metrics) -> Result<Self, StartError> {
+        let fault = |text: String| StartError::Config(format!("limit {:?}: {text}", settings.name));
+        let key = if &*settings.key == "{client_ip}" {
+            Key::ClientIp
+        } else {
+            let template = Template::parse(&settings.key, TemplatePlace::Request);
+            Key::Template(template.map_err(|error| fault(format!("key: {error}")))?)
+        };
+        let parts = if settings.max_keys > WHOLE { PARTS } else { 1 };
+        let most = settings.max_keys.div_ceil(parts);
+        let counts = match settings.kind {
+            ZoneKind::Rate(rate) => {
+                let rate = u32::try_from(rate.per_1000_seconds()).ok().and_then(Rate::thousandths);
+                let rate = rate.ok_or_else(|| fault("the rate is out of range".to_owned()))?;
+                Counts::Rate((0..parts).map(|_| Mutex::new(RateZone::new(rate, most))).collect())
+            }
+            ZoneKind::Connections(connections) => {
+                Counts::Connections((0..parts).map(|_| Mutex::new(ConnectionZone::new(most))).collect(), connections)
+            }
+        };
+        Ok(Self {
+            name: settings.name.clone(),
+            same: (settings.key.clone(), settings.kind.clone(), settings.max_keys),
+            key,
+            counts,
+            began: Instant::now(),
+            keys: metrics.zone_keys(&settings.name),
+        })
+    }
+
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    pub fn counts_connections(&self) -> bool {
+        matches!(self.counts, Counts::Connections(..))
+    }
+
+    /// What the request counts as here; `None` if its key is empty, so that it is not limited.
+    pub fn key<'a>(&self, client: SocketAddr, facts: &dyn Fn() -> Facts<'a>) -> Option<KeyHash> {
+        match &self.key {
+            Key::ClientIp => Some(match client.ip().to_canonical() {
+                IpAddr::V4(address) => HASHER.hash(&address.octets()),
+                IpAddr::V6(address) => HASHER.hash(&address.octets()),
+            }),
+            Key::Template(template) => {
+                let text = template.text(&facts());
+                (!text.is_empty()).then(|| HASHER.hash(&text))
+            }
+        }
+    }
+
+    /// See [`RateZone::ask`]; `None` for a zone of connections.
+    pub fn ask(&self, key: KeyHash, usage: RateUse) -> Option<RateVerdict> {
+        self.rate(key, |zone, now| zone.ask(key, usage, now))
+    }
+
+    /// See [`RateZone::take`]; `None` for a zone of connections.
+    pub fn take(&self, key: KeyHash, usage: RateUse) -> Option<RateVerdict> {
+        self.rate(key, |zone, now| zone.take(key, usage, now))
+    }
+
+    /// See [`RateZone::account`]; `None` for a zone of connections.
+    pub fn account(&self, key: KeyHash, usage: RateUse) -> Option<RateVerdict> {
+        self.rate(key, |zone, now| zone.account(key, usage, now))
+    }
+
+    fn rate(&self, key: KeyHash, act: impl FnOnce(&mut RateZone, u64) -> RateVerdict) -> Option<RateVerdict> {
+        let Counts::Rate(parts) = &self.counts else { return None };
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.part(parts, key, RateZone::len, |zone| act(zone, now))
+    }
+
+    /// One more that is open, until the place is dropped. `None`: there is no room, or the zone is one of rates.
+    pub fn enter(self: &Arc<Self>, key: KeyHash) -> Option<Place> {
+        let Counts::Connections(parts, most) = &self.counts else { return None };
+        let entrance = self.part(parts, key, ConnectionZone::len, |zone| zone.enter(key, *most));
+        (entrance == Some(Entrance::Entered)).then(|| Place { zone: self.clone(), key })
+    }
+
+    /// Whether one more would be let in.
+    pub fn has_room(&self, key: KeyHash) -> bool {
+        let Counts::Connections(parts, most) = &self.counts else { return true };
+        self.part(parts, key, ConnectionZone::len, |zone| zone.open(key) < *most).unwrap_or(true)
+    }
+
+    fn part<T, A>(
+        &self,
+        parts: &Parts<T>,
+        key: KeyHash,
+        len: impl Fn(&T) -> usize,
+        act: impl FnOnce(&mut T) -> A,
+    ) -> Option<A> {
+        let part = parts.get(key.spread() % parts.len().max(1))?;
+        // A panic elsewhere leaves counts behind that are as good as any.
+        let mut zone = part.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = len(&zone);
+        let answer = act(&mut zone);
+        let after = len(&zone);
+        drop(zone);
+        if before != after {
+            self.keys.inc_by(signed(after) - signed(before));
+        }
+        Some(answer)
+    }
+
+    fn len(&self) -> usize {
+        fn sum<T>(parts: &Parts<T>, len: impl Fn(&T) -> usize) -> usize {
+            parts.iter().map(|part| len(&part.lock().unwrap_or_else(PoisonError::into_inner))).sum()
+        }
+        match &self.counts {
+            Counts::Rate(parts) => sum(parts, RateZone::len),
+            Counts::Connections(parts, _) => sum(parts, ConnectionZone::len),
+        }
+    }
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        self.keys.dec_by(signed(self.len()));
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// One that is open in a zone of connections; counts until dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    zone: Arc<Zone>,
+    key: KeyHash,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Counts::Connections(parts, _) = &self.zone.counts else { return };
+        self.zone.part(parts, self.key, ConnectionZone::len, |zone| zone.leave(self.key));
+    }
+}

@@ -1,0 +1,6 @@
+//! Limits on live sockets: zones, connections, who the client is, heads and bodies.
+
+mod admission;
+mod bodies;
+mod clients;
+mod zones;
