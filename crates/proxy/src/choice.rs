@@ -9,7 +9,7 @@ use crate::sticky::Stuck;
 /// What a request says about the server that it wants.
 #[derive(Clone, Debug)]
 pub(crate) struct Choice {
-    key: Option<Box<str>>,
+    key: Option<Box<[u8]>>,
     pub(crate) stuck: Option<Stuck>,
 }
 
@@ -23,7 +23,7 @@ impl Choice {
 
     /// For hashes.
     pub(crate) fn key(&self) -> &[u8] {
-        self.key.as_deref().unwrap_or_default().as_bytes()
+        self.key.as_deref().unwrap_or_default()
     }
 
     /// For consistent hashing whatever the algorithm is.

@@ -23,7 +23,7 @@ pub struct Exchange {
     /// The listener's name, for the register of live streams.
     pub listener: Option<Arc<str>>,
     /// What the upstream hashes, if it balances by a key.
-    pub hash_key: Option<Box<str>>,
+    pub hash_key: Option<Box<[u8]>>,
     /// Where the client connected to, for upstreams that are told in a PROXY header; without it they are told nothing.
     pub local: Option<SocketAddr>,
     /// The trace that it is part of.

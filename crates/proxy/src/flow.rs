@@ -45,7 +45,7 @@ pub(crate) struct Flow {
     /// The server that has it, or had it last; counted there until the end.
     server: Cell<Option<Busy>>,
     /// The caller's, until the choice is made.
-    pub(crate) hash_key: Cell<Option<Box<str>>>,
+    pub(crate) hash_key: Cell<Option<Box<[u8]>>>,
     /// The client does not know yet which server it sticks to.
     pub(crate) new_cookie: Cell<bool>,
     /// The port that the client connected from, and where to; for those who tell the upstream in a PROXY header.

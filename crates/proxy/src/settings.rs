@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use tidegate_balance::{Algorithm, Duty};
+use tidegate_rules::Template;
 use tidegate_rules::proxy_protocol::ProxyVersion;
 
 use crate::Sticky;
@@ -38,6 +39,8 @@ pub struct UpstreamSettings {
     pub fail_timeout: Duration,
     /// How a server is chosen.
     pub balance: Algorithm,
+    /// What the algorithm hashes, if it does: whoever calls the forwarder renders it ([`crate::Exchange::hash_key`]).
+    pub hash_key: Option<Template>,
     /// What keeps a client at its server.
     pub sticky: Option<Sticky>,
     /// The header that servers get before the first byte of a connection, which then carries one client's exchange only.
@@ -70,6 +73,7 @@ impl Default for UpstreamSettings {
             max_fails: 1,
             fail_timeout: Duration::from_secs(10),
             balance: Algorithm::RoundRobin,
+            hash_key: None,
             sticky: None,
             proxy_protocol: None,
             dns_refresh: Duration::from_secs(30),

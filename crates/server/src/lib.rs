@@ -37,6 +37,7 @@ mod slots;
 mod status;
 mod timestamp;
 mod trace;
+mod upstreams;
 mod worker;
 mod zones;
 

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use tidegate_balance::RouteTable;
 use tidegate_config::{Action, Config, Listener, PathMatch};
 use tidegate_metrics::Metrics;
-use tidegate_proxy::{LiveStreams, RouteMetrics, ServerSettings, Upstream, UpstreamSettings};
+use tidegate_proxy::{LiveStreams, RouteMetrics, Upstream};
 
 use crate::StartError;
 use crate::access_log::{AccessLog, Log};
 use crate::admission::{self, Gate, Limits};
 use crate::client::Threshold;
+use crate::upstreams;
 
 /// Where a request of a route goes, and where it is counted.
 #[derive(Clone, Debug)]
@@ -99,7 +100,7 @@ impl Plan {
         shared: &Shared,
     ) -> Result<Self, StartError> {
         let upstreams = config.upstreams.iter().map(|upstream| {
-            let settings = settings(upstream);
+            let settings = upstreams::settings(upstream);
             let known = before.and_then(|before| before.upstream(&upstream.name));
             let upstream_now = match known {
                 Some(known) if *known.settings() == settings => known.clone(),
@@ -145,29 +146,6 @@ impl Plan {
     /// An upstream by its name.
     pub fn upstream(&self, name: &str) -> Option<&Arc<Upstream>> {
         self.upstreams.iter().find(|(known, _)| **known == *name).map(|(_, upstream)| upstream)
-    }
-}
-
-fn settings(upstream: &tidegate_config::Upstream) -> UpstreamSettings {
-    UpstreamSettings {
-        name: upstream.name.to_string(),
-        servers: upstream
-            .servers
-            .iter()
-            .map(|server| ServerSettings { weight: server.weight, ..ServerSettings::at(server.address.to_string()) })
-            .collect(),
-        connect_timeout: upstream.connect_timeout,
-        read_timeout: upstream.read_timeout,
-        send_timeout: upstream.send_timeout,
-        handshake_timeout: upstream.handshake_timeout,
-        stream_timeout: upstream.stream_timeout,
-        tunnel_idle_timeout: upstream.tunnel_idle_timeout,
-        keepalive_idle: upstream.keepalive,
-        keepalive_timeout: upstream.keepalive_timeout,
-        keepalive_requests: upstream.keepalive_requests,
-        max_fails: upstream.max_fails,
-        fail_timeout: upstream.fail_timeout,
-        ..UpstreamSettings::default()
     }
 }
 

@@ -125,7 +125,7 @@ async fn accept(
                     ended.changed.notify_waiters();
                 });
                 let mut exchange = Exchange::new("request-1".into(), client, "http", route, on_end);
-                exchange.hash_key = request.headers().get("x-hash-key").map(|key| key.to_str().unwrap().into());
+                exchange.hash_key = request.headers().get("x-hash-key").map(|key| key.as_bytes().into());
                 exchange.local = Some(local);
                 Ok::<_, Infallible>(forwarder.forward(request, &upstream, exchange).await)
             }
