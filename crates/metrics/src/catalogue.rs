@@ -6,7 +6,8 @@ use prometheus_client::registry::Registry;
 
 use crate::labels::*;
 use crate::{
-    Buckets, Counter, Family, FloatCounter, FloatGauge, Gauge, Histogram, MillisBuckets, SecondsBuckets, Tenants,
+    Buckets, ByteBuckets, Counter, Family, FloatCounter, FloatGauge, Gauge, Histogram, LifetimeBuckets, MillisBuckets,
+    SecondsBuckets, Tenants,
 };
 
 /// One metric, as the documentation shows it.
@@ -178,6 +179,23 @@ catalogue! {
         "Events carried by event streams";
     sse_bytes: Family<RouteLabels, Counter> = "tidegate_sse_bytes_total", "bytes",
         "Bytes carried by event streams";
+    sse_heartbeats: Family<RouteLabels, Counter> = "tidegate_sse_heartbeats_total", "comments",
+        "Heartbeats put into event streams whose upstream was silent";
+    stream_duration_seconds: Family<StreamKindLabels, Histogram<LifetimeBuckets>> =
+        "tidegate_stream_duration_seconds", "seconds",
+        "How long WebSocket tunnels and event streams lived, from the response's head to the end";
+    websocket_messages: Family<RouteDirectionLabels, Counter> = "tidegate_websocket_messages_total", "messages",
+        "Messages through tunnels of routes that inspect";
+    websocket_message_bytes: Family<RouteDirectionLabels, Histogram<ByteBuckets>> =
+        "tidegate_websocket_message_bytes", "bytes",
+        "Sizes of messages through tunnels of routes that inspect, as sent";
+    websocket_close_codes: Family<CloseCodeLabels, Counter> = "tidegate_websocket_close_codes_total", "tunnels",
+        "Tunnels closed, by the first close code; of routes that do not inspect, only those that the gateway closed";
+    websocket_ping_rtt_seconds: Family<RoutePeerLabels, Histogram<SecondsBuckets>> =
+        "tidegate_websocket_ping_rtt_seconds", "seconds",
+        "Time from a ping of the gateway to its pong";
+    websocket_limited: Family<StreamLimitLabels, Counter> = "tidegate_websocket_limited_total", "tunnels",
+        "Tunnels closed because the client went beyond a limit";
 
     // Upstreams.
     upstream_requests: Family<UpstreamRequestLabels, Counter> = "tidegate_upstream_requests_total", "attempts",

@@ -3,7 +3,8 @@ use std::sync::{Arc, OnceLock};
 use tidegate_types::CloseReason;
 
 use crate::labels::*;
-use crate::{Counter, Family, Gauge, Histogram, Metrics, MillisBuckets, SecondsBuckets};
+use crate::streams::{WebSocketFamilies, WebSocketMetrics};
+use crate::{Counter, Family, Gauge, Histogram, LifetimeBuckets, Metrics, MillisBuckets, SecondsBuckets};
 
 /// The counters of one route.
 #[derive(Debug)]
@@ -34,6 +35,12 @@ pub struct RouteMetrics {
     pub sse_events: Counter,
     /// Bytes of event streams to clients.
     pub sse_bytes: Counter,
+    /// Heartbeats put into event streams.
+    pub sse_heartbeats: Counter,
+    stream_seconds: [OnceLock<Histogram<LifetimeBuckets>>; StreamKind::COUNT],
+    stream_duration_seconds: Family<StreamKindLabels, Histogram<LifetimeBuckets>>,
+    websocket: OnceLock<Arc<WebSocketMetrics>>,
+    websocket_families: WebSocketFamilies,
 }
 
 impl RouteMetrics {
@@ -61,7 +68,25 @@ impl RouteMetrics {
             sse_streams: metrics.sse_streams.get_or_create_owned(&labels),
             sse_events: metrics.sse_events.get_or_create_owned(&labels),
             sse_bytes: metrics.sse_bytes.get_or_create_owned(&labels),
+            sse_heartbeats: metrics.sse_heartbeats.get_or_create_owned(&labels),
+            stream_seconds: std::array::from_fn(|_| OnceLock::new()),
+            stream_duration_seconds: metrics.stream_duration_seconds.clone(),
+            websocket: OnceLock::new(),
+            websocket_families: WebSocketFamilies::of(metrics),
         }
+    }
+
+    /// Seconds that streams of that kind lived, from the response's head to the end.
+    pub fn stream_seconds(&self, kind: StreamKind) -> &Histogram<LifetimeBuckets> {
+        at(&self.stream_seconds, kind as usize).get_or_init(|| {
+            let labels = StreamKindLabels { route: self.names.0.clone(), kind };
+            self.stream_duration_seconds.get_or_create_owned(&labels)
+        })
+    }
+
+    /// What happens inside the route's WebSockets.
+    pub fn websocket(&self) -> &Arc<WebSocketMetrics> {
+        self.websocket.get_or_init(|| WebSocketMetrics::new(&self.websocket_families, self.names.0.clone()))
     }
 
     /// The requests answered with a status of that class.
@@ -294,13 +319,13 @@ impl TenantMetrics {
 }
 
 /// One handle for each value of a label.
-fn each<E: Copy, T, const N: usize>(all: &[E], make: impl Fn(E) -> T) -> [T; N] {
+pub(crate) fn each<E: Copy, T, const N: usize>(all: &[E], make: impl Fn(E) -> T) -> [T; N] {
     #[expect(clippy::indexing_slicing, reason = "N is the length of `all`: both come from the same enum")]
     std::array::from_fn(|index| make(all[index]))
 }
 
 /// The handle of a label's value, by its place in the enum.
-fn at<T, const N: usize>(handles: &[T; N], index: usize) -> &T {
+pub(crate) fn at<T, const N: usize>(handles: &[T; N], index: usize) -> &T {
     #[expect(clippy::indexing_slicing, reason = "N is the enum's number of values, and index one of them")]
     &handles[index]
 }

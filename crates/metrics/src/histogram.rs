@@ -27,6 +27,22 @@ impl Buckets for SecondsBuckets {
         &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 }
 
+/// 64 bytes to 16 MiB.
+pub struct ByteBuckets;
+
+impl Buckets for ByteBuckets {
+    const BOUNDS: &'static [f64] =
+        &[64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+}
+
+/// A second to a day, in seconds.
+pub struct LifetimeBuckets;
+
+impl Buckets for LifetimeBuckets {
+    const BOUNDS: &'static [f64] =
+        &[1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 86_400.0];
+}
+
 /// A histogram that is observed without a lock, since every worker observes the same routes.
 pub struct Histogram<B> {
     inner: Arc<Inner>,

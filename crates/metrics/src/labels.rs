@@ -204,6 +204,54 @@ label_enum!(
 );
 
 label_enum!(
+    /// An end of a stream.
+    StreamPeer {
+        /// Whoever connected to the gateway.
+        Client = "client",
+        /// The server that the gateway connected to.
+        Upstream = "upstream",
+    }
+);
+
+label_enum!(
+    /// Who closed a WebSocket first.
+    CloseBy {
+        /// The client.
+        Client = "client",
+        /// The server.
+        Upstream = "upstream",
+        /// The gateway: a drain, an order, a limit, a timeout.
+        Gateway = "gateway",
+    }
+);
+
+label_enum!(
+    /// A limit inside a WebSocket.
+    StreamLimit {
+        /// One message was too large.
+        MessageSize = "message_size",
+        /// Messages per second of the connection.
+        Messages = "messages",
+        /// Bytes per second of the connection.
+        Bytes = "bytes",
+        /// Messages per second of all connections with the same key.
+        KeyMessages = "key_messages",
+        /// Bytes per second of all connections with the same key.
+        KeyBytes = "key_bytes",
+    }
+);
+
+label_enum!(
+    /// What kind of stream lived.
+    StreamKind {
+        /// A WebSocket.
+        WebSocket = "websocket",
+        /// An event stream.
+        Sse = "sse",
+    }
+);
+
+label_enum!(
     /// Why a message did not reach a connection.
     DropReason {
         /// The outbox was full, and the message volatile.
@@ -476,6 +524,36 @@ labels! {
         /// Which way.
         direction "direction": Direction,
     }
+    /// `{route,peer}`
+    RoutePeerLabels {
+        /// The route.
+        route "route": Name,
+        /// Which end.
+        peer "peer": StreamPeer,
+    }
+    /// `{route,code,by}`
+    CloseCodeLabels {
+        /// The route.
+        route "route": Name,
+        /// The close code, or a group of them.
+        code "code": &'static str,
+        /// Who closed.
+        by "by": CloseBy,
+    }
+    /// `{route,limit}`
+    StreamLimitLabels {
+        /// The route.
+        route "route": Name,
+        /// Which limit.
+        limit "limit": StreamLimit,
+    }
+    /// `{route,kind}` of a stream.
+    StreamKindLabels {
+        /// The route.
+        route "route": Name,
+        /// Which kind.
+        kind "kind": StreamKind,
+    }
     /// `{upstream}`
     UpstreamLabels {
         /// The upstream.
@@ -564,11 +642,13 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         };
     }
     vec![
-        ("code", "The stable error code, as in `system:error`.".to_owned()),
+        ("by", format!("Who closed first: {}.", of!(CloseBy))),
+        ("code", "Of an error: the stable code, as in `system:error`. Of a close: the WebSocket close code; 1005 is none, 1006 an end without a close frame, `3xxx` and `4xxx` those of applications.".to_owned()),
         ("direction", of!(Direction)),
         ("change", format!("{}.", of!(StateChange))),
         ("event", format!("{}.", of!(EventLabel))),
-        ("kind", of!(ConnectError)),
+        ("kind", format!("Of a failed connection: {}. Of a stream: {}.", of!(ConnectError), of!(StreamKind))),
+        ("limit", format!("{}.", of!(StreamLimit))),
         ("listener", "The listener's name in the config.".to_owned()),
         ("operation", format!("The Redis command, or for the history store {}.", of!(StoreOperation))),
         (
@@ -581,6 +661,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
                 of!(SpanOutcome)
             ),
         ),
+        ("peer", format!("Which end: {}.", of!(StreamPeer))),
         (
             "reason",
             format!(

@@ -15,6 +15,7 @@ mod handles;
 mod histogram;
 mod labels;
 mod limits;
+mod streams;
 mod text;
 
 use std::collections::HashMap;
@@ -22,12 +23,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use catalogue::{CATALOGUE, Entry, Metrics};
 pub use handles::{RouteMetrics, ServerMetrics, StateChanges, TenantMetrics, UpstreamMetrics};
-pub use histogram::{Buckets, Histogram, MillisBuckets, SecondsBuckets};
+pub use histogram::{Buckets, ByteBuckets, Histogram, LifetimeBuckets, MillisBuckets, SecondsBuckets};
 pub use labels::*;
 pub use limits::LimitMetrics;
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
+pub use streams::WebSocketMetrics;
 pub use text::markdown;
 
 use tidegate_types::TenantId;

@@ -195,14 +195,15 @@ impl UpstreamBody {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.poll_unless_drained(cx) {
+        match ready!(self.poll_step(cx)) {
             // Only event streams are asked to end early.
-            Poll::Ready(Step::Leave(_)) | Poll::Pending => Poll::Pending,
-            Poll::Ready(Step::Frame(frame)) => Poll::Ready(frame),
+            Step::Leave(_) => Poll::Pending,
+            Step::Frame(frame) => Poll::Ready(frame),
+            Step::Due => self.fail(BodyError::Idle, CloseReason::IdleTimeout, cx),
         }
     }
 
-    pub(crate) fn poll_unless_drained(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let Some(lease) = &mut self.lease else {
             return Poll::Ready(Step::Frame(self.failure.take().map(Err)));
         };
@@ -219,16 +220,32 @@ impl UpstreamBody {
                 Poll::Ready(Step::Frame(frame.map(Ok)))
             }
             Poll::Ready(Err(error)) => self.fail(error, CloseReason::UpstreamFailed, cx),
-            Poll::Pending => match self.alarm.poll(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Ring::Due) => self.fail(BodyError::Idle, CloseReason::IdleTimeout, cx),
-                Poll::Ready(Ring::Close) => self.fail(BodyError::Closing, CloseReason::ServerShutdown, cx),
-                Poll::Ready(Ring::Leave(why)) => Poll::Ready(Step::Leave(why)),
+            Poll::Pending => match ready!(self.alarm.poll(cx)) {
+                Ring::Due => Poll::Ready(Step::Due),
+                Ring::Leave(why) => Poll::Ready(Step::Leave(why)),
+                Ring::Close => self.fail(BodyError::Closing, CloseReason::ServerShutdown, cx),
             },
         }
     }
 
-    fn fail(&mut self, error: BodyError, reason: CloseReason, cx: &Context<'_>) -> Poll<Step> {
+    /// Whether it is time to end, whatever the upstream does.
+    pub(crate) fn asked_to_leave(&self) -> Option<Leave> {
+        self.alarm.asked()
+    }
+
+    /// The longest silence from now on, before something is due.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.timeout = patience;
+        self.alarm.set(patience);
+    }
+
+    /// When something is due next, unless the upstream sends something before.
+    pub(crate) fn set_alarm(&self, time: Duration) {
+        self.alarm.set(time);
+    }
+
+    /// Breaks off: the error comes at the next turn, when what came before it has been written.
+    pub(crate) fn fail<T>(&mut self, error: BodyError, reason: CloseReason, cx: &Context<'_>) -> Poll<T> {
         self.lease = None;
         self.ending.reason.set(reason);
         self.failure = Some(error);
@@ -307,6 +324,8 @@ pub(crate) enum Step {
     Frame(Option<Result<Frame<Bytes>, BodyError>>),
     /// The end is asked for.
     Leave(Leave),
+    /// The alarm has rung.
+    Due,
 }
 
 /// The client's body on its way to the upstream.

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -48,12 +49,14 @@ impl Slot {
 const NEVER: Ticks = Ticks::MAX;
 
 /// How long those have that are about to end when everything closes.
-const CLOSING: Ticks = 300;
+const CLOSING: Ticks = 200;
 
 /// A worker's clock.
 #[derive(Debug)]
 pub(crate) struct Clock {
     start: Instant,
+    /// From the process's first clock to this one, milliseconds.
+    offset: Ticks,
     tick: Duration,
     now: Cell<Ticks>,
     slots: RefCell<Slab<Slot>>,
@@ -72,8 +75,11 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn new(tick: Duration, spread: Duration) -> Rc<Self> {
         use std::hash::{BuildHasher, RandomState};
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        let start = Instant::now();
         Rc::new(Self {
-            start: Instant::now(),
+            start,
+            offset: millis(start.saturating_duration_since(*ORIGIN.get_or_init(|| start))),
             tick: tick.max(Duration::from_millis(1)),
             now: Cell::new(0),
             slots: RefCell::default(),
@@ -90,6 +96,17 @@ impl Clock {
 
     pub(crate) fn now(&self) -> Ticks {
         self.now.get()
+    }
+
+    /// Milliseconds on a scale that all workers share, as of the last tick.
+    pub(crate) fn process_now(&self) -> Ticks {
+        self.now.get().saturating_add(self.offset)
+    }
+
+    /// For a frame that the gateway itself sends to an upstream.
+    pub(crate) fn mask(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.random(u64::MAX).to_be_bytes();
+        [a, b, c, d]
     }
 
     /// The ticker. Ends after [`Clock::stop`], when nothing is registered any more. `each_second` runs about once per
@@ -305,6 +322,13 @@ impl Alarm {
         // Registered all the same: the owner may have to wait for a good place, and must hear of the rest.
         let leaves = slot.leave_at <= now && slot.species != Species::Parting;
         if leaves { Poll::Ready(Ring::Leave(slot.leave)) } else { Poll::Pending }
+    }
+
+    /// Whether and why the owner is to end by now.
+    pub(crate) fn asked(&self) -> Option<Leave> {
+        let slots = self.clock.slots.borrow();
+        let slot = slots.get(self.key)?;
+        if slot.leave_at <= self.clock.now() { slot.leaving() } else { None }
     }
 
     pub(crate) fn key(&self) -> usize {

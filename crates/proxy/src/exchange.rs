@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tidegate_types::{CloseReason, ErrorCode};
 
-use tidegate_metrics::RouteMetrics;
+use tidegate_metrics::{CloseBy, RouteMetrics};
+
+use crate::{EventPolicy, WebSocketTerms};
 
 use crate::Trace;
 
@@ -32,6 +34,12 @@ pub struct Exchange {
     pub delay: Option<Duration>,
     /// What is asked of the request's body.
     pub body: BodyLimits,
+    /// What the route wants of its WebSockets; `None` is nothing.
+    pub websocket: Option<Box<WebSocketTerms>>,
+    /// What the route wants of its event streams; `None` is the default.
+    pub events: Option<Arc<EventPolicy>>,
+    /// Called when the exchange becomes a stream, that is when a tunnel or an event stream begins; not for other exchanges.
+    pub on_open: Option<OnOpen>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -56,6 +64,9 @@ impl Exchange {
             trace: None,
             delay: None,
             body: BodyLimits::default(),
+            websocket: None,
+            events: None,
+            on_open: None,
             on_end,
         }
     }
@@ -77,6 +88,9 @@ impl fmt::Debug for Exchange {
         f.debug_struct("Exchange").field("request_id", &self.request_id).field("client", &self.client).finish()
     }
 }
+
+/// Takes note of a stream that begins: its kind and the server's address, as configured.
+pub type OnOpen = Box<dyn FnOnce(ExchangeKind, Option<&str>)>;
 
 /// Takes the summary of an exchange.
 pub type OnEnd = Box<dyn FnOnce(ExchangeSummary)>;
@@ -128,6 +142,9 @@ pub struct ExchangeSummary {
     pub ttfb: Option<Duration>,
     /// From the call of `forward` until the end.
     pub duration: Duration,
+    /// The first close code of a WebSocket, and who sent it: 1005 for a Close without a code. `None` if there was no Close,
+    /// or none that was seen: without inspection that is only the gateway's.
+    pub close: Option<(u16, CloseBy)>,
     /// Why it ended; `ClientClosed` for a complete response.
     pub reason: CloseReason,
     /// The error that the gateway answered with by itself.

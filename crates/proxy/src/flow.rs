@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use http::header::SET_COOKIE;
-use tidegate_metrics::RouteMetrics;
+use tidegate_metrics::{CloseBy, RouteMetrics, StreamKind};
 use tidegate_rules::proxy_protocol::ProxyHeader;
 use tidegate_types::{CloseReason, ErrorCode};
 
 use crate::clock::Ticks;
 use crate::server::Busy;
-use crate::{BodyLimits, Exchange, ExchangeKind, ExchangeSummary, OnEnd, Trace};
+use crate::{BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, OnOpen, Trace};
 
 /// A body's rate is looked at when its client was waited for so long, ms.
 const SLOW_START: Ticks = 10_000;
@@ -39,6 +39,8 @@ pub(crate) struct Flow {
     pub(crate) scheme: &'static str,
     pub(crate) route: Arc<RouteMetrics>,
     pub(crate) listener: Option<Arc<str>>,
+    pub(crate) event_policy: Option<Arc<EventPolicy>>,
+    on_open: Cell<Option<OnOpen>>,
     on_end: Cell<Option<OnEnd>>,
     started: Instant,
     ttfb: Cell<Option<Duration>>,
@@ -64,6 +66,7 @@ pub(crate) struct Flow {
     pub(crate) messages_out: Cell<u64>,
     pub(crate) events: Cell<u64>,
     pub(crate) retries: Cell<u8>,
+    close: Cell<Option<(u16, CloseBy)>>,
     pub(crate) reason: Cell<CloseReason>,
     pub(crate) error: Cell<Option<ErrorCode>>,
     pub(crate) upload: Cell<Upload>,
@@ -148,6 +151,25 @@ impl Flow {
         Some(address)
     }
 
+    /// The exchange becomes a stream.
+    pub(crate) fn opened(&self, kind: ExchangeKind) {
+        self.kind.set(kind);
+        if let Some(on_open) = self.on_open.take() {
+            on_open(kind, self.server().as_deref());
+        }
+    }
+
+    /// Somebody has closed the WebSocket. Only the first Close counts: the second one answers it.
+    pub(crate) fn closed(&self, code: u16, by: CloseBy) {
+        if self.close.get().is_none() {
+            self.close.set(Some((code, by)));
+        }
+    }
+
+    pub(crate) fn close(&self) -> Option<(u16, CloseBy)> {
+        self.close.get()
+    }
+
     /// Since the exchange began.
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
@@ -162,6 +184,16 @@ impl Flow {
 
     fn finish(&self) {
         let Some(on_end) = self.on_end.take() else { return };
+        let stream = match self.kind.get() {
+            ExchangeKind::Http => None,
+            ExchangeKind::Sse => Some(StreamKind::Sse),
+            ExchangeKind::WebSocket => Some(StreamKind::WebSocket),
+        };
+        let duration = self.started.elapsed();
+        if let Some(kind) = stream {
+            let lived = duration.saturating_sub(self.ttfb.get().unwrap_or_default());
+            self.route.stream_seconds(kind).observe(lived.as_secs_f64());
+        }
         on_end(ExchangeSummary {
             request_id: self.request_id.clone(),
             kind: self.kind.get(),
@@ -173,7 +205,8 @@ impl Flow {
             messages_out: self.messages_out.get(),
             sse_events: self.events.get(),
             ttfb: self.ttfb.get(),
-            duration: self.started.elapsed(),
+            duration,
+            close: self.close.get(),
             reason: self.reason.get(),
             error: self.error.get(),
             retries: self.retries.get(),
@@ -201,6 +234,8 @@ impl Ending {
             scheme: exchange.scheme,
             route: exchange.route,
             listener: exchange.listener,
+            event_policy: exchange.events,
+            on_open: Cell::new(exchange.on_open),
             on_end: Cell::new(Some(exchange.on_end)),
             started: Instant::now(),
             ttfb: Cell::new(None),
@@ -221,6 +256,7 @@ impl Ending {
             messages_out: Cell::new(0),
             events: Cell::new(0),
             retries: Cell::new(0),
+            close: Cell::new(None),
             reason: Cell::new(CloseReason::TransportClosed),
             error: Cell::new(None),
             upload: Cell::new(Upload::Untouched),

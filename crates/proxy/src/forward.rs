@@ -17,7 +17,9 @@ use crate::choice::Choice;
 use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
-use crate::headers::{Prepared, add_request_id, is_event_stream, mark_event_stream, prepare_request, prepare_response};
+use crate::headers::{
+    Prepared, add_request_id, is_encoded, is_event_stream, mark_event_stream, prepare_request, prepare_response,
+};
 use crate::live::{Live, LiveInbox};
 use crate::pool::Pool;
 use crate::server::{Server, Target};
@@ -280,7 +282,10 @@ impl Forwarder {
             mark_event_stream(&mut parts.headers);
             alarm.become_species(Species::Stream);
             let listed = self.live.enter(ending.flow(), upstream, &alarm);
-            Body::events(EventStream::new(UpstreamBody::new(framing, lease, alarm, timeout, ending), listed))
+            let policy = ending.event_policy.as_deref().copied().unwrap_or_default();
+            let encoded = is_encoded(&parts.headers);
+            let body = UpstreamBody::new(framing, lease, alarm, timeout, ending);
+            Body::events(EventStream::new(body, policy, timeout, encoded, listed))
         } else {
             Body::upstream(UpstreamBody::new(framing, lease, alarm, timeout, ending))
         };

@@ -208,6 +208,14 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
     )
 }
 
+/// Whether the body is other than its text, compressed for example.
+pub(crate) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(http::header::CONTENT_ENCODING)
+        .iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 /// Keeps proxies between us and the client from holding events back.
 pub(crate) fn mark_event_stream(headers: &mut HeaderMap) {
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));

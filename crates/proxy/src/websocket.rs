@@ -23,10 +23,13 @@ use tidegate_wire::websocket::{accept_key, is_valid_key};
 use crate::body::RequestBody;
 use crate::choice::Choice;
 use crate::clock::Species;
+use crate::extensions;
 use crate::flow::{Ending, Upload};
 use crate::forward::{Answered, Failure, answer_error, refuse, retry, wait};
 use crate::h1::{Connection, Head};
 use crate::headers::{Prepared, add_request_id, has_token, prepare_request, prepare_response};
+use crate::meter::Meter;
+use crate::policy::Inspect;
 use crate::pool::Open;
 use crate::server::{Server, Target};
 use crate::tunnel::{End, Tunnel};
@@ -34,7 +37,7 @@ use crate::{Body, Exchange, ExchangeKind, Forwarder, Guarded, Upstream, error_re
 
 /// Whether the request asks for a WebSocket. Any other protocol in `Upgrade` is not passed on: the request is then
 /// answered as if it had not asked (RFC 9110 section 7.8).
-pub(crate) fn is_wanted<B>(request: &Request<B>) -> bool {
+pub fn is_wanted<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     headers.contains_key(UPGRADE)
         && request.version() == Version::HTTP_11
@@ -97,7 +100,7 @@ pub(crate) async fn connect(
     forwarder: &Rc<Forwarder>,
     mut request: Request<Incoming>,
     upstream: &Arc<Upstream>,
-    exchange: Exchange,
+    mut exchange: Exchange,
 ) -> Response<Body> {
     let key = match check(&request) {
         Ok(key) => key,
@@ -106,12 +109,17 @@ pub(crate) async fn connect(
     let client = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
     let delay = exchange.delay;
+    let terms = exchange.websocket.take();
+    let strict = terms.as_ref().is_some_and(|terms| terms.policy.settings.inspect == Inspect::Strict);
     let ending = Ending::begin(exchange);
     wait(delay).await;
     let mut request = prepare_request(parts);
     request.parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     request.parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     drop(body);
+    if strict {
+        extensions::offer_known(&mut request.parts.headers);
+    }
     ending.upload.set(Upload::Done);
 
     let (connection, server) = match open(forwarder, upstream, &ending, &request.parts).await {
@@ -120,17 +128,27 @@ pub(crate) async fn connect(
     };
     let deadline = upstream.settings.handshake_timeout;
     match tokio::time::timeout(deadline, shake(forwarder, connection, &request, &key, &ending)).await {
+        Ok(Ok(Shaken::Tunnel(response, ..))) if strict && extensions::has_unknown(response.headers()) => {
+            server.metrics.requests(Outcome::Invalid).inc();
+            refuse(Failure::Invalid, ending)
+        }
         Ok(Ok(Shaken::Tunnel(mut response, stream, open))) => {
             server.metrics.requests(Outcome::Response).inc();
             upstream.metrics.header_seconds.observe(ending.responded(101).as_secs_f64());
-            ending.kind.set(ExchangeKind::WebSocket);
+            ending.opened(ExchangeKind::WebSocket);
             add_request_id(response.headers_mut(), &ending.request_id);
             ending.add_cookie(response.headers_mut());
-            let timeout = upstream.settings.tunnel_idle_timeout;
+            let of_route = terms.as_ref().and_then(|terms| terms.policy.settings.idle_timeout);
+            let timeout = of_route.unwrap_or(upstream.settings.tunnel_idle_timeout);
+            let meter = terms.filter(|terms| terms.policy.looks_inside()).map(|terms| {
+                let key = terms.policy.key(&terms.key);
+                let deflate = extensions::deflates(response.headers());
+                Meter::new(terms.policy, key, deflate, ending.flow(), &forwarder.clock, timeout)
+            });
             let alarm = forwarder.clock.alarm(Species::Stream);
             let listed = forwarder.live.enter(ending.flow(), upstream, &alarm);
             let buffer = forwarder.buffer.clone();
-            begin(client, deadline, stream, End { alarm, timeout, buffer, open, ending, listed });
+            begin(client, deadline, stream, End { alarm, timeout, buffer, open, ending, listed, meter });
             response
         }
         Ok(Ok(Shaken::Refused(head, connection))) => {

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Gateway, get, in_time};
-use tidegate_proxy::ExchangeKind;
+use common::{Gateway, Terms, get, in_time};
+use tidegate_proxy::{EventPolicy, ExchangeKind, Leave, LeavePace, LiveFilter};
 use tidegate_testkit::{Upstream, local};
 use tidegate_types::{CloseReason, Phase};
 
@@ -225,5 +225,127 @@ fn a_slow_reader_gets_every_event_in_order_and_the_end() {
         }
         assert_eq!(gateway.ended(2).await[1].sse_events, EVENTS as u64);
         assert_eq!(upstream.connections(), 1, "which carried both");
+    });
+}
+
+fn heartbeats(heartbeat: Duration) -> Terms {
+    Terms { events: Some(EventPolicy { heartbeat, ..EventPolicy::default() }), ..Terms::default() }
+}
+
+#[test]
+fn a_silent_upstream_is_covered_by_heartbeats_but_never_inside_an_event() {
+    local(async {
+        let (upstream, events) = Upstream::event_stream().await;
+        let gateway = Gateway::on(common::settings(&[upstream.address()]), heartbeats(Duration::from_millis(30))).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        assert_eq!(client.chunk().await, ":\n\n"[..]);
+        assert_eq!(client.chunk().await, ":\n\n"[..], "again and again");
+        events.send("data: half".into()).await.unwrap();
+        while client.chunk().await != "data: half"[..] {}
+        let before = gateway.route.sse_heartbeats.get();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(gateway.route.sse_heartbeats.get(), before, "in the middle of an event");
+        events.send(" and half\n\n".into()).await.unwrap();
+        assert_eq!(client.chunk().await, " and half\n\n"[..]);
+        assert_eq!(client.chunk().await, ":\n\n"[..], "and again behind it");
+        assert!(gateway.route.sse_heartbeats.get() > before);
+        assert_eq!(gateway.opened(), [(ExchangeKind::Sse, Some(upstream.address().to_string()))]);
+        drop(events);
+        while !client.chunk().await.is_empty() {}
+        let summary = &gateway.ended(1).await[0];
+        assert_eq!((summary.sse_events, summary.reason), (1, CloseReason::ClientClosed));
+    });
+}
+
+#[test]
+fn heartbeats_do_not_hide_that_the_upstream_is_silent_for_too_long() {
+    local(async {
+        let (upstream, _events) = Upstream::event_stream().await;
+        let mut settings = common::settings(&[upstream.address()]);
+        settings.stream_timeout = Duration::from_millis(300);
+        let gateway = Gateway::on(settings, heartbeats(Duration::from_millis(30))).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        assert_eq!(client.chunk().await, ":\n\n"[..]);
+        while !client.chunk().await.is_empty() {}
+        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::IdleTimeout);
+    });
+}
+
+#[test]
+fn nothing_is_put_into_a_stream_of_known_length_or_into_encoded_text() {
+    local(async {
+        for head in ["Content-Length: 30\r\n\r\n", "Content-Encoding: gzip\r\n\r\n"] {
+            let upstream = Upstream::script(move |mut peer, _, _| async move {
+                peer.message(false).await.unwrap();
+                peer.send(format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{head}data: a\n\n")).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                peer.send("data: and so on\n\n1234").await;
+            })
+            .await;
+            let gateway =
+                Gateway::on(common::settings(&[upstream.address()]), heartbeats(Duration::from_millis(20))).await;
+            let response = gateway.client().await.request(get("/")).await;
+            assert_eq!(response.text(), "data: a\n\ndata: and so on\n\n1234", "{head}");
+            assert_eq!(gateway.route.sse_heartbeats.get(), 0);
+        }
+    });
+}
+
+#[test]
+fn an_encoded_stream_outlives_a_drain_but_not_an_order_to_go() {
+    local(async {
+        let upstream = Upstream::script(move |mut peer, _, _| async move {
+            peer.message(false).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: br\r\n\r\n";
+            peer.send(format!("{head}data: a\n\n")).await;
+            peer.read_to_end().await;
+        })
+        .await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut client = gateway.client().await;
+        client.send(get("/")).await;
+        client.head().await.unwrap();
+        assert_eq!(client.chunk().await, "data: a\n\n"[..]);
+        gateway.phase.send(Phase::Draining).unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(gateway.live.list(&LiveFilter::default(), 9).await.len(), 1);
+        // The drain has asked already, in vain.
+        assert_eq!(gateway.live.close(&LiveFilter::default(), Leave::Kick, LeavePace::default()).await, 0);
+        gateway.phase.send(Phase::Closing).unwrap();
+        assert!(client.chunk().await.is_empty());
+        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::ServerShutdown);
+    });
+}
+
+#[test]
+fn a_stream_that_has_lived_long_enough_ends_between_two_events_although_more_come() {
+    local(async {
+        let upstream = Upstream::script(|mut peer, _, _| async move {
+            peer.message(false).await.unwrap();
+            peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
+            // Never at a boundary when a write ends, and without a pause.
+            peer.send("data: 1\n").await;
+            while !peer.send_more("\ndata: 1\n").await {}
+        })
+        .await;
+        let policy = EventPolicy {
+            max_life: Duration::from_millis(100),
+            retry: Duration::from_millis(700),
+            ..EventPolicy::default()
+        };
+        let terms = Terms { events: Some(policy), ..Terms::default() };
+        let gateway = Gateway::on(common::settings(&[upstream.address()]), terms).await;
+        let response = gateway.client().await.request(get("/")).await;
+        let text = response.text();
+        let (events, retry) = text.rsplit_once("\n\nretry: ").unwrap();
+        let retry: u64 = retry.strip_suffix("\n\n").unwrap().parse().unwrap();
+        assert!((700..=1400).contains(&retry), "{retry}");
+        assert!(events.split("\n\n").all(|event| event == "data: 1"));
+        assert!(response.complete);
+        assert_eq!(gateway.ended(1).await[0].reason, CloseReason::Moved);
     });
 }

@@ -6,6 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Gateway, in_time};
+use tidegate_metrics::CloseBy;
 use tidegate_proxy::ExchangeKind;
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local, patiently};
 use tidegate_types::{CloseReason, Phase};
@@ -230,30 +231,88 @@ fn an_idle_tunnel_is_closed_after_its_timeout_and_a_busy_one_is_not() {
                 echoes += usize::from(busy.receive().await.is_some_and(|frame| frame.payload == "tick"));
             }
             let ended = gateway.ended(1).await.len();
-            let (idle, busy) = (idle.raw.is_closed().await, busy.raw.is_closed().await);
+            let (idle, busy) = (idle.close_code().await, busy.close_code().await);
             (echoes, ended, idle, gateway.ended(2).await.iter().map(|it| it.reason).collect::<Vec<_>>(), busy)
         })
         .await;
         assert_eq!((echoes, ended), (12, 1));
-        assert!(idle);
+        assert_eq!(idle, Some(1001));
         assert_eq!(reasons, [CloseReason::IdleTimeout; 2]);
-        assert!(busy, "in the end it is idle too");
+        assert_eq!(busy, Some(1001), "in the end it is idle too");
     });
 }
 
 #[test]
-fn tunnels_outlive_draining_and_end_at_closing() {
+fn draining_closes_tunnels_with_1012_at_both_ends() {
+    local(async {
+        let (told, mut heard) = tokio::sync::mpsc::channel(1);
+        let upstream = Upstream::script(move |mut peer, _, _| {
+            let told = told.clone();
+            async move {
+                let request = peer.message(false).await.unwrap();
+                peer.send(WebSocket::accept(&request, "")).await;
+                let mut socket = WebSocket::server(peer);
+                told.send(socket.close_code().await).await.unwrap();
+            }
+        })
+        .await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut socket = WebSocket::connect(gateway.address, "/").await;
+        gateway.phase.send(Phase::Draining).unwrap();
+        assert_eq!(socket.close_code().await, Some(1012));
+        assert_eq!(patiently("the upstream's Close", heard.recv()).await.unwrap(), Some(1012));
+        assert!(socket.raw.is_closed().await);
+        let summary = &gateway.ended(1).await[0];
+        assert_eq!((summary.reason, summary.close), (CloseReason::ServerShutdown, Some((1012, CloseBy::Gateway))));
+        let metrics = gateway.metrics.encode();
+        let closed = "tidegate_websocket_close_codes_total{route=\"test\",code=\"1012\",by=\"gateway\"} 1";
+        assert!(metrics.contains(closed), "{metrics}");
+        assert!(metrics.contains("tidegate_stream_duration_seconds_count{route=\"test\",kind=\"websocket\"} 1"));
+    });
+}
+
+#[test]
+fn closing_still_says_so_to_tunnels() {
     local(async {
         let upstream = Upstream::websocket_echo().await;
         let gateway = Gateway::to(&[upstream.address()]).await;
         let mut socket = WebSocket::connect(gateway.address, "/").await;
-        gateway.phase.send(Phase::Draining).unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        socket.text("still here").await;
-        assert_eq!(socket.receive_text().await, "still here");
         gateway.phase.send(Phase::Closing).unwrap();
-        assert!(socket.raw.is_closed().await);
+        assert_eq!(socket.close_code().await, Some(1012));
         assert_eq!(gateway.ended(1).await[0].reason, CloseReason::ServerShutdown);
+    });
+}
+
+#[test]
+fn a_tunnel_in_the_middle_of_a_frame_is_closed_behind_it() {
+    local(async {
+        let (told, mut heard) = tokio::sync::mpsc::channel(1);
+        let upstream = Upstream::script(move |mut peer, _, _| {
+            let told = told.clone();
+            async move {
+                let request = peer.message(false).await.unwrap();
+                peer.send(WebSocket::accept(&request, "")).await;
+                let mut socket = WebSocket::server(peer);
+                let frame = socket.receive().await.unwrap();
+                told.send((frame.payload.to_vec(), socket.close_code().await)).await.unwrap();
+            }
+        })
+        .await;
+        let gateway = Gateway::to(&[upstream.address()]).await;
+        let mut socket = WebSocket::connect(gateway.address, "/").await;
+        // A masked frame of 10 bytes, of which 4 come.
+        socket.raw.send(b"\x82\x8a\0\0\0\x000123").await;
+        while gateway.route.tunnel_bytes_to_upstream.get() < 10 {
+            tokio::task::yield_now().await;
+        }
+        gateway.phase.send(Phase::Draining).unwrap();
+        assert_eq!(socket.receive().await.unwrap().first, 0x88, "the other direction was at a boundary");
+        // The rest, another message, and the answer.
+        socket.raw.send(b"456789").await;
+        socket.text("too late").await;
+        socket.send(8, &1012u16.to_be_bytes()).await;
+        let (payload, code) = patiently("the upstream's frames", heard.recv()).await.unwrap();
+        assert_eq!((&payload[..], code), (&b"0123456789"[..], Some(1012)));
     });
 }
 

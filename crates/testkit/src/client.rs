@@ -28,6 +28,11 @@ impl RawClient {
         let _ = patiently("sending", self.stream.write_all(bytes.as_ref())).await;
     }
 
+    /// As [`RawClient::send`], and tells whether the other side has closed the connection.
+    pub async fn send_more(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        patiently("sending", self.stream.write_all(bytes.as_ref())).await.is_err()
+    }
+
     /// Sends and reads one response.
     pub async fn request(&mut self, bytes: impl AsRef<[u8]>) -> Message {
         self.send(bytes).await;
@@ -157,6 +162,11 @@ impl RawClient {
             }
         }
         message.body = body.freeze();
+    }
+
+    /// What was read ahead, for who goes on with the socket.
+    pub fn take_buffered(&mut self) -> Vec<u8> {
+        self.read.split().to_vec()
     }
 
     /// The socket, for what this type does not do.

@@ -108,6 +108,18 @@ impl WebSocket {
         String::from_utf8_lossy(&frame.payload).into_owned()
     }
 
+    /// Takes frames until the other side's Close, answers it, and gives its code: 1005 if it had none. `None` if the
+    /// connection ended without one.
+    pub async fn close_code(&mut self) -> Option<u16> {
+        loop {
+            let frame = self.receive().await?;
+            if frame.first & 0x0f == 8 {
+                self.send(8, frame.payload.get(..2).unwrap_or_default()).await;
+                return Some(frame.payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
+            }
+        }
+    }
+
     /// Answers a client's handshake rightly; `extra` are whole header lines.
     pub fn accept(request: &Message, extra: &str) -> String {
         let accept = accept_for(request.field("sec-websocket-key").unwrap_or_default());

@@ -15,8 +15,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{Metrics, RouteMetrics};
 use tidegate_proxy::{
-    Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, LiveStreams, ServerSettings, Upstream,
-    UpstreamSettings, check_framing, error_response,
+    EventPolicy, Exchange, ExchangeKind, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, LiveStreams,
+    ServerSettings, Upstream, UpstreamSettings, WebSocketPolicy, WebSocketTerms, check_framing, error_response,
 };
 use tidegate_testkit::{PATIENCE, RawClient};
 use tidegate_transport::Transport;
@@ -34,8 +34,16 @@ pub struct Gateway {
     ended: Rc<Ended>,
 }
 
+/// What a route wants of its streams.
+#[derive(Clone, Default)]
+pub struct Terms {
+    pub websocket: Option<Arc<WebSocketPolicy>>,
+    pub events: Option<EventPolicy>,
+}
+
 #[derive(Default)]
 struct Ended {
+    opened: RefCell<Vec<(ExchangeKind, Option<String>)>>,
     summaries: RefCell<Vec<ExchangeSummary>>,
     changed: Notify,
 }
@@ -57,6 +65,11 @@ impl Gateway {
     }
 
     pub async fn with(settings: UpstreamSettings) -> Self {
+        Self::on(settings, Terms::default()).await
+    }
+
+    /// On a route that wants something of its streams.
+    pub async fn on(settings: UpstreamSettings, terms: Terms) -> Self {
         let metrics = Metrics::new();
         let (phase, watched) = watch::channel(Phase::Serving);
         let tick = Duration::from_millis(10);
@@ -69,8 +82,13 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let upstream = Rc::new(RefCell::new(upstream));
-        tokio::task::spawn_local(accept(listener, forwarder, upstream.clone(), route.clone(), ended.clone()));
+        tokio::task::spawn_local(accept(listener, forwarder, upstream.clone(), route.clone(), terms, ended.clone()));
         Self { address, phase, metrics, route, live, upstream, ended }
+    }
+
+    /// The streams that began so far.
+    pub fn opened(&self) -> Vec<(ExchangeKind, Option<String>)> {
+        self.ended.opened.borrow().clone()
     }
 
     pub async fn client(&self) -> RawClient {
@@ -107,19 +125,23 @@ async fn accept(
     forwarder: Rc<Forwarder>,
     upstream: Rc<RefCell<Arc<Upstream>>>,
     route: Arc<RouteMetrics>,
+    terms: Terms,
     ended: Rc<Ended>,
 ) {
     while let Ok((stream, client)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
         let local = stream.local_addr().unwrap();
         let (forwarder, upstream, route, ended) = (forwarder.clone(), upstream.clone(), route.clone(), ended.clone());
+        let terms = terms.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let current = upstream.borrow().clone();
             let (forwarder, upstream, route, ended) = (forwarder.clone(), current, route.clone(), ended.clone());
+            let terms = terms.clone();
             async move {
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "request-1"));
                 }
+                let opened = ended.clone();
                 let on_end = Box::new(move |summary| {
                     ended.summaries.borrow_mut().push(summary);
                     ended.changed.notify_waiters();
@@ -127,6 +149,15 @@ async fn accept(
                 let mut exchange = Exchange::new("request-1".into(), client, "http", route, on_end);
                 exchange.hash_key = request.headers().get("x-hash-key").map(|key| key.as_bytes().into());
                 exchange.local = Some(local);
+                exchange.events = terms.events.map(Arc::new);
+                exchange.websocket = terms.websocket.map(|policy| {
+                    // The path stands for what a template would give.
+                    let key = request.uri().path().trim_start_matches('/').into();
+                    Box::new(WebSocketTerms { policy, key })
+                });
+                exchange.on_open = Some(Box::new(move |kind, server| {
+                    opened.opened.borrow_mut().push((kind, server.map(str::to_owned)));
+                }));
                 Ok::<_, Infallible>(forwarder.forward(request, &upstream, exchange).await)
             }
         });

@@ -28,29 +28,45 @@ impl Boundaries {
         self.left == 0 && self.have == 0
     }
 
+    /// Takes the chunk up to the end of the frame under way, and tells where in the chunk that is; 0 at a boundary, `None`
+    /// if it does not end here.
+    pub fn finish(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while !self.at_boundary() {
+            at += self.step(chunk.get(at..).filter(|rest| !rest.is_empty())?);
+        }
+        Some(at)
+    }
+
     /// Takes the next chunk. The result is the last place in it, 0 to its length, where a frame of one's own may be put
     /// in; `None` if it lies within one frame.
     pub fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
         let mut at = 0;
         let mut boundary = self.at_boundary().then_some(0);
         while let Some(rest) = chunk.get(at..).filter(|rest| !rest.is_empty()) {
-            if self.left > 0 {
-                let step = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest.len());
-                self.left -= step as u64;
-                at += step;
-            } else if self.have == 0
-                && let Some((head, size)) = rest.first_chunk().and_then(|start| whole_head(*start, rest))
-            {
-                self.left = size;
-                at += head;
-            } else {
-                at += self.collect(rest);
-            }
+            at += self.step(rest);
             if self.at_boundary() {
                 boundary = Some(at);
             }
         }
         boundary
+    }
+
+    /// Takes a header, a payload or a part of one; the result is how many bytes.
+    #[inline]
+    fn step(&mut self, rest: &[u8]) -> usize {
+        if self.left > 0 {
+            let step = usize::try_from(self.left).unwrap_or(usize::MAX).min(rest.len());
+            self.left -= step as u64;
+            step
+        } else if self.have == 0
+            && let Some((head, size)) = rest.first_chunk().and_then(|start| whole_head(*start, rest))
+        {
+            self.left = size;
+            head
+        } else {
+            self.collect(rest)
+        }
     }
 
     /// Puts an incomplete header together; the result is how many bytes it took.
@@ -122,6 +138,8 @@ pub enum Seen<'a> {
         opcode: Opcode,
         /// Unmasked; at most [`MAX_CONTROL_BYTES`].
         payload: &'a [u8],
+        /// Bytes of the whole frame, which ends here.
+        frame: u64,
     },
 }
 
@@ -150,6 +168,8 @@ pub struct Scanner {
     mask: [u8; 4],
     message: Option<Unfinished>,
     utf8: Utf8,
+    /// Bytes of the stream up to the end of the last whole frame.
+    boundary: u64,
     /// Payload of the current control frame, as it came.
     control: [u8; MAX_CONTROL_BYTES],
 }
@@ -177,6 +197,7 @@ impl Scanner {
             mask: [0; 4],
             message: None,
             utf8: Utf8::default(),
+            boundary: 0,
             control: [0; MAX_CONTROL_BYTES],
         }
     }
@@ -191,10 +212,10 @@ impl Scanner {
         if self.head_len == 0 { None } else { Opcode::from_bits(self.head.first()? & 0x0f) }
     }
 
-    /// How many bytes of the incomplete frame have been consumed, header included; 0 at a boundary. That many bytes
-    /// back is the last place where a frame of one's own may be put in.
-    pub fn incomplete(&self) -> u64 {
-        u64::from(self.head_len) + (self.length - self.left)
+    /// How many bytes of the stream belong to whole frames: the last place where a frame of one's own may be put in.
+    /// After an error, that is where the bad frame begins.
+    pub fn boundary(&self) -> u64 {
+        self.boundary
     }
 
     /// Consumes bytes up to the next thing worth telling. To be called again with the rest until nothing is seen.
@@ -227,9 +248,9 @@ impl Scanner {
                 End::Message(opcode, size) => {
                     return Ok(Scanned { consumed: at, seen: Some(Seen::Message { opcode, size }) });
                 }
-                End::Control(opcode, len) => {
+                End::Control(opcode, len, frame) => {
                     let payload = self.control.get(..len).unwrap_or_default();
-                    return Ok(Scanned { consumed: at, seen: Some(Seen::Control { opcode, payload }) });
+                    return Ok(Scanned { consumed: at, seen: Some(Seen::Control { opcode, payload, frame }) });
                 }
             }
         }
@@ -370,10 +391,14 @@ impl Scanner {
     /// The current frame is complete.
     fn finish(&mut self) -> Result<End, WsError> {
         let fin = self.head.first().is_some_and(|first| first & 0x80 != 0);
+        let length = std::mem::take(&mut self.length);
+        let frame = u64::from(self.head_len) + length;
         self.inside = false;
         self.head_len = 0;
-        let length = std::mem::take(&mut self.length);
-        let Some(opcode) = self.opcode.take() else { return Ok(End::Fragment) };
+        let Some(opcode) = self.opcode.take() else {
+            self.boundary = self.boundary.saturating_add(frame);
+            return Ok(End::Fragment);
+        };
         if opcode.is_control() {
             let len = usize::try_from(length).unwrap_or(usize::MAX).min(MAX_CONTROL_BYTES);
             let payload = self.control.get_mut(..len).unwrap_or_default();
@@ -381,16 +406,20 @@ impl Scanner {
             if opcode == Opcode::Close && matches!(self.rules, Rules::Strict { .. }) {
                 close(payload)?;
             }
-            return Ok(End::Control(opcode, len));
+            self.boundary = self.boundary.saturating_add(frame);
+            return Ok(End::Control(opcode, len, frame));
         }
-        if !fin {
-            return Ok(End::Fragment);
-        }
-        let Some(message) = self.message.take() else { return Ok(End::Fragment) };
-        if message.checked && !self.utf8.is_whole() {
+        if fin && self.message.is_some_and(|message| message.checked) && !self.utf8.is_whole() {
             return Err(WsError::InvalidUtf8);
         }
-        Ok(End::Message(message.opcode, message.size))
+        self.boundary = self.boundary.saturating_add(frame);
+        match self.message {
+            Some(message) if fin => {
+                self.message = None;
+                Ok(End::Message(message.opcode, message.size))
+            }
+            Some(_) | None => Ok(End::Fragment),
+        }
     }
 }
 
@@ -398,7 +427,7 @@ impl Scanner {
 enum End {
     Fragment,
     Message(Opcode, u64),
-    Control(Opcode, usize),
+    Control(Opcode, usize, u64),
 }
 
 /// Checks text that comes in pieces, which may cut characters.

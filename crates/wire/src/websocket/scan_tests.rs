@@ -24,7 +24,7 @@ fn scan<'a>(scanner: &mut Scanner, chunks: impl IntoIterator<Item = &'a [u8]>) -
                 None => break,
                 Some(Seen::Frame { .. }) => {}
                 Some(Seen::Message { opcode, size }) => things.push(Thing::Message(opcode, size)),
-                Some(Seen::Control { opcode, payload }) => things.push(Thing::Control(opcode, payload.to_vec())),
+                Some(Seen::Control { opcode, payload, .. }) => things.push(Thing::Control(opcode, payload.to_vec())),
             }
         }
         assert!(rest.is_empty(), "all is consumed when nothing is seen");
@@ -90,10 +90,10 @@ fn a_frame_is_told_before_its_payload_and_its_message_at_the_end() {
     let mut scanner = strict(Role::Server);
     let first = Seen::Frame { opcode: Opcode::Text, first: true, size: 200 };
     assert_eq!(scanner.scan(&bytes), Ok(Scanned { consumed: 8, seen: Some(first) }));
-    assert_eq!((scanner.incomplete(), scanner.at_boundary()), (8, false));
-    let ping = Seen::Control { opcode: Opcode::Ping, payload: b"still there" };
+    assert_eq!((scanner.boundary(), scanner.at_boundary()), (0, false));
+    let ping = Seen::Control { opcode: Opcode::Ping, payload: b"still there", frame: 17 };
     assert_eq!(scanner.scan(&bytes[8..]), Ok(Scanned { consumed: 200 + 17, seen: Some(ping) }));
-    assert!(scanner.at_boundary() && scanner.incomplete() == 0);
+    assert_eq!((scanner.boundary(), scanner.at_boundary()), (225, true));
     let second = Seen::Frame { opcode: Opcode::Text, first: false, size: 70_200 };
     assert_eq!(scanner.scan(&bytes[225..]), Ok(Scanned { consumed: 14, seen: Some(second) }));
     let message = Seen::Message { opcode: Opcode::Text, size: 70_200 };
@@ -126,7 +126,10 @@ fn each_rule_of_the_protocol_is_insisted_on_and_only_by_strict_rules() {
         (raw(0x81, b"half \xe2\x82", mask), WsError::InvalidUtf8),
     ] {
         assert_eq!(scan(&mut strict(Role::Server), [&*bytes]).1, Some(error), "{bytes:?}");
-        assert_eq!(scan(&mut strict(Role::Server), bytes.chunks(1)).1, Some(error), "{bytes:?}");
+        let mut scanner = strict(Role::Server);
+        assert_eq!(scan(&mut scanner, bytes.chunks(1)).1, Some(error), "{bytes:?}");
+        let good = if error == WsError::ExpectedContinuation { 7 } else { 0 };
+        assert_eq!(scanner.boundary(), good, "where the bad frame begins");
         let mut light = Scanner::new(Rules::Light);
         assert_eq!(scan(&mut light, [&*bytes]).1, None);
         assert!(light.at_boundary());
@@ -211,7 +214,7 @@ proptest! {
         } else {
             prop_assert_eq!(found, error);
             if error.is_none() {
-                prop_assert_eq!(scanner.incomplete(), kept as u64);
+                prop_assert_eq!(scanner.boundary(), (bytes.len() - kept) as u64);
                 prop_assert_eq!(scanner.at_boundary(), kept == 0);
             }
         }
@@ -232,11 +235,20 @@ proptest! {
         let mut boundaries = Boundaries::new();
         let mut scanner = Scanner::new(Rules::Light);
         let mut rest = &*bytes;
+        let mut before = 0;
         for cut in cuts.into_iter().chain([usize::MAX]) {
             let (chunk, behind) = rest.split_at(cut.min(rest.len()));
             scan(&mut scanner, [chunk]);
-            let last = usize::try_from(scanner.incomplete()).ok().and_then(|incomplete| chunk.len().checked_sub(incomplete));
+            let mut first = boundaries;
+            let last = usize::try_from(scanner.boundary()).unwrap().checked_sub(before);
             prop_assert_eq!(boundaries.feed(chunk), last);
+            match first.finish(chunk) {
+                // What is behind the first one leads to the same last one.
+                Some(at) => prop_assert_eq!(first.feed(&chunk[at..]).map(|more| at + more), last),
+                None => prop_assert_eq!(last, None),
+            }
+            prop_assert_eq!(first, boundaries);
+            before += chunk.len();
             prop_assert_eq!(boundaries.at_boundary(), scanner.at_boundary());
             rest = behind;
         }
