@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("chromium", "chromium"),
     ("nginx", "nginx-light"),
+    ("slowhttptest", "slowhttptest"),
     ("prometheus-nginx-exporter", "prometheus-nginx-exporter"),
 ];
 

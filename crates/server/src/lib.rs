@@ -9,7 +9,8 @@
 //! - Every request leaves exactly one line in the access log (unless lines are dropped, which is counted); no line holds
 //!   a query, a token or a cookie.
 //! - Readiness fails before a listener closes, and what waits in an accept queue is served before it does.
-//! - No timer, no lock and no formatting per request on the way to an upstream, except the log line at its end.
+//! - No timer, no lock and no formatting per request on the way to an upstream, except the log line at its end, and what the
+//!   limits of a route ask for.
 //!
 //! Start reading at [`Server::start`], then `worker` and `dispatch`.
 

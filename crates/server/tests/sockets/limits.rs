@@ -3,4 +3,5 @@
 mod admission;
 mod bodies;
 mod clients;
+mod slow;
 mod zones;
