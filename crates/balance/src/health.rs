@@ -47,6 +47,11 @@ impl ActiveHealth {
         Self { up: settings.initially_up, against: 0 }
     }
 
+    /// For a server of which this is known already.
+    pub fn known(up: bool) -> Self {
+        Self { up, against: 0 }
+    }
+
     /// Whether the server may be used.
     pub fn is_up(&self) -> bool {
         self.up

@@ -246,6 +246,11 @@ impl UpstreamBody {
 
     /// Breaks off: the error comes at the next turn, when what came before it has been written.
     pub(crate) fn fail<T>(&mut self, error: BodyError, reason: CloseReason, cx: &Context<'_>) -> Poll<T> {
+        if reason == CloseReason::UpstreamFailed
+            && self.lease.as_ref().is_some_and(|lease| lease.upstream.settings.outlier.is_some())
+        {
+            self.ending.broke_off();
+        }
         self.lease = None;
         self.ending.reason.set(reason);
         self.failure = Some(error);

@@ -12,9 +12,11 @@ use tidegate_metrics::{CloseBy, RouteMetrics, StreamKind};
 use tidegate_rules::proxy_protocol::ProxyHeader;
 use tidegate_types::{CloseReason, ErrorCode};
 
+use crate::circuit::{Admission, UnderWay};
 use crate::clock::Ticks;
+use crate::forward::Failure;
 use crate::server::Busy;
-use crate::{BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, OnOpen, Trace};
+use crate::{BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, OnOpen, Trace, Upstream};
 
 /// A body's rate is looked at when its client was waited for so long, ms.
 const SLOW_START: Ticks = 10_000;
@@ -46,6 +48,8 @@ pub(crate) struct Flow {
     ttfb: Cell<Option<Duration>>,
     /// The server that has it, or had it last; counted there until the end.
     server: Cell<Option<Busy>>,
+    /// Counts against the upstream's cap, until the end or until it becomes a stream.
+    under_way: Cell<Option<UnderWay>>,
     /// The caller's, until the choice is made.
     pub(crate) hash_key: Cell<Option<Box<[u8]>>>,
     /// The client does not know yet which server it sticks to.
@@ -137,6 +141,27 @@ impl Flow {
         }
     }
 
+    /// Asks the upstream whether it takes requests at all; counts this one as under way.
+    pub(crate) fn enter(&self, upstream: &Upstream) -> Result<Option<Admission>, Failure> {
+        let Some(circuit) = &upstream.circuit else { return Ok(None) };
+        let (admission, under_way) = circuit.admit()?;
+        self.under_way.set(under_way);
+        Ok(Some(admission))
+    }
+
+    /// It has become a stream, which does not count as a request under way.
+    pub(crate) fn flows(&self) {
+        self.under_way.set(None);
+    }
+
+    /// The server's answer broke off in its body.
+    pub(crate) fn broke_off(&self) {
+        if let Some(server) = self.server.take() {
+            server.tallies.broke_off();
+            self.server.set(Some(server));
+        }
+    }
+
     /// A response head is there, whoever made it.
     pub(crate) fn answered(&self, status: u16) {
         self.status.set(status);
@@ -168,6 +193,19 @@ impl Flow {
 
     pub(crate) fn close(&self) -> Option<(u16, CloseBy)> {
         self.close.get()
+    }
+
+    /// Whether the server that answers, or was tried last, has that address, or that name in the configuration.
+    pub(crate) fn is_at(&self, server: &str) -> bool {
+        let Some(busy) = self.server.take() else { return false };
+        let is_at = *busy.address == *server || *busy.name == *server;
+        self.server.set(Some(busy));
+        is_at
+    }
+
+    /// When the exchange began, on the scale of [`crate::upstream::now`].
+    pub(crate) fn began(&self) -> u64 {
+        crate::upstream::moment(self.started)
     }
 
     /// Since the exchange began.
@@ -240,6 +278,7 @@ impl Ending {
             started: Instant::now(),
             ttfb: Cell::new(None),
             server: Cell::new(None),
+            under_way: Cell::new(None),
             hash_key: Cell::new(exchange.hash_key),
             new_cookie: Cell::new(false),
             client_port: exchange.client.port(),

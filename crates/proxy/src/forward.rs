@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::header::{HOST, HeaderValue};
+use http::header::{HOST, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tidegate_balance::Tried;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::body::{Lease, RequestBody, Uploading, UpstreamBody};
 use crate::choice::Choice;
+use crate::circuit::Admission;
 use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
@@ -22,12 +23,13 @@ use crate::headers::{
 };
 use crate::live::{Live, LiveInbox};
 use crate::pool::Pool;
+use crate::retry::Tries;
 use crate::server::{Server, Target};
 use crate::stream::EventStream;
 use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websocket};
 
-/// How many further servers or connections a request may try.
-const MAX_RETRIES: u8 = 2;
+/// When clients are to come back that found no server to be had: nobody knows when one comes back.
+const NO_SERVER_RETRY_S: u32 = 5;
 
 /// How often the rate of a request body is looked at, where one is asked for.
 const PACE: Duration = Duration::from_secs(1);
@@ -99,9 +101,24 @@ impl Forwarder {
         wait(delay).await;
         let request = prepare_request(parts);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
-        match self.exchange(request, body, upstream, ending.flow()).await {
-            Ok(answered) => self.answer(answered, upstream, ending),
-            Err(failure) => refuse(failure, ending),
+        let admission = match ending.enter(upstream) {
+            Ok(admission) => admission,
+            Err(refused) => return refuse(refused, ending),
+        };
+        let trial = admission.as_ref().is_some_and(Admission::is_trial);
+        match self.exchange(request, body, upstream, ending.flow(), trial).await {
+            Ok(answered) => {
+                if let Some(admission) = admission {
+                    admission.answered(answered.head.response.status().as_u16());
+                }
+                self.answer(answered, upstream, ending)
+            }
+            Err(failure) => {
+                if let Some(admission) = admission {
+                    admission.failed(failure);
+                }
+                refuse(failure, ending)
+            }
         }
     }
 
@@ -112,21 +129,31 @@ impl Forwarder {
         mut body: RequestBody,
         upstream: &Arc<Upstream>,
         flow: &Rc<Flow>,
+        trial: bool,
     ) -> Result<Answered, Failure> {
         let alarm = self.clock.alarm(Species::Exchange);
-        let repeatable = request.parts.method.is_idempotent() && flow.upload.get() == Upload::Done;
+        let retry = &upstream.settings.retry;
+        let repeatable =
+            (request.parts.method.is_idempotent() || retry.non_idempotent) && flow.upload.get() == Upload::Done;
         let choice = Choice::of(upstream, flow, &request.parts);
+        let mut tries = Tries::begin(upstream, flow, trial);
         let mut tried = Tried::default();
         // The same server again, on a new connection.
         let mut again: Option<Arc<Server>> = None;
+        // What is passed on if no other server can be had.
+        let mut held: Option<Box<(Head, Connection)>> = None;
         let mut failure = Failure::NoServer;
         loop {
             let fresh = again.is_some();
             let server = match again.take() {
                 Some(server) => server,
                 None => {
-                    let Some(busy) = upstream.pick(flow, choice.as_deref(), &mut tried) else { return Err(failure) };
+                    let Some(busy) = upstream.pick(flow, choice.as_deref(), &mut tried).filter(|_| tries.next()) else {
+                        let (head, connection) = *held.ok_or(failure)?;
+                        return Ok(Answered { head, connection, upload: None, alarm });
+                    };
                     if busy.target == Target::Name && Box::pin(upstream.resolve_now(&busy.name)).await {
+                        tries.not_made();
                         continue;
                     }
                     let server = busy.server().clone();
@@ -134,6 +161,9 @@ impl Forwarder {
                     server
                 }
             };
+            if let Some(unwanted) = held.take() {
+                self.discard(upstream, *unwanted);
+            }
             if request.hostless
                 && let Ok(host) = HeaderValue::from_str(&server.name)
             {
@@ -152,7 +182,7 @@ impl Forwarder {
                         server.metrics.requests(Outcome::ConnectFailed).inc();
                         upstream.failed(&server);
                         failure = Failure::Connect(error);
-                        if !retry(flow, upstream) {
+                        if !tries.may_follow(failure) {
                             return Err(failure);
                         }
                         continue;
@@ -163,12 +193,18 @@ impl Forwarder {
             let mut sending = self.begin(&connection, &request, body, flow);
             match self.head(&mut connection, &mut sending, &request.parts.method, upstream, flow, &alarm).await {
                 Ok(mut head) => {
-                    upstream.succeeded(&server, flow.attempt_time());
+                    let status = head.response.status().as_u16();
+                    upstream.answered(&server, status, flow.attempt_time());
                     if prepare_response(&mut head.response).is_err() {
                         server.metrics.requests(Outcome::Invalid).inc();
                         return Err(Failure::Invalid);
                     }
                     server.metrics.requests(Outcome::Response).inc();
+                    if retry.on.has_status(status) && repeatable && sending.is_done() && tries.may_another() {
+                        held = Some(Box::new((head, connection)));
+                        body = sending.into_body();
+                        continue;
+                    }
                     let (connection, upload) =
                         if sending.is_done() { (connection, None) } else { go_on(connection, sending) };
                     return Ok(Answered { head, connection, upload, alarm });
@@ -176,18 +212,32 @@ impl Forwarder {
                 Err(reason) => {
                     server.metrics.requests(reason.outcome()).inc();
                     failure = reason;
-                    // A connection that died while idle says nothing about its server: the same one, on a new connection.
-                    if !reused {
-                        upstream.failed(&server);
-                    }
-                    let may = failure == Failure::Reset && (repeatable || !sending.begun);
-                    again = reused.then_some(server);
-                    if !may || !retry(flow, upstream) {
-                        return Err(failure);
+                    let unsent = repeatable || !sending.begun;
+                    if reused && reason == Failure::Reset {
+                        // A connection that died while idle says nothing about its server.
+                        if !unsent {
+                            return Err(failure);
+                        }
+                        tries.over_again();
+                        again = Some(server);
+                    } else {
+                        if reason.is_of_server() {
+                            upstream.failed(&server);
+                        }
+                        if !unsent || !tries.may_follow(failure) {
+                            return Err(failure);
+                        }
                     }
                     body = sending.into_body();
                 }
             }
+        }
+    }
+
+    /// A response that is not passed on. Its connection serves others if nothing of it is still to come.
+    pub(crate) fn discard(&self, upstream: &Arc<Upstream>, (head, mut connection): (Head, Connection)) {
+        if head.reusable && connection.skip(&head.framing) {
+            self.pool.park(upstream, connection);
         }
     }
 
@@ -281,6 +331,7 @@ impl Forwarder {
         let body = if events {
             mark_event_stream(&mut parts.headers);
             alarm.become_species(Species::Stream);
+            ending.flows();
             let listed = self.live.enter(ending.flow(), upstream, &alarm);
             let policy = ending.event_policy.as_deref().copied().unwrap_or_default();
             let encoded = is_encoded(&parts.headers);
@@ -337,6 +388,10 @@ pub(crate) enum Failure {
     /// A response that breaks the protocol.
     Invalid,
     Timeout,
+    /// Not even tried: the breaker is open, or too many requests are under way.
+    Refused {
+        retry_after_s: u32,
+    },
     /// The client did not go on with its request body.
     ClientSilent,
     /// The client's request body broke off or was malformed.
@@ -350,7 +405,7 @@ pub(crate) enum Failure {
 impl Failure {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
-            Self::NoServer | Self::Connect(_) => Outcome::ConnectFailed,
+            Self::NoServer | Self::Connect(_) | Self::Refused { .. } => Outcome::ConnectFailed,
             Self::Reset => Outcome::Reset,
             Self::Invalid => Outcome::Invalid,
             Self::Timeout => Outcome::Timeout,
@@ -358,9 +413,41 @@ impl Failure {
         }
     }
 
+    /// Whether it speaks against the server.
+    pub(crate) fn is_of_server(self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Reset | Self::Invalid | Self::Timeout => true,
+            Self::NoServer
+            | Self::Refused { .. }
+            | Self::ClientSilent
+            | Self::ClientBroken
+            | Self::ClientSlow
+            | Self::TooLarge => false,
+        }
+    }
+
+    /// When it is worth another try, in seconds.
+    fn retry_after(self) -> Option<u32> {
+        match self {
+            Self::NoServer => Some(NO_SERVER_RETRY_S),
+            Self::Refused { retry_after_s } => Some(retry_after_s),
+            Self::Connect(_)
+            | Self::Reset
+            | Self::Invalid
+            | Self::Timeout
+            | Self::ClientSilent
+            | Self::ClientBroken
+            | Self::ClientSlow
+            | Self::TooLarge => None,
+        }
+    }
+
     fn answer(self) -> (ErrorCode, &'static str, CloseReason) {
         match self {
             Self::NoServer => (ErrorCode::Unavailable, "No upstream server is available", CloseReason::UpstreamFailed),
+            Self::Refused { .. } => {
+                (ErrorCode::Unavailable, "The upstream takes no more requests at present", CloseReason::UpstreamFailed)
+            }
             Self::Connect(ConnectError::Timeout) => {
                 (ErrorCode::GatewayTimeout, "The upstream could not be reached in time", CloseReason::UpstreamFailed)
             }
@@ -391,7 +478,11 @@ impl Failure {
 /// The gateway's own answer, which ends the exchange when it has been sent.
 pub(crate) fn refuse(failure: Failure, ending: Ending) -> Response<Body> {
     let (code, message, reason) = failure.answer();
-    answer_error(error_response(code, message, &ending.request_id), code, reason, ending)
+    let mut response = error_response(code, message, &ending.request_id);
+    if let Some(seconds) = failure.retry_after() {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    answer_error(response, code, reason, ending)
 }
 
 pub(crate) fn answer_error(
@@ -404,17 +495,6 @@ pub(crate) fn answer_error(
     ending.error.set(Some(code));
     ending.reason.set(reason);
     response.map(|body| body.answer(ending))
-}
-
-/// Whether one more try is allowed; counts it.
-pub(crate) fn retry(flow: &Flow, upstream: &Upstream) -> bool {
-    let retries = flow.retries.get();
-    if retries >= MAX_RETRIES {
-        return false;
-    }
-    flow.retries.set(retries + 1);
-    upstream.metrics.retries.inc();
-    true
 }
 
 /// Passes the phases of the process on to what lives long.

@@ -79,7 +79,7 @@ pub struct LiveFilter {
     pub listener: Option<Arc<str>>,
     /// The upstream's name.
     pub upstream: Option<Arc<str>>,
-    /// The server's address, as configured.
+    /// The server: its address, or its name in the config.
     pub server: Option<Arc<str>>,
     /// The client's (real) address.
     pub client: Option<IpAddr>,
@@ -103,7 +103,7 @@ impl LiveFilter {
             && name(&self.route, Some(&flow.route.name))
             && name(&self.listener, flow.listener.as_deref())
             && name(&self.upstream, Some(&entry.upstream.settings.name))
-            && (self.server.is_none() || name(&self.server, flow.server().as_deref()))
+            && self.server.as_deref().is_none_or(|server| flow.is_at(server))
     }
 }
 

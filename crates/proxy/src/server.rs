@@ -14,6 +14,8 @@ use tidegate_transport::Transport;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::tally::Tallies;
+
 /// One server of an upstream, or one address of a configured name.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -27,6 +29,7 @@ pub(crate) struct Server {
     pub(crate) load: Arc<Load>,
     /// For clients that are to stick to it.
     pub(crate) cookie: Option<ServerCookie>,
+    pub(crate) tallies: Tallies,
 }
 
 /// Where a server is.
@@ -84,7 +87,7 @@ impl Server {
     /// A new connection, without Nagle's delay, which begins with `first`.
     pub(crate) async fn connect(&self, timeout: Duration, first: &[u8]) -> Result<Transport, ConnectError> {
         let begin = async {
-            let mut stream = self.open().await?;
+            let mut stream = self.open(None).await?;
             if !first.is_empty() {
                 stream.write_all(first).await.map_err(|error| classify(&error))?;
             }
@@ -100,9 +103,16 @@ impl Server {
         result
     }
 
-    async fn open(&self) -> Result<Transport, ConnectError> {
+    /// What a probe calls the server.
+    pub(crate) fn authority(&self) -> &str {
+        if matches!(self.target, Target::Unix(_)) { "localhost" } else { &self.name }
+    }
+
+    /// A new connection; to another port of the same host if one is given.
+    pub(crate) async fn open(&self, port: Option<u16>) -> Result<Transport, ConnectError> {
         match &self.target {
             Target::Tcp(address) => {
+                let address = SocketAddr::new(address.ip(), port.unwrap_or(address.port()));
                 let stream = TcpStream::connect(address).await.map_err(|error| classify(&error))?;
                 stream.set_nodelay(true).map_err(|error| classify(&error))?;
                 Ok(stream.into())

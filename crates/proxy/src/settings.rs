@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use tidegate_balance::{Algorithm, Duty};
+use tidegate_balance::{Algorithm, Duty, OutlierSettings};
 use tidegate_rules::Template;
 use tidegate_rules::proxy_protocol::ProxyVersion;
 
-use crate::Sticky;
+use crate::{CircuitSettings, ProbeSettings, RetrySettings, Sticky};
 
 /// An upstream: a group of servers that are interchangeable, and how patient to be with them.
 ///
@@ -47,6 +47,16 @@ pub struct UpstreamSettings {
     pub proxy_protocol: Option<ProxyVersion>,
     /// How often names are resolved again; at least every second.
     pub dns_refresh: Duration,
+    /// How the servers are probed, if they are.
+    pub probe: Option<ProbeSettings>,
+    /// How servers that are worse than the others are ejected, if they are.
+    pub outlier: Option<OutlierSettings>,
+    /// When requests are refused as a whole.
+    pub circuit: CircuitSettings,
+    /// What is tried again.
+    pub retry: RetrySettings,
+    /// Streams asked to go per second when their server goes down or is drained; 0 asks all at once.
+    pub close_rate: u32,
 }
 
 impl UpstreamSettings {
@@ -77,6 +87,11 @@ impl Default for UpstreamSettings {
             sticky: None,
             proxy_protocol: None,
             dns_refresh: Duration::from_secs(30),
+            probe: None,
+            outlier: None,
+            circuit: CircuitSettings::default(),
+            retry: RetrySettings::default(),
+            close_rate: 50,
         }
     }
 }

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
-use tidegate_balance::{Algorithm, Asked, Group, Member, PeerSettings, Tried};
-use tidegate_metrics::{ConnectError, Metrics, ServerMetrics, UpstreamMetrics};
+use tidegate_balance::{Algorithm, Asked, Group, Mark, Member, PeerId, PeerSettings, RetryBudget, Tried};
+use tidegate_metrics::{ConnectError, Metrics, ServerMetrics, StateChange, UpstreamMetrics};
 use tidegate_transport::Transport;
 use tokio::sync::Notify;
 
 use crate::choice::Choice;
+use crate::chronicle::Chronicle;
+use crate::circuit::Circuit;
 use crate::flow::Flow;
 use crate::server::{Busy, Server, Target};
+use crate::tally::Tallies;
 use crate::{ServerSettings, UpstreamSettings};
 
 /// An upstream of the process: shared by all workers, which keep only their own connections.
@@ -25,6 +28,9 @@ pub struct Upstream {
     pub(crate) metrics: Arc<UpstreamMetrics>,
     /// For each configured server.
     server_metrics: Box<[Arc<ServerMetrics>]>,
+    pub(crate) chronicle: Arc<Chronicle>,
+    pub(crate) circuit: Option<Arc<Circuit>>,
+    pub(crate) budget: Option<RetryBudget>,
     state: Mutex<State>,
     /// The server of an upstream that will never have another one: found without the lock.
     only: Option<Arc<Server>>,
@@ -46,7 +52,7 @@ impl Upstream {
     /// A new upstream, all servers taken to be good.
     pub fn new(settings: UpstreamSettings, metrics: &Metrics) -> Arc<Self> {
         let group = Group::new(settings.balance, settings.sticks_by_value(), seed());
-        Self::build(settings, metrics, group, FxHashMap::default())
+        Self::build(settings, metrics, group, FxHashMap::default(), None)
     }
 
     /// An upstream with other settings that knows what this one knows of the servers that both have: failures, marks, times,
@@ -56,7 +62,7 @@ impl Upstream {
         let group = state.group.succeeded_by(settings.balance, settings.sticks_by_value());
         let addresses = state.addresses.clone();
         drop(state);
-        Self::build(settings, metrics, group, addresses)
+        Self::build(settings, metrics, group, addresses, Some(self))
     }
 
     fn build(
@@ -64,12 +70,22 @@ impl Upstream {
         metrics: &Metrics,
         group: Group,
         addresses: FxHashMap<Arc<str>, Arc<[SocketAddr]>>,
+        before: Option<&Self>,
     ) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let of_server = |server: &ServerSettings| metrics.server(&settings.name, &server.address);
+        let upstream_metrics = metrics.upstream(&settings.name);
+        let chronicle = match before {
+            Some(before) => before.chronicle.clone(),
+            None => Arc::new(Chronicle::new(&settings.name, metrics)),
+        };
+        let circuit_before = before.and_then(|before| before.circuit.as_ref());
         let mut upstream = Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            metrics: metrics.upstream(&settings.name),
+            circuit: Circuit::new(settings.circuit, circuit_before, &chronicle, &upstream_metrics),
+            chronicle,
+            budget: (settings.retry.budget > 0).then(|| RetryBudget::new(settings.retry.budget)),
+            metrics: upstream_metrics,
             server_metrics: settings.servers.iter().map(of_server).collect(),
             state: Mutex::new(State { group, servers: Vec::new(), addresses }),
             only: None,
@@ -85,6 +101,11 @@ impl Upstream {
             _ => None,
         };
         upstream.only = only;
+        upstream.forget_unwatched();
+        let servers = upstream.state().servers.clone();
+        for server in &servers {
+            upstream.show(server);
+        }
         Arc::new(upstream)
     }
 
@@ -142,7 +163,14 @@ impl Upstream {
                 }
             }
         }
+        let known: Vec<PeerId> = state.group.peers(now()).map(|peer| peer.id).collect();
         state.group.update(members, now());
+        if self.settings.probe.as_ref().is_some_and(|probe| !probe.schedule.initially_up) {
+            let all: Vec<PeerId> = state.group.peers(now()).map(|peer| peer.id).collect();
+            for id in all.into_iter().filter(|id| !known.contains(id)) {
+                state.group.mark(id, Mark::Unhealthy, true, now());
+            }
+        }
         let mut servers = Vec::new();
         for (index, (name, address, target, metrics)) in targets.into_iter().enumerate() {
             let (Some(id), Some(load)) = (state.group.id(index), state.group.load(index)) else { continue };
@@ -150,7 +178,8 @@ impl Upstream {
             let cookie = || self.settings.sticky.as_ref()?.cookie(&self.settings.name, &name, &address);
             let cookie = if known.is_some() { None } else { cookie() };
             servers.push(known.unwrap_or_else(|| {
-                Arc::new(Server { id, name, address, target, metrics: metrics.clone(), load: load.clone(), cookie })
+                let (metrics, load) = (metrics.clone(), load.clone());
+                Arc::new(Server { id, name, address, target, metrics, load, cookie, tallies: Tallies::default() })
             }));
         }
         state.servers = servers;
@@ -204,13 +233,37 @@ impl Upstream {
 
     /// The server could not be reached or broke off.
     pub(crate) fn failed(&self, server: &Server) {
-        if self.only.is_none() {
-            self.state().group.failed(server.id, now());
+        if self.settings.outlier.is_some() {
+            server.tallies.failed();
+        }
+        self.count_failure(server);
+    }
+
+    fn count_failure(&self, server: &Server) {
+        if self.only.is_some() {
+            return;
+        }
+        let skipped = self.state().group.failed(server.id, now());
+        if skipped {
+            self.changed(server, StateChange::Failing, "");
+        }
+    }
+
+    /// The server answered with that status, so long after the request was begun: for those who compare servers.
+    pub(crate) fn answered(&self, server: &Server, status: u16, time: Duration) {
+        if self.settings.outlier.is_some() {
+            server.tallies.answered(status, time);
+        }
+        if self.settings.retry.on.has_status(status) {
+            // As in nginx, what is tried again is a failure.
+            self.count_failure(server);
+        } else {
+            self.succeeded(server, time);
         }
     }
 
     /// The server answered, so long after the request was begun.
-    pub(crate) fn succeeded(&self, server: &Server, time: Duration) {
+    fn succeeded(&self, server: &Server, time: Duration) {
         if self.only.is_some() {
             return;
         }
@@ -218,9 +271,13 @@ impl Upstream {
         if timed || server.load.is_failing() {
             let now = now();
             let mut state = self.state();
-            state.group.succeeded(server.id, now);
+            let recovered = state.group.succeeded(server.id, now);
             if timed {
                 state.group.observed(server.id, u64::try_from(time.as_micros()).unwrap_or(u64::MAX), now);
+            }
+            drop(state);
+            if recovered {
+                self.changed(server, StateChange::Recovered, "");
             }
         }
     }
@@ -248,8 +305,13 @@ const MAX_ADDRESSES: usize = 256;
 
 /// Milliseconds on a scale of the process; begins at the age of a day so that "long ago" can be told from "at the start".
 pub(crate) fn now() -> u64 {
+    moment(Instant::now())
+}
+
+/// The same for a moment that was looked at already.
+pub(crate) fn moment(instant: Instant) -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
-    86_400_000 + millis(START.get_or_init(Instant::now).elapsed())
+    86_400_000 + millis(instant.saturating_duration_since(*START.get_or_init(Instant::now)))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -9,7 +9,6 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -22,16 +21,18 @@ use tidegate_wire::websocket::{accept_key, is_valid_key};
 
 use crate::body::RequestBody;
 use crate::choice::Choice;
+use crate::circuit::Admission;
 use crate::clock::Species;
 use crate::extensions;
 use crate::flow::{Ending, Upload};
-use crate::forward::{Answered, Failure, answer_error, refuse, retry, wait};
+use crate::forward::{Answered, Failure, answer_error, refuse, wait};
 use crate::h1::{Connection, Head};
 use crate::headers::{Prepared, add_request_id, has_token, prepare_request, prepare_response};
 use crate::meter::Meter;
 use crate::policy::Inspect;
 use crate::pool::Open;
-use crate::server::{Server, Target};
+use crate::retry::Tries;
+use crate::server::Target;
 use crate::tunnel::{End, Tunnel};
 use crate::{Body, Exchange, ExchangeKind, Forwarder, Guarded, Upstream, error_response};
 
@@ -122,20 +123,19 @@ pub(crate) async fn connect(
     }
     ending.upload.set(Upload::Done);
 
-    let (connection, server) = match open(forwarder, upstream, &ending, &request.parts).await {
-        Ok(connection) => connection,
-        Err(failure) => return refuse(failure, ending),
+    let admission = match ending.enter(upstream) {
+        Ok(admission) => admission,
+        Err(refused) => return refuse(refused, ending),
     };
-    let deadline = upstream.settings.handshake_timeout;
-    match tokio::time::timeout(deadline, shake(forwarder, connection, &request, &key, &ending)).await {
-        Ok(Ok(Shaken::Tunnel(response, ..))) if strict && extensions::has_unknown(response.headers()) => {
-            server.metrics.requests(Outcome::Invalid).inc();
-            refuse(Failure::Invalid, ending)
-        }
-        Ok(Ok(Shaken::Tunnel(mut response, stream, open))) => {
-            server.metrics.requests(Outcome::Response).inc();
+    let trial = admission.as_ref().is_some_and(Admission::is_trial);
+    match try_servers(forwarder, upstream, &request, &key, &ending, trial, strict).await {
+        Ok(Shaken::Tunnel(mut response, stream, open)) => {
+            if let Some(admission) = admission {
+                admission.answered(101);
+            }
             upstream.metrics.header_seconds.observe(ending.responded(101).as_secs_f64());
             ending.opened(ExchangeKind::WebSocket);
+            ending.flows();
             add_request_id(response.headers_mut(), &ending.request_id);
             ending.add_cookie(response.headers_mut());
             let of_route = terms.as_ref().and_then(|terms| terms.policy.settings.idle_timeout);
@@ -148,53 +148,98 @@ pub(crate) async fn connect(
             let alarm = forwarder.clock.alarm(Species::Stream);
             let listed = forwarder.live.enter(ending.flow(), upstream, &alarm);
             let buffer = forwarder.buffer.clone();
+            let deadline = upstream.settings.handshake_timeout;
             begin(client, deadline, stream, End { alarm, timeout, buffer, open, ending, listed, meter });
             response
         }
-        Ok(Ok(Shaken::Refused(head, connection))) => {
-            server.metrics.requests(Outcome::Response).inc();
+        Ok(Shaken::Refused(head, connection)) => {
+            if let Some(admission) = admission {
+                admission.answered(head.response.status().as_u16());
+            }
             let alarm = forwarder.clock.alarm(Species::Exchange);
             forwarder.answer(Answered { head, connection, upload: None, alarm }, upstream, ending)
         }
-        Ok(Err(failure)) => {
-            server.metrics.requests(failure.outcome()).inc();
+        Err(failure) => {
+            if let Some(admission) = admission {
+                admission.failed(failure);
+            }
             refuse(failure, ending)
-        }
-        Err(_elapsed) => {
-            server.metrics.requests(Outcome::Timeout).inc();
-            refuse(Failure::Timeout, ending)
         }
     }
 }
 
-/// A connection of the tunnel's own, to the first server that can be reached.
-async fn open(
-    forwarder: &Forwarder,
+/// Shakes hands over a connection of the tunnel's own. A handshake has no effect before its 101, so that it may be tried
+/// again as any other GET.
+async fn try_servers(
+    forwarder: &Rc<Forwarder>,
     upstream: &Arc<Upstream>,
+    request: &Prepared,
+    key: &HeaderValue,
     ending: &Ending,
-    parts: &Parts,
-) -> Result<(Connection, Arc<Server>), Failure> {
-    let choice = Choice::of(upstream, ending, parts);
+    trial: bool,
+    strict: bool,
+) -> Result<Shaken, Failure> {
+    let choice = Choice::of(upstream, ending, &request.parts);
+    let mut tries = Tries::begin(upstream, ending, trial);
     let mut tried = Tried::default();
+    // What is passed on if no other server can be had.
+    let mut held: Option<(Head, Connection)> = None;
     let mut failure = Failure::NoServer;
     loop {
-        let Some(busy) = upstream.pick(ending, choice.as_deref(), &mut tried) else { return Err(failure) };
+        let Some(busy) = upstream.pick(ending, choice.as_deref(), &mut tried).filter(|_| tries.next()) else {
+            let (head, connection) = held.ok_or(failure)?;
+            return Ok(Shaken::Refused(head, connection));
+        };
         if busy.target == Target::Name && upstream.resolve_now(&busy.name).await {
+            tries.not_made();
             continue;
         }
         let server = busy.server().clone();
         ending.set_server(busy);
-        match forwarder.pool.open(upstream, &server, ending).await {
-            Ok(connection) => {
-                upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
-                upstream.succeeded(&server, ending.attempt_time());
-                return Ok((connection, server));
-            }
+        if let Some(unwanted) = held.take() {
+            forwarder.discard(upstream, unwanted);
+        }
+        let connection = match forwarder.pool.open(upstream, &server, ending).await {
+            Ok(connection) => connection,
             Err(error) => {
                 server.metrics.requests(Outcome::ConnectFailed).inc();
                 upstream.failed(&server);
                 failure = Failure::Connect(error);
-                if !retry(ending, upstream) {
+                if !tries.may_follow(failure) {
+                    return Err(failure);
+                }
+                continue;
+            }
+        };
+        upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
+        let deadline = upstream.settings.handshake_timeout;
+        let shaken = tokio::time::timeout(deadline, shake(forwarder, connection, request, key, ending)).await;
+        let shaken = shaken.unwrap_or(Err(Failure::Timeout)).and_then(|shaken| match shaken {
+            Shaken::Tunnel(response, ..) if strict && extensions::has_unknown(response.headers()) => {
+                Err(Failure::Invalid)
+            }
+            other @ (Shaken::Tunnel(..) | Shaken::Refused(..)) => Ok(other),
+        });
+        match shaken {
+            Ok(Shaken::Tunnel(response, stream, open)) => {
+                server.metrics.requests(Outcome::Response).inc();
+                upstream.answered(&server, 101, ending.attempt_time());
+                return Ok(Shaken::Tunnel(response, stream, open));
+            }
+            Ok(Shaken::Refused(head, connection)) => {
+                server.metrics.requests(Outcome::Response).inc();
+                let status = head.response.status().as_u16();
+                upstream.answered(&server, status, ending.attempt_time());
+                if !upstream.settings.retry.on.has_status(status) || !tries.may_another() {
+                    return Ok(Shaken::Refused(head, connection));
+                }
+                held = Some((head, connection));
+            }
+            Err(reason) => {
+                server.metrics.requests(reason.outcome()).inc();
+                upstream.failed(&server);
+                failure = reason;
+                if !tries.may_follow(failure) {
                     return Err(failure);
                 }
             }

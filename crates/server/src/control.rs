@@ -151,6 +151,7 @@ impl Control {
             }
         }
         spawn_local(follow_names(self.plans.subscribe()));
+        spawn_local(crate::health::follow(self.plans.subscribe(), self.plans.live().clone()));
         let exporting = self.exporter.take().map(|exporter| {
             let mut phase = self.phase.subscribe();
             // The sender's loss means the same as closing.

@@ -24,6 +24,7 @@ mod control;
 mod dispatch;
 mod error;
 mod extras;
+mod health;
 mod json;
 mod leave;
 mod listen;

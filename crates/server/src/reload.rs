@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tidegate_config::Config;
+use tidegate_proxy::LiveStreams;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -63,6 +64,11 @@ impl Plans {
 
     pub fn current(&self) -> Arc<Plan> {
         self.current.borrow().clone()
+    }
+
+    /// The streams of all workers.
+    pub fn live(&self) -> &LiveStreams {
+        &self.shared.live
     }
 
     /// For whoever wants to know the plan in force.

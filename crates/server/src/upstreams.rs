@@ -32,6 +32,7 @@ pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
             config::ProxyProtocol::V2 => Some(ProxyVersion::V2),
         },
         dns_refresh: upstream.dns_refresh,
+        ..crate::health::settings(upstream)
     }
 }
 

@@ -189,7 +189,11 @@ impl RawClient {
         &self.read
     }
 
-    pub(crate) async fn fill(&mut self) -> io::Result<()> {
+    /// Waits for more bytes, whatever they are.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn fill(&mut self) -> io::Result<()> {
         if self.more().await == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use client::RawClient;
 pub use message::Message;
-pub use upstream::{Peer, Requests, Upstream};
+pub use upstream::{Mood, Peer, Requests, Upstream};
 pub use websocket::{Frame, WebSocket, accept_for};
 
 /// How long anything is waited for. Long, because a machine that runs many tests may stop one for seconds; reached only

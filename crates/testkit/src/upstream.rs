@@ -1,6 +1,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpSocket};
@@ -11,6 +12,31 @@ use crate::{Message, RawClient, WebSocket};
 
 /// One accepted connection of an upstream: reads requests, answers with any bytes.
 pub type Peer = RawClient;
+
+/// What an [`Upstream::moody`] does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// Answers with that status and a short body.
+    Answers(u16),
+    /// Answers after a while.
+    Lingers(Duration),
+    /// Sends each byte of the body after a while.
+    Drips(Duration),
+    /// Never answers.
+    Stalls,
+    /// Sends half of the body and nothing more.
+    StallsInBody,
+    /// Resets the connection.
+    Resets,
+    /// Resets the connection in the middle of the body.
+    ResetsInBody,
+    /// Sends less than its Content-Length and closes.
+    LiesLong,
+    /// Sends more than its Content-Length.
+    LiesShort,
+    /// Speaks another protocol.
+    Garbage,
+}
 
 /// An upstream under the test's control. It stops when dropped, with all its connections.
 #[derive(Debug)]
@@ -90,6 +116,79 @@ impl Upstream {
                     peer.send(&*response).await;
                 }
             }
+        })
+        .await
+    }
+
+    /// Does with each request what its mood is at the time; a change of mood holds for open connections too.
+    pub async fn moody(mood: Rc<Cell<Mood>>) -> Self {
+        Self::script(move |mut peer, _, requests| {
+            let mood = mood.clone();
+            async move {
+                while let Some(request) = peer.message(false).await {
+                    requests.record(request);
+                    match mood.get() {
+                        Mood::Answers(status) => {
+                            peer.send(format!("HTTP/1.1 {status} Mood\r\nContent-Length: 4\r\n\r\nmood")).await;
+                        }
+                        Mood::Lingers(time) => {
+                            tokio::time::sleep(time).await;
+                            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmood").await;
+                        }
+                        Mood::Drips(time) => {
+                            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await;
+                            for byte in ["m", "o", "o", "d"] {
+                                tokio::time::sleep(time).await;
+                                peer.send(byte).await;
+                            }
+                        }
+                        Mood::Stalls => std::future::pending().await,
+                        Mood::StallsInBody => {
+                            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmo").await;
+                            std::future::pending().await
+                        }
+                        Mood::Resets => return peer.reset(),
+                        Mood::ResetsInBody => {
+                            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmo").await;
+                            return peer.reset();
+                        }
+                        Mood::LiesLong => {
+                            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\nmood").await;
+                            return;
+                        }
+                        Mood::LiesShort => {
+                            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmoodHTTP/1.1 200 OK\r\n\r\n").await;
+                        }
+                        Mood::Garbage => peer.send("220 mail.example.org ESMTP\r\n").await,
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers as soon as somebody connects, whatever is asked, and closes after the first request.
+    pub async fn hasty(response: impl Into<String>) -> Self {
+        let response: Rc<str> = response.into().into();
+        Self::script(move |mut peer, _, requests| {
+            let response = response.clone();
+            async move {
+                peer.send(&*response).await;
+                if let Some(request) = peer.message(false).await {
+                    requests.record(request);
+                }
+            }
+        })
+        .await
+    }
+
+    /// Accepts a WebSocket rightly and speaks something else over it.
+    pub async fn garbage_after_101() -> Self {
+        Self::script(|mut peer, _, requests| async move {
+            let Some(request) = peer.message(false).await else { return };
+            peer.send(WebSocket::accept(&request, "") + "\u{7f}garbage, and more of it").await;
+            requests.record(request);
+            while peer.fill().await.is_ok() {}
         })
         .await
     }

@@ -86,6 +86,11 @@ impl StatusRanges {
         text.split(',').map(range).collect::<Result<_, _>>().map(Self)
     }
 
+    /// The ranges, in their order.
+    pub fn ranges(&self) -> &[RangeInclusive<u16>] {
+        &self.0
+    }
+
     /// Whether the status is one of them.
     pub fn contains(&self, status: u16) -> bool {
         self.0.iter().any(|range| range.contains(&status))

@@ -10,7 +10,7 @@ use tidegate_balance::PeerId;
 use tidegate_transport::Transport;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::response::{self, Head};
+use super::response::{self, Framing, Head};
 use crate::forward::Failure;
 use crate::pool::Open;
 
@@ -165,6 +165,17 @@ impl Connection {
         self.rest.copy_to_slice(buffer.get_mut(..count).unwrap_or_default());
         self.forget_empty();
         Poll::Ready(Ok(count))
+    }
+
+    /// Takes a whole body that nobody wants, if all of it has come already.
+    pub(crate) fn skip(&mut self, framing: &Framing) -> bool {
+        let Framing::Length(length) = framing else { return false };
+        let Some(length) = usize::try_from(*length).ok().filter(|length| *length <= self.rest.len()) else {
+            return false;
+        };
+        self.rest.advance(length);
+        self.forget_empty();
+        true
     }
 
     /// Bytes came that belong to nothing.

@@ -81,6 +81,7 @@ impl Gateway {
         let ended = Rc::new(Ended::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(Upstream::watch(Arc::downgrade(&upstream), live.clone()));
         let upstream = Rc::new(RefCell::new(upstream));
         tokio::task::spawn_local(accept(listener, forwarder, upstream.clone(), route.clone(), terms, ended.clone()));
         Self { address, phase, metrics, route, live, upstream, ended }
@@ -103,6 +104,11 @@ impl Gateway {
     pub fn reload(&self, settings: UpstreamSettings) {
         let next = self.upstream().succeeded_by(settings, &self.metrics);
         *self.upstream.borrow_mut() = next;
+    }
+
+    /// How many exchanges have ended.
+    pub fn ended_so_far(&self) -> usize {
+        self.ended.summaries.borrow().len()
     }
 
     /// Waits until so many exchanges have ended.
@@ -199,6 +205,16 @@ pub async fn in_time<T>(attempt: impl AsyncFn(Duration) -> T) -> T {
         println!("held up for {:?} of {time:?}", held_up.get());
         time = (8 * time).min(LONGEST);
     }
+}
+
+/// Waits until the condition holds.
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    let holds = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tidegate_testkit::patiently(what, holds).await;
 }
 
 /// A GET with a Host.

@@ -5,6 +5,7 @@ mod access_log;
 mod api;
 mod drain;
 mod harness;
+mod health;
 mod hostile;
 mod limits;
 mod log;
