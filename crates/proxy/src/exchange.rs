@@ -26,7 +26,8 @@ pub struct Exchange {
     pub listener: Option<Arc<str>>,
     /// What the upstream hashes, if it balances by a key.
     pub hash_key: Option<Box<[u8]>>,
-    /// Where the client connected to, for upstreams that are told in a PROXY header; without it they are told nothing.
+    /// Where the client connected to, for upstreams that are told in a PROXY header; without it they are told
+    /// their own address.
     pub local: Option<SocketAddr>,
     /// The trace that it is part of.
     pub trace: Option<Rc<Trace>>,

@@ -1,6 +1,6 @@
 use std::cell::Cell;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,13 +114,13 @@ impl Flow {
         self.ttfb.get().unwrap_or_default().saturating_sub(self.attempt.get())
     }
 
-    /// Whose connection this is, for a PROXY header.
-    pub(crate) fn proxied(&self) -> ProxyHeader {
+    /// Whose connection this is, for a PROXY header. Where the client connected to is the server itself, if nobody said
+    /// more: the header has a place for it.
+    pub(crate) fn proxied(&self, server: Option<SocketAddr>) -> ProxyHeader {
         let source = SocketAddr::new(self.client, self.client_port);
-        match &self.local {
-            Some(local) => ProxyHeader::Proxied { source, destination: **local },
-            None => ProxyHeader::Own,
-        }
+        let nowhere = || SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        let destination = self.local.as_deref().copied().or(server).unwrap_or_else(nowhere);
+        ProxyHeader::Proxied { source, destination }
     }
 
     /// Since the current try began.

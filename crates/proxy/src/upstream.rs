@@ -286,7 +286,8 @@ impl Upstream {
     pub(crate) async fn connect(&self, server: &Server, flow: &Flow) -> Result<Transport, ConnectError> {
         let mut first = Vec::new();
         if let Some(version) = self.settings.proxy_protocol {
-            flow.proxied().encode(version, &mut first);
+            let address = if let Target::Tcp(address) = server.target { Some(address) } else { None };
+            flow.proxied(address).encode(version, &mut first);
         }
         let result = server.connect(self.settings.connect_timeout, &first).await;
         if result.is_err() && server.name != server.address {

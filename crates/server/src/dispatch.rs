@@ -16,6 +16,7 @@ use tidegate_proxy::{
     BodyLimits, Exchange, ExchangeKind, ExchangeSummary, RouteMetrics, Trace, Upstream, check_framing, error_response,
 };
 use tidegate_realtime::Shard;
+use tidegate_rules::Facts;
 use tidegate_types::ErrorCode;
 
 use crate::access_log::{Entry, Log};
@@ -26,6 +27,7 @@ use crate::plan::{Route, Site};
 use crate::realtime;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
+use crate::upstreams;
 use crate::worker::Worker;
 
 /// What the access log says about a request, kept until its end. Shared with the request, not copied.
@@ -292,6 +294,19 @@ fn choose(worker: &Rc<Worker>, held: &Rc<Held>, site: &Site, asking: Asking, req
     exchange.listener = Some(site.name.clone());
     exchange.delay = delay;
     exchange.body = BodyLimits { most_bytes: route.max_body, least_rate: site.threshold.body_min_rate };
+    upstreams::brief(&mut exchange, &route.upstream, site.address, || Facts {
+        client: Some(asking.client),
+        peer: Some(asking.peer),
+        host,
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        query: request.uri().query(),
+        scheme: "http",
+        headers: Some(request.headers()),
+        route: &route.name,
+        listener: &site.name,
+        ..Facts::default()
+    });
     Way::Upstream(route.upstream.clone(), exchange, opening)
 }
 

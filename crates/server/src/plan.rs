@@ -36,6 +36,8 @@ pub(crate) struct Route {
 pub(crate) struct Site {
     /// The listener's name.
     pub name: Arc<str>,
+    /// As configured.
+    pub address: SocketAddr,
     /// Where lines of requests without a route go.
     pub log: Option<Arc<Log>>,
     pub routes: RouteTable<Route>,
@@ -198,5 +200,5 @@ fn site(
     let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
     let log = shared.logs.of(&config.log, None)?;
     let realtime_gate = admission::gate(None, listener, limits, &shared.metrics)?;
-    Ok(Site { name: listener.name.clone(), log, routes, realtime, realtime_gate, threshold })
+    Ok(Site { address: listener.address, name: listener.name.clone(), log, routes, realtime, realtime_gate, threshold })
 }

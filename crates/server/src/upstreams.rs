@@ -1,11 +1,13 @@
 //! The upstreams of a config, as the proxy takes them.
 
+use std::net::SocketAddr;
+
 use http::HeaderName;
 use tidegate_balance::{Algorithm, Duty};
 use tidegate_config as config;
-use tidegate_proxy::{CookieKey, ServerSettings, Sticky, StickyCookie, UpstreamSettings};
+use tidegate_proxy::{CookieKey, Exchange, ServerSettings, Sticky, StickyCookie, Upstream, UpstreamSettings};
 use tidegate_rules::proxy_protocol::ProxyVersion;
-use tidegate_rules::{Place, Template};
+use tidegate_rules::{Facts, Place, Template};
 
 /// What an upstream is to be.
 pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
@@ -33,6 +35,22 @@ pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
         },
         dns_refresh: upstream.dns_refresh,
         ..crate::health::settings(upstream)
+    }
+}
+
+/// Tells the proxy what this upstream wants to know of a request beside the request. The usual one wants nothing.
+pub(crate) fn brief<'a>(
+    exchange: &mut Exchange,
+    upstream: &Upstream,
+    listener: SocketAddr,
+    facts: impl FnOnce() -> Facts<'a>,
+) {
+    let settings = upstream.settings();
+    if let Some(key) = &settings.hash_key {
+        exchange.hash_key = Some(key.text(&facts()).into());
+    }
+    if settings.proxy_protocol.is_some() && !listener.ip().is_unspecified() {
+        exchange.local = Some(listener);
     }
 }
 

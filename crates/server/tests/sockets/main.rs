@@ -3,6 +3,7 @@
 
 mod access_log;
 mod api;
+mod balance;
 mod drain;
 mod harness;
 mod health;
