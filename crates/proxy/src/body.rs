@@ -360,9 +360,12 @@ impl RequestBody {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(&mut *incoming).poll_frame(cx);
-        if frame.is_ready() && self.flow.upload.get() == Upload::WaitingForClient {
+        if frame.is_ready()
+            && self.flow.upload.get() == Upload::WaitingForClient
+            && let Some(asked) = &self.flow.asked
+        {
             let silent = self.clock.now().saturating_sub(self.flow.moved.get());
-            self.flow.waited.set(self.flow.waited.get() + silent);
+            asked.waited.set(asked.waited.get() + silent);
         }
         if frame.is_ready() || self.flow.upload.get() != Upload::WaitingForClient {
             // Asking again while the client is silent moves nothing.
@@ -381,7 +384,7 @@ impl RequestBody {
                 if let Some(data) = frame.data_ref() {
                     let bytes = self.flow.bytes_in.get() + data.len() as u64;
                     self.flow.bytes_in.set(bytes);
-                    let most = self.flow.limits.most_bytes;
+                    let most = self.flow.asked.as_ref().map_or(0, |asked| asked.limits.most_bytes);
                     if most > 0 && bytes > most {
                         return Poll::Ready(Some(Err(BodyError::TooLarge)));
                     }

@@ -34,6 +34,13 @@ pub(crate) enum Upload {
     Done,
 }
 
+/// What is asked of a request body, and what is needed to see whether it is so.
+pub(crate) struct AskedOfBody {
+    pub(crate) limits: BodyLimits,
+    /// How long the client was waited for before the body last moved, ms.
+    pub(crate) waited: Cell<Ticks>,
+}
+
 /// The state of one exchange that its request body, its response body and the forwarder share.
 pub(crate) struct Flow {
     pub(crate) request_id: Rc<str>,
@@ -76,9 +83,8 @@ pub(crate) struct Flow {
     pub(crate) upload: Cell<Upload>,
     /// When the request body last moved.
     pub(crate) moved: Cell<Ticks>,
-    /// How long the client was waited for before that, ms.
-    pub(crate) waited: Cell<Ticks>,
-    pub(crate) limits: BodyLimits,
+    /// What is asked of the request body, if anything is.
+    pub(crate) asked: Option<Box<AskedOfBody>>,
 }
 
 impl fmt::Debug for Flow {
@@ -215,8 +221,9 @@ impl Flow {
 
     /// Whether the client sends its body slower than it must. Time in which the upstream was the slow one does not count.
     pub(crate) fn is_too_slow(&self, now: Ticks) -> bool {
-        let waited = self.waited.get() + now.saturating_sub(self.moved.get());
-        let wanted = self.limits.least_rate.saturating_mul(waited) / 1000;
+        let Some(asked) = &self.asked else { return false };
+        let waited = asked.waited.get() + now.saturating_sub(self.moved.get());
+        let wanted = asked.limits.least_rate.saturating_mul(waited) / 1000;
         waited >= SLOW_START && self.bytes_in.get() < wanted
     }
 
@@ -300,8 +307,8 @@ impl Ending {
             error: Cell::new(None),
             upload: Cell::new(Upload::Untouched),
             moved: Cell::new(0),
-            waited: Cell::new(0),
-            limits: exchange.body,
+            asked: (exchange.body != BodyLimits::default())
+                .then(|| Box::new(AskedOfBody { limits: exchange.body, waited: Cell::new(0) })),
         }))
     }
 

@@ -261,7 +261,7 @@ impl Forwarder {
         // While the client's body is on its way, either side may be the silent one.
         let uploading = flow.upload.get() != Upload::Done;
         let first = if uploading { settings.read_timeout.min(settings.send_timeout) } else { settings.read_timeout };
-        let paced = flow.limits.least_rate > 0 && uploading;
+        let paced = uploading && flow.asked.as_ref().is_some_and(|asked| asked.limits.least_rate > 0);
         alarm.set(if paced { first.min(PACE) } else { first });
         std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = self.poll_head(connection, sending, method, cx) {

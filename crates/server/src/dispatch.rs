@@ -35,7 +35,9 @@ pub(crate) struct Line {
     /// Where the line goes; `None` is nowhere.
     log: Option<Arc<Log>>,
     listener: Arc<str>,
-    asking: Asking,
+    client: SocketAddr,
+    /// If it is another one.
+    peer: Option<Box<SocketAddr>>,
     version: Version,
     method: Method,
     host: Option<HeaderValue>,
@@ -53,7 +55,8 @@ impl Line {
         Self {
             log: log.clone(),
             listener: site.name.clone(),
-            asking,
+            client: asking.client,
+            peer: (asking.peer != asking.client).then(|| Box::new(asking.peer)),
             version: request.version(),
             method: request.method().clone(),
             host: request.headers().get(HOST).cloned(),
@@ -88,8 +91,8 @@ impl Line {
             kind,
             request_id,
             trace_id: self.trace.as_ref().map(|trace| trace.id()).unwrap_or_default(),
-            client: self.asking.client,
-            peer: self.asking.peer,
+            client: self.client,
+            peer: self.peer.as_deref().copied().unwrap_or(self.client),
             listener: &self.listener,
             scheme: "http",
             http_version: version(self.version),
@@ -371,7 +374,8 @@ pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, site: &Site, st
     let line = Line {
         log: site.log.clone(),
         listener: site.name.clone(),
-        asking: Asking { client, peer: client },
+        client,
+        peer: None,
         version: Version::HTTP_11,
         method: Method::GET,
         host: None,
