@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 use tokio::sync::Notify;
 
+use crate::ForwarderSettings;
 use crate::live::Leave;
 
 /// Milliseconds since the clock was made, as of the last tick.
@@ -69,18 +70,20 @@ pub(crate) struct Clock {
     draining: Cell<bool>,
     /// Over how long the ends of streams are spread when draining begins.
     spread: Ticks,
+    gap: Duration,
+    jitter: u8,
     seed: Cell<u64>,
 }
 
 impl Clock {
-    pub(crate) fn new(tick: Duration, spread: Duration) -> Rc<Self> {
+    pub(crate) fn new(settings: &ForwarderSettings) -> Rc<Self> {
         use std::hash::{BuildHasher, RandomState};
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
         let start = Instant::now();
         Rc::new(Self {
             start,
             offset: millis(start.saturating_duration_since(*ORIGIN.get_or_init(|| start))),
-            tick: tick.max(Duration::from_millis(1)),
+            tick: settings.tick.max(Duration::from_millis(1)),
             now: Cell::new(0),
             slots: RefCell::default(),
             parked: Cell::new(0),
@@ -89,7 +92,9 @@ impl Clock {
             stopped: Cell::new(false),
             closing: Cell::new(false),
             draining: Cell::new(false),
-            spread: millis(spread),
+            spread: millis(settings.drain_spread),
+            gap: settings.drain_gap,
+            jitter: settings.drain_jitter,
             seed: Cell::new(RandomState::new().hash_one(0u8) | 1),
         })
     }
@@ -157,15 +162,13 @@ impl Clock {
     /// Streams are asked to end, spread over the drain window, so that their clients do not come back all at once.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
-        self.read();
-        for (_, slot) in self.slots.borrow_mut().iter_mut() {
-            // Who was asked already keeps its time unless this one is sooner.
-            let at = self.drain_time(slot.species);
-            if at < slot.leave_at {
-                slot.leave_at = at;
-                slot.leave = Leave::Drain;
-            }
-        }
+        let streams: Vec<usize> = {
+            let slots = self.slots.borrow();
+            slots.iter().filter(|(_, slot)| slot.species == Species::Stream).map(|(key, _)| key).collect()
+        };
+        let count = u32::try_from(streams.len()).unwrap_or(u32::MAX).max(1);
+        let gap = if self.gap.is_zero() { Duration::from_millis(self.spread) / count } else { self.gap };
+        self.ask_to_leave(&streams, Leave::Drain, gap, self.jitter);
     }
 
     /// Streams and tunnels end now.
@@ -183,7 +186,7 @@ impl Clock {
     }
 
     /// Asks the owners of these alarms to end, one after the other with that time between two, each up to `jitter` percent
-    /// of it later.
+    /// of it later. Who was asked already keeps its time unless this one is sooner.
     pub(crate) fn ask_to_leave(&self, alarms: &[usize], why: Leave, gap: Duration, jitter: u8) {
         let begin = self.read();
         let gap = u64::try_from(gap.as_micros()).unwrap_or(NEVER);
@@ -353,5 +356,51 @@ impl Drop for Alarm {
         if slots.is_empty() && slots.capacity() > 1024 {
             slots.shrink_to_fit();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leave_times(clock: &Clock) -> Vec<Ticks> {
+        clock.slots.borrow().iter().map(|(_, slot)| slot.leave_at).collect()
+    }
+
+    #[test]
+    fn a_drain_asks_streams_one_after_the_other_and_exchanges_never() {
+        for (gap, expected) in [(Duration::ZERO, 100), (Duration::from_millis(30), 30)] {
+            let settings = ForwarderSettings {
+                drain_spread: Duration::from_secs(1),
+                drain_gap: gap,
+                drain_jitter: 50,
+                ..ForwarderSettings::default()
+            };
+            let clock = Clock::new(&settings);
+            let streams: Vec<_> = (0..10).map(|_| clock.alarm(Species::Stream)).collect();
+            let exchange = clock.alarm(Species::Exchange);
+            clock.drain();
+            let begin = clock.now();
+            let times = leave_times(&clock);
+            for (place, at) in (0u64..).zip(&times[..10]) {
+                let even = begin + place * expected;
+                assert!((even..=even + expected / 2).contains(at), "{at} at {place}, from {begin}");
+            }
+            assert_eq!(times[10], NEVER);
+            drop((streams, exchange));
+        }
+    }
+
+    #[test]
+    fn an_order_keeps_an_earlier_one_and_can_be_taken_back() {
+        let clock = Clock::new(&ForwarderSettings::default());
+        let alarm = clock.alarm(Species::Stream);
+        clock.ask_to_leave(&[alarm.key()], Leave::ServerDown, Duration::ZERO, 0);
+        let first = leave_times(&clock);
+        clock.ask_to_leave(&[alarm.key(), alarm.key()], Leave::Kick, Duration::from_secs(9), 0);
+        assert_eq!((leave_times(&clock), clock.leaving(alarm.key())), (first, Some(Leave::ServerDown)));
+        assert!(!clock.let_stay(alarm.key(), Leave::Kick));
+        assert!(clock.let_stay(alarm.key(), Leave::ServerDown));
+        assert_eq!(clock.leaving(alarm.key()), None);
     }
 }

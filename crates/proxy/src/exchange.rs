@@ -39,8 +39,6 @@ pub struct Exchange {
     pub websocket: Option<Box<WebSocketTerms>>,
     /// What the route wants of its event streams; `None` is the default.
     pub events: Option<Arc<EventPolicy>>,
-    /// Called when the exchange becomes a stream, that is when a tunnel or an event stream begins; not for other exchanges.
-    pub on_open: Option<OnOpen>,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -67,7 +65,6 @@ impl Exchange {
             body: BodyLimits::default(),
             websocket: None,
             events: None,
-            on_open: None,
             on_end,
         }
     }
@@ -89,9 +86,6 @@ impl fmt::Debug for Exchange {
         f.debug_struct("Exchange").field("request_id", &self.request_id).field("client", &self.client).finish()
     }
 }
-
-/// Takes note of a stream that begins: its kind and the server's address, as configured.
-pub type OnOpen = Box<dyn FnOnce(ExchangeKind, Option<&str>)>;
 
 /// Takes the summary of an exchange.
 pub type OnEnd = Box<dyn FnOnce(ExchangeSummary)>;

@@ -16,7 +16,7 @@ use crate::circuit::{Admission, UnderWay};
 use crate::clock::Ticks;
 use crate::forward::Failure;
 use crate::server::Busy;
-use crate::{BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, OnOpen, Trace, Upstream};
+use crate::{BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, Trace, Upstream};
 
 /// A body's rate is looked at when its client was waited for so long, ms.
 const SLOW_START: Ticks = 10_000;
@@ -49,7 +49,6 @@ pub(crate) struct Flow {
     pub(crate) route: Arc<RouteMetrics>,
     pub(crate) listener: Option<Arc<str>>,
     pub(crate) event_policy: Option<Arc<EventPolicy>>,
-    on_open: Cell<Option<OnOpen>>,
     on_end: Cell<Option<OnEnd>>,
     started: Instant,
     ttfb: Cell<Option<Duration>>,
@@ -182,14 +181,6 @@ impl Flow {
         Some(address)
     }
 
-    /// The exchange becomes a stream.
-    pub(crate) fn opened(&self, kind: ExchangeKind) {
-        self.kind.set(kind);
-        if let Some(on_open) = self.on_open.take() {
-            on_open(kind, self.server().as_deref());
-        }
-    }
-
     /// Somebody has closed the WebSocket. Only the first Close counts: the second one answers it.
     pub(crate) fn closed(&self, code: u16, by: CloseBy) {
         if self.close.get().is_none() {
@@ -280,7 +271,6 @@ impl Ending {
             route: exchange.route,
             listener: exchange.listener,
             event_policy: exchange.events,
-            on_open: Cell::new(exchange.on_open),
             on_end: Cell::new(Some(exchange.on_end)),
             started: Instant::now(),
             ttfb: Cell::new(None),

@@ -58,7 +58,7 @@ impl Forwarder {
 
     /// As [`Forwarder::new`], with settings.
     pub fn with_settings(phase: watch::Receiver<Phase>, settings: ForwarderSettings) -> Rc<Self> {
-        let clock = Clock::new(settings.tick, settings.drain_spread);
+        let clock = Clock::new(&settings);
         let pool = Rc::new(Pool::new(clock.clone()));
         let swept = Rc::downgrade(&pool);
         tokio::task::spawn_local(Clock::run(clock.clone(), move || {

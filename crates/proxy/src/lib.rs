@@ -50,7 +50,7 @@ mod websocket;
 pub use body::{Body, BodyError};
 pub use chronicle::{ServerState, StateEvent, Unavailable};
 pub use circuit::CircuitSettings;
-pub use exchange::{BodyLimits, Exchange, ExchangeKind, ExchangeSummary, OnEnd, OnOpen};
+pub use exchange::{BodyLimits, Exchange, ExchangeKind, ExchangeSummary, OnEnd};
 pub use forward::Forwarder;
 pub use framing::{Ambiguity, check_framing};
 pub use guard::Guarded;

@@ -139,12 +139,21 @@ impl ServerSettings {
 pub struct ForwarderSettings {
     /// The resolution of all timeouts.
     pub tick: Duration,
-    /// Over how long the ends of SSE streams are spread when draining begins.
+    /// Over how long the ends of tunnels and event streams are spread when draining begins.
     pub drain_spread: Duration,
+    /// The time between two such ends; zero makes it of the spread.
+    pub drain_gap: Duration,
+    /// How far each may be from its even place, percent of the time between two.
+    pub drain_jitter: u8,
 }
 
 impl Default for ForwarderSettings {
     fn default() -> Self {
-        Self { tick: Duration::from_millis(100), drain_spread: Duration::from_secs(5) }
+        Self {
+            tick: Duration::from_millis(100),
+            drain_spread: Duration::from_secs(5),
+            drain_gap: Duration::ZERO,
+            drain_jitter: 20,
+        }
     }
 }

@@ -55,7 +55,7 @@ impl EventStream {
         listed: Listed,
     ) -> Self {
         let flow = body.flow();
-        flow.opened(ExchangeKind::Sse);
+        flow.kind.set(ExchangeKind::Sse);
         flow.route.sse_streams.inc();
         flow.route.sse_streams_open.inc();
         let sized = body.size_hint().exact().is_some();

@@ -134,7 +134,7 @@ pub(crate) async fn connect(
                 admission.answered(101);
             }
             upstream.metrics.header_seconds.observe(ending.responded(101).as_secs_f64());
-            ending.opened(ExchangeKind::WebSocket);
+            ending.kind.set(ExchangeKind::WebSocket);
             ending.flows();
             add_request_id(response.headers_mut(), &ending.request_id);
             ending.add_cookie(response.headers_mut());

@@ -15,8 +15,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{Metrics, RouteMetrics};
 use tidegate_proxy::{
-    EventPolicy, Exchange, ExchangeKind, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, LiveStreams,
-    ServerSettings, Upstream, UpstreamSettings, WebSocketPolicy, WebSocketTerms, check_framing, error_response,
+    EventPolicy, Exchange, ExchangeSummary, Forwarder, ForwarderSettings, Guarded, LiveStreams, ServerSettings,
+    Upstream, UpstreamSettings, WebSocketPolicy, WebSocketTerms, check_framing, error_response,
 };
 use tidegate_testkit::{PATIENCE, RawClient};
 use tidegate_transport::Transport;
@@ -43,7 +43,6 @@ pub struct Terms {
 
 #[derive(Default)]
 struct Ended {
-    opened: RefCell<Vec<(ExchangeKind, Option<String>)>>,
     summaries: RefCell<Vec<ExchangeSummary>>,
     changed: Notify,
 }
@@ -73,7 +72,10 @@ impl Gateway {
         let metrics = Metrics::new();
         let (phase, watched) = watch::channel(Phase::Serving);
         let tick = Duration::from_millis(10);
-        let forwarder = Forwarder::with_settings(watched, ForwarderSettings { tick, drain_spread: 3 * tick });
+        let forwarder = Forwarder::with_settings(
+            watched,
+            ForwarderSettings { tick, drain_spread: 3 * tick, ..ForwarderSettings::default() },
+        );
         let (live, inboxes) = LiveStreams::for_workers(1);
         inboxes.into_iter().for_each(|inbox| forwarder.attend(inbox));
         let upstream = Upstream::new(settings, &metrics);
@@ -85,11 +87,6 @@ impl Gateway {
         let upstream = Rc::new(RefCell::new(upstream));
         tokio::task::spawn_local(accept(listener, forwarder, upstream.clone(), route.clone(), terms, ended.clone()));
         Self { address, phase, metrics, route, live, upstream, ended }
-    }
-
-    /// The streams that began so far.
-    pub fn opened(&self) -> Vec<(ExchangeKind, Option<String>)> {
-        self.ended.opened.borrow().clone()
     }
 
     pub async fn client(&self) -> RawClient {
@@ -147,7 +144,6 @@ async fn accept(
                 if let Err(ambiguity) = check_framing(&request) {
                     return Ok(error_response(ErrorCode::BadRequest, ambiguity.message(), "request-1"));
                 }
-                let opened = ended.clone();
                 let on_end = Box::new(move |summary| {
                     ended.summaries.borrow_mut().push(summary);
                     ended.changed.notify_waiters();
@@ -161,9 +157,6 @@ async fn accept(
                     let key = request.uri().path().trim_start_matches('/').into();
                     Box::new(WebSocketTerms { policy, key })
                 });
-                exchange.on_open = Some(Box::new(move |kind, server| {
-                    opened.opened.borrow_mut().push((kind, server.map(str::to_owned)));
-                }));
                 Ok::<_, Infallible>(forwarder.forward(request, &upstream, exchange).await)
             }
         });
