@@ -1,7 +1,7 @@
 //! Which route, which server, and how much: the gateway's decisions, apart from any I/O.
 //!
 //! Pure: the time is an argument (milliseconds on any monotonic scale). What nginx users rely on is kept exactly: which
-//! server gets a request, the meaning of `max_fails` and `fail_timeout`, prefix locations.
+//! server gets a request, the meaning of `max_fails` and `fail_timeout`, locations and server names.
 //!
 //! Whether a server is well: [`ActiveHealth`] (probes), [`eject_outliers`] (what its requests say), [`Breaker`] (the whole
 //! upstream); how much is tried again: [`RetryBudget`]; how fast streams are sent away: [`Pace`].
@@ -16,6 +16,7 @@ mod keyed;
 mod limit;
 mod outlier;
 mod pace;
+mod path;
 mod retry;
 mod route;
 mod zone;
@@ -28,6 +29,7 @@ pub use keyed::{KeyHash, KeyHasher};
 pub use limit::{BucketSettings, KeyedBuckets, TokenBucket};
 pub use outlier::{Ejection, OutlierRecord, OutlierSettings, Tally, eject_outliers};
 pub use pace::Pace;
+pub use path::{InvalidPath, NormalPath};
 pub use retry::RetryBudget;
-pub use route::{InvalidRoute, RouteTable};
+pub use route::{Fit, InvalidRoute, PathPattern, RouteTable, Routed};
 pub use zone::{Quota, Rate, RateUse, RateVerdict, RateZone};
