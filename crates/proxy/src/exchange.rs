@@ -10,7 +10,7 @@ use tidegate_metrics::{CloseBy, RouteMetrics};
 
 use crate::{EventPolicy, WebSocketTerms};
 
-use crate::Trace;
+use crate::{Patience, RequestChanges, Trace};
 
 /// What the gateway knows about one request beside the request itself.
 pub struct Exchange {
@@ -39,6 +39,12 @@ pub struct Exchange {
     pub websocket: Option<Box<WebSocketTerms>>,
     /// What the route wants of its event streams; `None` is the default.
     pub events: Option<Arc<EventPolicy>>,
+    /// What is changed of the request before it is sent on.
+    pub changes: Option<Box<RequestChanges>>,
+    /// The route's patience, if it is not the upstream's.
+    pub patience: Option<Arc<Patience>>,
+    /// Whether the response shall carry [`crate::UpstreamSeen`] among its extensions.
+    pub tells: bool,
     /// Called exactly once, when the response body or the tunnel has ended, however it ended.
     pub on_end: OnEnd,
 }
@@ -65,6 +71,9 @@ impl Exchange {
             body: BodyLimits::default(),
             websocket: None,
             events: None,
+            changes: None,
+            patience: None,
+            tells: false,
             on_end,
         }
     }

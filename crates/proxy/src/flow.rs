@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use http::header::SET_COOKIE;
+use http::{Extensions, HeaderMap};
 use tidegate_metrics::{CloseBy, RouteMetrics, StreamKind};
 use tidegate_rules::proxy_protocol::ProxyHeader;
 use tidegate_types::{CloseReason, ErrorCode};
@@ -16,7 +16,9 @@ use crate::circuit::{Admission, UnderWay};
 use crate::clock::Ticks;
 use crate::forward::Failure;
 use crate::server::Busy;
-use crate::{BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, Trace, Upstream};
+use crate::{
+    BodyLimits, EventPolicy, Exchange, ExchangeKind, ExchangeSummary, OnEnd, Patience, Trace, Upstream, UpstreamSeen,
+};
 
 /// A body's rate is looked at when its client was waited for so long, ms.
 const SLOW_START: Ticks = 10_000;
@@ -49,6 +51,8 @@ pub(crate) struct Flow {
     pub(crate) route: Arc<RouteMetrics>,
     pub(crate) listener: Option<Arc<str>>,
     pub(crate) event_policy: Option<Arc<EventPolicy>>,
+    patience: Option<Arc<Patience>>,
+    tells: bool,
     on_end: Cell<Option<OnEnd>>,
     started: Instant,
     ttfb: Cell<Option<Duration>>,
@@ -205,6 +209,33 @@ impl Flow {
         crate::upstream::moment(self.started)
     }
 
+    /// How patient to be: as the route says, or else the upstream.
+    pub(crate) fn patience(&self, upstream: &Upstream) -> Patience {
+        match &self.patience {
+            Some(patience) => Patience::clone(patience),
+            None => upstream.settings.patience(),
+        }
+    }
+
+    /// Tells the caller of the upstream's part, if he asked.
+    pub(crate) fn tell(&self, extensions: &mut Extensions) {
+        if self.tells {
+            extensions.insert(UpstreamSeen {
+                address: self.server(),
+                status: self.upstream_status.get().map(NonZeroU16::get),
+                connect_time: self.connect.get(),
+                header_time: self.header_time(),
+                retries: self.retries.get(),
+            });
+        }
+    }
+
+    /// From the begin of the last try to the head of the server's response.
+    fn header_time(&self) -> Option<Duration> {
+        let head = self.upstream_status.get().and(self.ttfb.get());
+        head.map(|at| at.saturating_sub(self.attempt.get()))
+    }
+
     /// Since the exchange began.
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
@@ -247,11 +278,7 @@ impl Flow {
             error: self.error.get(),
             retries: self.retries.get(),
             upstream_connect: self.connect.get(),
-            upstream_header: self
-                .upstream_status
-                .get()
-                .and(self.ttfb.get())
-                .map(|at| at.saturating_sub(self.attempt.get())),
+            upstream_header: self.header_time(),
             upstream_status: self.upstream_status.get().map(NonZeroU16::get),
         });
     }
@@ -271,6 +298,8 @@ impl Ending {
             route: exchange.route,
             listener: exchange.listener,
             event_policy: exchange.events,
+            patience: exchange.patience,
+            tells: exchange.tells,
             on_end: Cell::new(Some(exchange.on_end)),
             started: Instant::now(),
             ttfb: Cell::new(None),

@@ -26,7 +26,7 @@ use crate::pool::Pool;
 use crate::retry::Tries;
 use crate::server::{Server, Target};
 use crate::stream::EventStream;
-use crate::{Body, Exchange, ForwarderSettings, Upstream, error_response, websocket};
+use crate::{Body, Exchange, ForwarderSettings, Patience, Upstream, error_response, websocket};
 
 /// When clients are to come back that found no server to be had: nobody knows when one comes back.
 const NO_SERVER_RETRY_S: u32 = 5;
@@ -86,7 +86,7 @@ impl Forwarder {
         self: &Rc<Self>,
         mut request: Request<Incoming>,
         upstream: &Arc<Upstream>,
-        exchange: Exchange,
+        mut exchange: Exchange,
     ) -> Response<Body> {
         if let Some(trace) = &exchange.trace {
             trace.strip(request.headers_mut());
@@ -96,10 +96,10 @@ impl Forwarder {
             return Box::pin(websocket::connect(self, request, upstream, exchange)).await;
         }
         let (parts, body) = request.into_parts();
-        let delay = exchange.delay;
+        let (changes, delay) = (exchange.changes.take(), exchange.delay);
         let ending = Ending::begin(exchange);
         wait(delay).await;
-        let request = prepare_request(parts);
+        let request = prepare_request(parts, changes);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
         let admission = match ending.enter(upstream) {
             Ok(admission) => admission,
@@ -256,11 +256,11 @@ impl Forwarder {
         flow: &Flow,
         alarm: &Alarm,
     ) -> Result<Head, Failure> {
-        let settings = &upstream.settings;
+        let Patience { read, send, .. } = flow.patience(upstream);
         flow.moved.set(self.clock.now());
         // While the client's body is on its way, either side may be the silent one.
         let uploading = flow.upload.get() != Upload::Done;
-        let first = if uploading { settings.read_timeout.min(settings.send_timeout) } else { settings.read_timeout };
+        let first = if uploading { read.min(send) } else { read };
         let paced = uploading && flow.asked.as_ref().is_some_and(|asked| asked.limits.least_rate > 0);
         alarm.set(if paced { first.min(PACE) } else { first });
         std::future::poll_fn(|cx| {
@@ -273,17 +273,17 @@ impl Forwarder {
                     Poll::Ready(Ring::Leave(_) | Ring::Close) | Poll::Pending => return Poll::Pending,
                 }
                 // Silence counts from when the request body last moved.
-                let (patience, failure) = match flow.upload.get() {
-                    Upload::WaitingForClient => (settings.send_timeout, Failure::ClientSilent),
-                    Upload::Done | Upload::Untouched => (settings.read_timeout, Failure::Timeout),
-                    Upload::WaitingForUpstream => (settings.send_timeout, Failure::Timeout),
+                let (longest, failure) = match flow.upload.get() {
+                    Upload::WaitingForClient => (send, Failure::ClientSilent),
+                    Upload::Done | Upload::Untouched => (read, Failure::Timeout),
+                    Upload::WaitingForUpstream => (send, Failure::Timeout),
                 };
                 let waiting = flow.upload.get() == Upload::WaitingForClient;
                 if paced && waiting && flow.is_too_slow(self.clock.now()) {
                     return Poll::Ready(Err(Failure::ClientSlow));
                 }
                 let silent = Duration::from_millis(self.clock.now().saturating_sub(flow.moved.get()));
-                match patience.checked_sub(silent) {
+                match longest.checked_sub(silent) {
                     Some(left) if !left.is_zero() => alarm.set(if paced { left.min(PACE) } else { left }),
                     Some(_) | None => return Poll::Ready(Err(failure)),
                 }
@@ -323,8 +323,9 @@ impl Forwarder {
         let events = is_event_stream(&parts.headers) && !matches!(framing, Framing::Length(0));
         add_request_id(&mut parts.headers, &ending.request_id);
         ending.add_cookie(&mut parts.headers);
-        let settings = &upstream.settings;
-        let timeout = if events { settings.stream_timeout } else { settings.read_timeout };
+        ending.tell(&mut parts.extensions);
+        let patience = ending.patience(upstream);
+        let timeout = if events { patience.stream } else { patience.read };
         let reusable = reusable && upload.is_none();
         let (buffer, pool) = (self.buffer.clone(), self.pool.clone());
         let lease = Lease { connection, reusable, buffer, upstream: upstream.clone(), pool, upload };
@@ -486,7 +487,7 @@ pub(crate) fn refuse(failure: Failure, ending: Ending) -> Response<Body> {
 }
 
 pub(crate) fn answer_error(
-    response: Response<Body>,
+    mut response: Response<Body>,
     code: ErrorCode,
     reason: CloseReason,
     ending: Ending,
@@ -494,6 +495,7 @@ pub(crate) fn answer_error(
     ending.answered(response.status().as_u16());
     ending.error.set(Some(code));
     ending.reason.set(reason);
+    ending.tell(response.extensions_mut());
     response.map(|body| body.answer(ending))
 }
 

@@ -10,6 +10,7 @@ use http::{Response, StatusCode, Uri};
 use smallvec::SmallVec;
 use tidegate_types::push_ip;
 
+use crate::RequestChanges;
 use crate::flow::Flow;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -54,7 +55,7 @@ fn strip_connection(headers: &mut HeaderMap) {
 ///
 /// The framing fields stay: whoever sends the request frames its body by them.
 /// `Expect` goes: the 100 (Continue) is answered here, when the upstream connection asks for the body.
-pub(crate) fn prepare_request(mut parts: Parts) -> Prepared {
+pub(crate) fn prepare_request(mut parts: Parts, changes: Option<Box<RequestChanges>>) -> Prepared {
     parts.version = http::Version::HTTP_11;
     // Nothing of the client's connection concerns the upstream's.
     parts.extensions.clear();
@@ -89,7 +90,12 @@ pub(crate) fn prepare_request(mut parts: Parts) -> Prepared {
         chain
     });
     let hostless = !headers.contains_key(HOST);
-    Prepared { parts, hostless, chain: chain.filter(|chain| !chain.is_empty()) }
+    let chain = chain.filter(|chain| !chain.is_empty());
+    let mut request = Prepared { parts, hostless, chain, replaced: Origins::default(), asked_host: None };
+    if let Some(changes) = changes {
+        changes.apply(&mut request);
+    }
+    request
 }
 
 /// A request whose header is fit for the upstream. The fields that say who asked and how are not among the others: they are
@@ -100,29 +106,84 @@ pub(crate) struct Prepared {
     pub(crate) hostless: bool,
     /// X-Forwarded-For as it came.
     chain: Option<Box<[u8]>>,
+    /// Fields about the origin that the route writes or leaves out by itself.
+    pub(crate) replaced: Origins,
+    /// The host that the client asked for, if the upstream is told another.
+    pub(crate) asked_host: Option<HeaderValue>,
 }
 
 impl Prepared {
     /// Appends the fields that tell the upstream who asked and how.
     pub(crate) fn write_origin(&self, out: &mut Vec<u8>, flow: &Flow) {
         let ip = flow.client.to_canonical();
-        out.extend_from_slice(b"x-forwarded-for: ");
-        if let Some(chain) = &self.chain {
-            out.extend_from_slice(chain);
-            out.extend_from_slice(b", ");
+        let ours = |origin| !self.replaced.contains(origin);
+        if ours(Origin::For) {
+            out.extend_from_slice(b"x-forwarded-for: ");
+            if let Some(chain) = &self.chain {
+                out.extend_from_slice(chain);
+                out.extend_from_slice(b", ");
+            }
+            push_ip(out, ip);
+            out.extend_from_slice(b"\r\n");
         }
-        push_ip(out, ip);
-        out.extend_from_slice(b"\r\nx-real-ip: ");
-        push_ip(out, ip);
-        out.extend_from_slice(b"\r\nx-forwarded-proto: ");
-        out.extend_from_slice(flow.scheme.as_bytes());
-        if let Some(host) = self.parts.headers.get(HOST).filter(|_| !self.hostless) {
-            out.extend_from_slice(b"\r\nx-forwarded-host: ");
+        if ours(Origin::RealIp) {
+            out.extend_from_slice(b"x-real-ip: ");
+            push_ip(out, ip);
+            out.extend_from_slice(b"\r\n");
+        }
+        if ours(Origin::Proto) {
+            out.extend_from_slice(b"x-forwarded-proto: ");
+            out.extend_from_slice(flow.scheme.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        let host = self.asked_host.as_ref().or_else(|| self.parts.headers.get(HOST).filter(|_| !self.hostless));
+        if let Some(host) = host.filter(|_| ours(Origin::Host)) {
+            out.extend_from_slice(b"x-forwarded-host: ");
             out.extend_from_slice(host.as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"\r\nx-request-id: ");
-        out.extend_from_slice(flow.request_id.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        if ours(Origin::RequestId) {
+            out.extend_from_slice(b"x-request-id: ");
+            out.extend_from_slice(flow.request_id.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// A field that tells the upstream who asked and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    For,
+    Host,
+    Proto,
+    RealIp,
+    RequestId,
+}
+
+impl Origin {
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        match name {
+            "x-forwarded-for" => Some(Self::For),
+            "x-forwarded-host" => Some(Self::Host),
+            "x-forwarded-proto" => Some(Self::Proto),
+            "x-real-ip" => Some(Self::RealIp),
+            "x-request-id" => Some(Self::RequestId),
+            _ => None,
+        }
+    }
+}
+
+/// A set of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Origins(u8);
+
+impl Origins {
+    pub(crate) fn insert(&mut self, origin: Origin) {
+        self.0 |= 1 << origin as u8;
+    }
+
+    fn contains(self, origin: Origin) -> bool {
+        self.0 & 1 << origin as u8 != 0
     }
 }
 
@@ -156,7 +217,7 @@ impl Found {
 
 /// Whether a field tells the upstream who asked and how, which is ours to say.
 pub(crate) fn is_origin(name: &str) -> bool {
-    matches!(name, "x-forwarded-for" | "x-forwarded-host" | "x-forwarded-proto" | "x-real-ip" | "x-request-id")
+    Origin::of(name).is_some()
 }
 
 pub(crate) fn add_request_id(headers: &mut HeaderMap, request_id: &str) {

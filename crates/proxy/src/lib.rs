@@ -14,6 +14,7 @@
 //! Start reading at [`Forwarder::forward`].
 
 mod body;
+mod changes;
 mod choice;
 mod chronicle;
 mod circuit;
@@ -48,6 +49,7 @@ mod watch;
 mod websocket;
 
 pub use body::{Body, BodyError};
+pub use changes::{Patience, RequestChanges, UpstreamSeen};
 pub use chronicle::{ServerState, StateEvent, Unavailable};
 pub use circuit::CircuitSettings;
 pub use exchange::{BodyLimits, Exchange, ExchangeKind, ExchangeSummary, OnEnd};

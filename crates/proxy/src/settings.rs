@@ -6,6 +6,8 @@ use tidegate_rules::proxy_protocol::ProxyVersion;
 
 use crate::{CircuitSettings, ProbeSettings, RetrySettings, Sticky};
 
+use crate::Patience;
+
 /// An upstream: a group of servers that are interchangeable, and how patient to be with them.
 ///
 /// Timeouts are watched by a ticker of the worker and fire up to one tick ([`ForwarderSettings::tick`]) late.
@@ -63,6 +65,18 @@ impl UpstreamSettings {
     /// Whether a value of the request decides beside the algorithm.
     pub(crate) fn sticks_by_value(&self) -> bool {
         matches!(self.sticky, Some(Sticky::Header(_) | Sticky::Query(_)))
+    }
+}
+
+impl UpstreamSettings {
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            read: self.read_timeout,
+            send: self.send_timeout,
+            handshake: self.handshake_timeout,
+            stream: self.stream_timeout,
+            tunnel_idle: self.tunnel_idle_timeout,
+        }
     }
 }
 

@@ -109,12 +109,12 @@ pub(crate) async fn connect(
     };
     let client = hyper::upgrade::on(&mut request);
     let (parts, body) = request.into_parts();
-    let delay = exchange.delay;
+    let (changes, delay) = (exchange.changes.take(), exchange.delay);
     let terms = exchange.websocket.take();
     let strict = terms.as_ref().is_some_and(|terms| terms.policy.settings.inspect == Inspect::Strict);
     let ending = Ending::begin(exchange);
     wait(delay).await;
-    let mut request = prepare_request(parts);
+    let mut request = prepare_request(parts, changes);
     request.parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     request.parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     drop(body);
@@ -134,12 +134,14 @@ pub(crate) async fn connect(
                 admission.answered(101);
             }
             upstream.metrics.header_seconds.observe(ending.responded(101).as_secs_f64());
+            let patience = ending.patience(upstream);
             ending.kind.set(ExchangeKind::WebSocket);
             ending.flows();
             add_request_id(response.headers_mut(), &ending.request_id);
             ending.add_cookie(response.headers_mut());
+            ending.tell(response.extensions_mut());
             let of_route = terms.as_ref().and_then(|terms| terms.policy.settings.idle_timeout);
-            let timeout = of_route.unwrap_or(upstream.settings.tunnel_idle_timeout);
+            let timeout = of_route.unwrap_or(patience.tunnel_idle);
             let meter = terms.filter(|terms| terms.policy.looks_inside()).map(|terms| {
                 let key = terms.policy.key(&terms.key);
                 let deflate = extensions::deflates(response.headers());
@@ -148,8 +150,7 @@ pub(crate) async fn connect(
             let alarm = forwarder.clock.alarm(Species::Stream);
             let listed = forwarder.live.enter(ending.flow(), upstream, &alarm);
             let buffer = forwarder.buffer.clone();
-            let deadline = upstream.settings.handshake_timeout;
-            begin(client, deadline, stream, End { alarm, timeout, buffer, open, ending, listed, meter });
+            begin(client, patience.handshake, stream, End { alarm, timeout, buffer, open, ending, listed, meter });
             response
         }
         Ok(Shaken::Refused(head, connection)) => {
@@ -212,7 +213,7 @@ async fn try_servers(
             }
         };
         upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
-        let deadline = upstream.settings.handshake_timeout;
+        let deadline = ending.patience(upstream).handshake;
         let shaken = tokio::time::timeout(deadline, shake(forwarder, connection, request, key, ending)).await;
         let shaken = shaken.unwrap_or(Err(Failure::Timeout)).and_then(|shaken| match shaken {
             Shaken::Tunnel(response, ..) if strict && extensions::has_unknown(response.headers()) => {
