@@ -2,8 +2,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use serde::de::DeserializeOwned;
 use tidegate_types::{Millis, TenantId, UserId};
 
+use crate::VerifiedClaims;
 use crate::claims::{Claims, Received, millis};
 use crate::principal::{Principal, username};
 
@@ -71,6 +73,17 @@ impl KeySet {
     /// The user is the claim `userId`, or else `sub`; the tenant is `tenantId`, or else `default`. `exp` and `nbf`
     /// count without leeway (RFC 7519 sections 4.1.4 and 4.1.5), and may be missing.
     pub fn verify(&self, token: &str, now: Millis) -> Result<Principal, AuthError> {
+        principal(self.decode::<Received>(token)?, now)
+    }
+
+    /// What the token says, whoever it is about; for gateways, which need no user. `exp` and `nbf` count as in
+    /// [`Self::verify`].
+    pub fn claims(&self, token: &str, now: Millis) -> Result<VerifiedClaims, AuthError> {
+        VerifiedClaims::new(self.decode(token)?, now)
+    }
+
+    /// The claims of a token that a key of the set has signed.
+    fn decode<T: DeserializeOwned>(&self, token: &str) -> Result<T, AuthError> {
         if token.is_empty() {
             return Err(AuthError::Missing);
         }
@@ -88,9 +101,9 @@ impl KeySet {
         self.0
             .iter()
             .filter(|(key, _)| key.algorithm() == header.alg)
-            .find_map(|(key, validation)| decode::<Received>(token, key.verifying(), validation).ok())
+            .find_map(|(key, validation)| decode::<T>(token, key.verifying(), validation).ok())
+            .map(|data| data.claims)
             .ok_or(AuthError::Invalid)
-            .and_then(|data| principal(data.claims, now))
     }
 
     /// Signs claims with the first key. Empty if there is none.

@@ -13,9 +13,11 @@ mod claims;
 mod keys;
 mod principal;
 mod secret;
+mod verified;
 
 pub use api_key::{ApiKey, ApiKeys};
 pub use claims::Claims;
 pub use keys::{AuthError, KeySet, MAX_TOKEN_BYTES, bearer};
 pub use principal::{Principal, RoomAction};
 pub use secret::{Secret, constant_time_eq};
+pub use verified::VerifiedClaims;

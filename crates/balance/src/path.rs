@@ -8,14 +8,25 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum InvalidPath {
     /// `..` leads out of the root.
-    #[error("the path leads out of the root")]
+    #[error("{}", self.message())]
     Escapes,
     /// `%` without two hexadecimal digits behind it.
-    #[error("the path has a \"%\" without two digits")]
+    #[error("{}", self.message())]
     Encoding,
     /// `%00`, which ends the path for many programs behind us.
-    #[error("the path has a zero byte")]
+    #[error("{}", self.message())]
     Zero,
+}
+
+impl InvalidPath {
+    /// What to tell the client.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Escapes => "The path leads out of the root",
+            Self::Encoding => "The path has a \"%\" without two hexadecimal digits behind it",
+            Self::Zero => "The path has a zero byte",
+        }
+    }
 }
 
 /// A path in the form in which it is compared (nginx `$uri`). It is only borrowed if that is how it came.

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, HOST, RETRY_AFTER, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::header::{ACCEPT, RETRY_AFTER, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use tidegate_balance::{BucketSettings, Quota, RateUse, RateVerdict, TokenBucket};
 use tidegate_config::{Config, Listener, Route, ZoneUse};
 use tidegate_metrics::{Counter, LimitMetrics, Metrics};
@@ -57,8 +57,6 @@ pub(crate) struct Gate {
     connections: Box<[Limit]>,
     /// Zones of both kinds that only count what they would do.
     trials: Box<[Limit]>,
-    route: Arc<str>,
-    listener: Arc<str>,
 }
 
 /// A zone as a route uses it.
@@ -157,8 +155,6 @@ pub(crate) fn gate(
         rates: rates.into(),
         connections: connections.into(),
         trials: trials.into(),
-        route: name,
-        listener: listener.name.clone(),
     })))
 }
 
@@ -179,19 +175,18 @@ impl Gate {
     /// Whether a request may be served, and when. Rates come before connections, as in nginx.
     ///
     /// # Errors
-    /// It may not; the access list or a zone says so.
-    pub fn admit<B>(&self, asking: Asking, request: &Request<B>) -> Result<Admitted, Refusal> {
+    /// It may not; the access list or a zone says so. `facts` are asked for keys, if there are any.
+    pub fn admit<'a>(&self, asking: Asking, facts: &dyn Fn() -> Facts<'a>) -> Result<Admitted, Refusal> {
         if !self.access.allows(asking.client.ip()) {
             return Err(Refusal::with(ErrorCode::Forbidden, "Access denied"));
         }
-        let facts = || self.facts(asking, request);
         for trial in &self.trials {
-            trial.would(asking.client, &facts);
+            trial.would(asking.client, facts);
         }
-        let delay_ms = self.take_rates(asking.client, &facts)?;
+        let delay_ms = self.take_rates(asking.client, facts)?;
         let mut places = Vec::new();
         for limit in &self.connections {
-            let Some(key) = limit.zone.key(asking.client, &facts) else { continue };
+            let Some(key) = limit.zone.key(asking.client, facts) else { continue };
             match limit.zone.enter(key) {
                 Some(place) => places.push(place),
                 None => {
@@ -232,25 +227,6 @@ impl Gate {
         let Some((limit, delay_ms)) = longest else { return Ok(0) };
         limit.counted.delayed.inc();
         Ok(delay_ms)
-    }
-
-    fn facts<'a, B>(&'a self, asking: Asking, request: &'a Request<B>) -> Facts<'a> {
-        let uri = request.uri();
-        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
-        Facts {
-            client: Some(asking.client),
-            peer: Some(asking.peer),
-            host: uri.authority().map(http::uri::Authority::as_str).or(host).unwrap_or_default(),
-            method: request.method().as_str(),
-            path: uri.path(),
-            query: uri.query(),
-            scheme: "http",
-            http_version: if request.version() == Version::HTTP_2 { "2" } else { "1.1" },
-            route: &self.route,
-            listener: &self.listener,
-            headers: Some(request.headers()),
-            ..Facts::default()
-        }
     }
 }
 

@@ -4,32 +4,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
 use tidegate_balance::RouteTable;
-use tidegate_config::{Action, Config, Listener, PathMatch};
+use tidegate_config::{Config, Listener};
 use tidegate_metrics::Metrics;
-use tidegate_proxy::{LiveStreams, RouteMetrics, Upstream};
+use tidegate_proxy::{LiveStreams, Upstream};
 
 use crate::StartError;
 use crate::access_log::{AccessLog, Log};
 use crate::admission::{self, Gate, Limits};
 use crate::client::Threshold;
+use crate::edge_tokens::EdgeTokens;
+use crate::route::{Context, Redirect, Route, pattern};
 use crate::upstreams;
-
-/// Where a request of a route goes, and where it is counted.
-#[derive(Clone, Debug)]
-pub(crate) struct Route {
-    pub name: Arc<str>,
-    pub upstream: Arc<Upstream>,
-    pub metrics: Arc<RouteMetrics>,
-    /// Where its lines go; `None` is nowhere.
-    pub log: Option<Arc<Log>>,
-    /// Taken out of use: new requests are refused.
-    pub drained: bool,
-    /// What is asked of clients; `None` is nothing.
-    pub gate: Option<Arc<Gate>>,
-    /// The largest request body, bytes; 0 is no limit.
-    pub max_body: u64,
-}
 
 /// What one listener serves. Shared by all workers.
 #[derive(Debug)]
@@ -40,11 +27,15 @@ pub(crate) struct Site {
     pub address: SocketAddr,
     /// Where lines of requests without a route go.
     pub log: Option<Arc<Log>>,
-    pub routes: RouteTable<Route>,
+    pub routes: RouteTable<Arc<Route>>,
     pub realtime: bool,
     /// What is asked of clients of the realtime server; `None` is nothing.
     pub realtime_gate: Option<Arc<Gate>>,
     pub threshold: Threshold,
+    /// Everything is sent there, nothing is served.
+    pub redirect: Option<Redirect>,
+    /// For routes that want one.
+    pub tokens: Option<Arc<EdgeTokens>>,
 }
 
 /// What makes a listener the same one after a reload: its address, and its name if the kernel chose the port.
@@ -113,9 +104,12 @@ impl Plan {
         });
         let upstreams: Vec<_> = upstreams.collect();
         let limits = Limits::new(&config, before.map(|before| &before.limits), &shared.metrics)?;
+        let tokens = config.jwt.as_ref().map(|jwt| EdgeTokens::new(jwt).map(Arc::new)).transpose();
+        let tokens = tokens.map_err(|error| StartError::Config(error.to_string()))?;
+        let context = Context { config: &config, upstreams: &upstreams, limits: &limits, drained: &drained, shared };
         let site = |listener| {
             let threshold = Threshold::new(&config, listener, earlier(before, listener), &limits, &shared.metrics)?;
-            site(&config, listener, threshold, &upstreams, &limits, &drained, shared).map(Arc::new)
+            site(context, listener, threshold, tokens.clone()).map(Arc::new)
         };
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
         let generation = before.map_or(1, |before| before.generation + 1);
@@ -160,45 +154,36 @@ fn earlier<'a>(before: Option<&'a Plan>, listener: &Listener) -> Option<&'a Thre
 
 /// What a listener serves, according to the config.
 fn site(
-    config: &Config,
+    context: Context<'_>,
     listener: &Listener,
     threshold: Threshold,
-    upstreams: &[(Arc<str>, Arc<Upstream>)],
-    limits: &Limits,
-    drained: &[Part],
-    shared: &Shared,
+    tokens: Option<Arc<EdgeTokens>>,
 ) -> Result<Site, StartError> {
-    let mut routes = RouteTable::new();
-    for route in &config.routes {
-        if !route.serves(&listener.name) {
-            continue;
-        }
-        let (Action::Upstream { name, .. }, PathMatch::Prefix(path)) = (&route.action, &route.path) else {
-            let message = format!("route {:?}: only prefixes that go to an upstream are served", route.name);
-            return Err(StartError::Config(message));
-        };
-        let found = upstreams.iter().find(|(known, _)| known == name);
-        // A Config read from a file has no dangling names; one built in code may.
-        let (_, upstream) = found.ok_or_else(|| {
-            StartError::Config(format!("route {:?} names the upstream {:?}, which does not exist", route.name, name))
-        })?;
-        let metrics = shared.metrics.route_to(&route.name, name);
-        let log = shared.logs.of(&config.log, Some(route))?;
-        let drained = drained.contains(&Part::Route(route.name.clone()));
-        let gate = admission::gate(Some(route), listener, limits, &shared.metrics)?;
-        let (upstream, max_body) = (upstream.clone(), route.max_body);
-        let target = Route { name: route.name.clone(), upstream, metrics, log, drained, gate, max_body };
-        let fault = |error| StartError::Config(format!("route {:?}: {error}", route.name));
-        if route.hosts.is_empty() {
-            routes.insert(None, path, target).map_err(fault)?;
-        } else {
-            for host in &route.hosts {
-                routes.insert(Some(host), path, target.clone()).map_err(fault)?;
-            }
-        }
-    }
-    let realtime = config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name));
-    let log = shared.logs.of(&config.log, None)?;
-    let realtime_gate = admission::gate(None, listener, limits, &shared.metrics)?;
-    Ok(Site { address: listener.address, name: listener.name.clone(), log, routes, realtime, realtime_gate, threshold })
+    let Context { config, limits, shared, .. } = context;
+    let served = config.routes.iter().filter(|route| route.serves(&listener.name));
+    let compiled = served.map(|route| Ok((route, Arc::new(Route::new(context, route, listener)?))));
+    let compiled: Vec<_> = compiled.collect::<Result<_, StartError>>()?;
+    let entries = compiled.iter().flat_map(|(route, compiled)| {
+        let any = route.hosts.is_empty().then_some(None);
+        let hosts = any.into_iter().chain(route.hosts.iter().map(|host| Some(&**host)));
+        hosts.map(|host| (host, pattern(&route.path), compiled.specificity(), compiled.clone()))
+    });
+    let fault = |error: &dyn std::fmt::Display| {
+        StartError::Config(format!("the routes of the listener {:?}: {error}", listener.name))
+    };
+    let redirect = listener.redirect_https.map(|port| {
+        let port = if port == 443 { String::new() } else { format!(":{port}") };
+        Redirect::new(&format!("https://{{host}}{port}{{uri}}"), StatusCode::PERMANENT_REDIRECT)
+    });
+    Ok(Site {
+        address: listener.address,
+        name: listener.name.clone(),
+        log: shared.logs.of(&config.log, None)?,
+        routes: RouteTable::new(entries).map_err(|error| fault(&error))?,
+        realtime: config.realtime.as_ref().is_some_and(|realtime| realtime.listeners.contains(&listener.name)),
+        realtime_gate: admission::gate(None, listener, limits, &shared.metrics)?,
+        threshold,
+        redirect: redirect.transpose().map_err(|error| fault(&error))?,
+        tokens,
+    })
 }

@@ -20,9 +20,8 @@ use tokio::sync::watch;
 
 use crate::StartError;
 use crate::access_log::Entry;
-use crate::admission::{Admitted, Asking, Places};
-use crate::dispatch::Line;
-use crate::plan::Site;
+use crate::admission::{Admitted, Places};
+use crate::line::Line;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
 use crate::worker::Worker;
@@ -181,14 +180,12 @@ impl Drop for Report {
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     held: &Rc<Held>,
-    site: &Site,
-    asking: Asking,
     admitted: Admitted,
     shard: Rc<Shard>,
     request: Request<Incoming>,
+    mut line: Line,
 ) -> Response<Body> {
     let request_id = worker.ids.of(request.headers());
-    let mut line = Line::of(&request, asking, site, None).traced(worker, &request);
     line.route = Some("realtime".into());
     let report = Rc::new(Report {
         worker: worker.clone(),

@@ -84,7 +84,6 @@ impl Status {
 }
 
 /// The page, for a route that shows it.
-#[expect(dead_code, reason = "routes to it follow")]
 pub(crate) fn stub_status(worker: &Worker) -> String {
     worker.status.page()
 }

@@ -380,5 +380,5 @@ fn ended_badly(worker: &Worker, held: &Held, site: &Site, error: &hyper::Error) 
     }
     let (reason, status) = if error.is_parse_too_large() { ("too_large", 431) } else { ("malformed", 400) };
     worker.refused(reason);
-    crate::dispatch::log_malformed(worker, held.slot.client, site, status);
+    crate::line::log_malformed(worker, held.slot.client, site, status);
 }
