@@ -16,7 +16,7 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     start_logging(&config.log);
     let file = args.config.clone();
     let read = move || load(&file).map_err(|failure| failure.to_string());
-    let source = Source { file: args.config.clone(), watch: false, read: Arc::new(read) };
+    let source = Source { file: args.config.clone(), watch: config.reload.watch, read: Arc::new(read) };
     let extras = Extras { signals: true, drain_delay: args.drain_delay, source: Some(source), ..Extras::default() };
     let running = Server::start(config, extras)?;
     for address in running.addresses() {

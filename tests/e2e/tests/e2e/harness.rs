@@ -103,11 +103,9 @@ impl Server {
         }
     }
 
-    /// Private resident memory, KiB (`RssAnon` of proc(5)).
+    /// Private resident memory, KiB.
     pub fn memory_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        private_kib(self.pid())
     }
 
     /// Open file descriptors.
@@ -208,6 +206,77 @@ fn keep_lines(from: impl Read + Send + 'static, log: Arc<Mutex<VecDeque<String>>
             push(&log, &line);
         }
     });
+}
+
+/// A process of the binary, with its last lines. Killed when dropped.
+pub struct Process {
+    child: Child,
+    log: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl Process {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = Arc::default();
+        keep_lines(child.stdout.take().unwrap(), Arc::clone(&log));
+        keep_lines(child.stderr.take().unwrap(), Arc::clone(&log));
+        Self { child, log }
+    }
+
+    pub fn output(&self) -> String {
+        self.log.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits for a text in its output; what follows it in the line.
+    pub fn until_said(&self, text: &str) -> String {
+        let end = Instant::now() + crate::raw::PATIENCE;
+        loop {
+            let output = self.output();
+            if let Some((_, rest)) = output.split_once(text) {
+                return rest.lines().next().unwrap_or_default().to_owned();
+            }
+            assert!(Instant::now() < end, "the process did not say {text:?}:\n{output}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The address that follows a text in its output.
+    pub fn said(&mut self, before: &str) -> SocketAddr {
+        let rest = self.until_said(before);
+        let end = rest.find(|c: char| c != '.' && c != ':' && !c.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse().unwrap()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success(), "kill -{name}");
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// Private resident memory, KiB.
+    pub fn memory_kib(&self) -> u64 {
+        private_kib(self.child.id())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- the process's last lines ---\n{}", self.output());
+        }
+    }
+}
+
+/// Private resident memory of a process, KiB (`RssAnon` of proc(5)).
+fn private_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Runs `node run.mjs file name` against a server of its own and fails with what the scenario says.
