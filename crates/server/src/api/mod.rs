@@ -6,6 +6,7 @@ mod answer;
 mod connections;
 mod drain;
 mod gate;
+mod upstreams;
 
 use std::sync::Arc;
 
@@ -63,6 +64,13 @@ impl Api {
             (["connections", id], &Method::DELETE) => {
                 connections::close_one(&self.live, id, &self.plan().config.drain).await
             }
+            (["upstreams"], &Method::GET) => upstreams::list(&self.plan(), &self.live).await,
+            (["upstreams", name], &Method::GET) => upstreams::one(&self.plan(), &self.live, name).await,
+            (["upstreams", name, "servers", server], &Method::PATCH) => {
+                upstreams::change(&self.plan(), &self.live, name, server, answer::body(request).await?).await
+            }
+            (["upstreams"] | ["upstreams", _], _) => Err(Refusal::method("GET")),
+            (["upstreams", _, "servers", _], _) => Err(Refusal::method("PATCH")),
             (["drain"], &Method::POST) => self.drain(answer::body(request).await?).await,
             (["drain"], &Method::DELETE) => self.undrain(answer::body(request).await?).await,
             (["connections"], _) => Err(Refusal::method("GET, DELETE")),

@@ -126,3 +126,34 @@ fn free_address() -> SocketAddr {
     // Taken again at once by the gateway, which asks for it exclusively: another process that is as quick makes the test fail.
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
+
+#[test]
+fn streams_whose_route_or_upstream_is_gone_are_told_and_no_others() {
+    local(async {
+        let upstream = Upstream::websocket_echo().await;
+        let two = |names: &[&str]| {
+            let mut config = towards("a", upstream.address());
+            let prototype = config.routes[0].clone();
+            config.routes.clear();
+            for name in names {
+                let mut route = prototype.clone();
+                route.name = (*name).into();
+                route.path = PathMatch::Prefix(format!("/{name}").into());
+                config.routes.push(route);
+            }
+            config
+        };
+        let gateway = Gateway::start(two(&["stays", "goes"]));
+        let mut stays = WebSocket::connect(gateway.address, "/stays").await;
+        let mut goes = WebSocket::connect(gateway.address, "/goes").await;
+        gateway.reload(two(&["stays"])).unwrap();
+        assert!(goes.receive().await.is_some_and(|frame| frame.first == 0x88));
+        stays.text("here").await;
+        assert_eq!(stays.receive_text().await, "here");
+        let mut other = two(&["stays"]);
+        other.upstreams[0].name = "b".into();
+        other.routes[0].action = Action::upstream("b");
+        gateway.reload(other).unwrap();
+        assert!(stays.receive().await.is_some_and(|frame| frame.first == 0x88));
+    });
+}
