@@ -209,6 +209,27 @@ impl Group {
         self.peer_mut(id).map(|peer| peer.weigh(weight)).is_some()
     }
 
+    /// How many live connections the servers that are well and no backups have above their fair part of all of them, by
+    /// weight; those with none above are left out.
+    pub fn excess(&self, now: Millis) -> Vec<(usize, u32)> {
+        let single = self.peers.len() == 1;
+        let well = |peer: &&Peer| !peer.settings.backup && peer.view(single, now).is_healthy();
+        let (live, total) = self.peers.iter().filter(well).fold((0, 0), |(live, total), peer| {
+            (live + i128::from(peer.load.live()), total + i128::from(peer.weight()))
+        });
+        let numbered = self.peers.iter().enumerate().filter(|(_, peer)| well(peer));
+        let above = numbered.filter_map(|(index, peer)| {
+            let fair = (live * i128::from(peer.weight())).div_euclid(total.max(1));
+            // Rounded in favour of who has them: one too few moves back and forth.
+            let fair = if fair * total < live * i128::from(peer.weight()) { fair + 1 } else { fair };
+            u32::try_from(i128::from(peer.load.live()) - fair)
+                .ok()
+                .filter(|above| *above > 0)
+                .map(|above| (index, above))
+        });
+        above.collect()
+    }
+
     /// How many servers the group has.
     pub fn len(&self) -> usize {
         self.peers.len()

@@ -34,6 +34,7 @@ mod parting;
 mod policy;
 mod pool;
 mod probe;
+mod rebalance;
 mod refuse;
 mod resolve;
 mod retry;

@@ -59,6 +59,8 @@ pub struct UpstreamSettings {
     pub retry: RetrySettings,
     /// Streams asked to go per second when their server goes down or is drained; 0 asks all at once.
     pub close_rate: u32,
+    /// Streams per second that are asked to move to a server that came (back); 0 moves none.
+    pub rebalance_rate: u32,
 }
 
 impl UpstreamSettings {
@@ -106,6 +108,7 @@ impl Default for UpstreamSettings {
             circuit: CircuitSettings::default(),
             retry: RetrySettings::default(),
             close_rate: 50,
+            rebalance_rate: 0,
         }
     }
 }

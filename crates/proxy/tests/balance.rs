@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::nginx::Nginx;
 use common::{Gateway, get, settings};
 use tidegate_balance::{Algorithm, Duty};
-use tidegate_proxy::{CookieKey, ServerSettings, Sticky, StickyCookie, UpstreamSettings};
+use tidegate_proxy::{CookieKey, ServerOrder, ServerSettings, Sticky, StickyCookie, UpstreamSettings};
 use tidegate_rules::proxy_protocol::ProxyVersion;
 use tidegate_testkit::{Message, PATIENCE, RawClient, Upstream, WebSocket, local};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -57,6 +57,11 @@ async fn asks(gateway: &Gateway, count: usize) -> String {
         answers += &ask(gateway, "").await.text();
     }
     answers
+}
+
+/// Whether not all are the same. Ports are random, and so is what a ring gives to each: a small part may stay without a key.
+fn several(answers: &str) -> bool {
+    answers.chars().any(|answer| !answers.starts_with(answer))
 }
 
 /// A tunnel and the number of its server.
@@ -192,7 +197,7 @@ fn a_hash_keeps_each_key_at_one_server() {
             assert_eq!(head.field("x-server"), Some(first.as_str()), "tunnels too");
             all += &first;
         }
-        assert!(all.contains('0') && all.contains('1') && all.contains('2'), "{all}");
+        assert!(several(&all), "{all}");
     });
 }
 
@@ -290,7 +295,7 @@ fn a_header_or_a_query_parameter_keeps_a_client_at_its_server() {
             assert_eq!(ask(&gateway, &fields).await.text(), first);
             all += &first;
         }
-        assert!((0..4).all(|index| all.contains(&index.to_string())), "{all}");
+        assert!(several(&all), "{all}");
         assert_eq!(asks(&gateway, 4).await, "0123", "who has none goes by the algorithm");
 
         let gateway = Gateway::with(by(Sticky::Query("session".into()))).await;
@@ -443,5 +448,35 @@ fn a_reload_keeps_what_is_known_of_servers() {
         drop(held);
         gateway.ended(4).await;
         assert_eq!(asks(&gateway, 4).await.matches('0').count(), 2);
+    });
+}
+
+#[test]
+fn streams_move_to_a_server_that_comes_back() {
+    local(async {
+        let servers = servers(2).await;
+        let settings = with(&addresses(&servers), |index, server| {
+            server.duty = if index == 1 { Duty::Down } else { Duty::Serve };
+        });
+        let gateway =
+            Gateway::with(UpstreamSettings { balance: Algorithm::LeastConn, rebalance_rate: 1000, ..settings }).await;
+        let (held, places) = tunnels(&gateway, 10).await;
+        assert_eq!(places, "0".repeat(10));
+        let upstream = gateway.upstream();
+        let moving = tokio::task::spawn_local(tidegate_proxy::Upstream::rebalance(
+            Arc::downgrade(&upstream),
+            gateway.live.clone(),
+        ));
+        // The task has seen who is there once it waits for its next look.
+        tokio::task::yield_now().await;
+        assert!(upstream.set_server(&servers[1].address().to_string(), ServerOrder::Up, None).await);
+        let ended = gateway.ended(5).await;
+        assert!(ended.iter().all(|summary| summary.upstream.as_deref() == Some(&*servers[0].address().to_string())));
+        let (_more, places) = tunnels(&gateway, 5).await;
+        assert_eq!(places, "1".repeat(5), "who comes again goes there");
+        let counts = gateway.live.count().await;
+        assert!(counts.iter().all(|count| count.tunnels == 5), "{counts:?}");
+        moving.abort();
+        drop(held);
     });
 }

@@ -13,7 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidegate_config::Config;
-use tidegate_proxy::Upstream;
+use tidegate_proxy::{LiveStreams, Upstream};
 use tidegate_realtime::Node;
 use tidegate_types::{ErrorCode, Phase};
 use tokio::net::TcpListener;
@@ -150,7 +150,7 @@ impl Control {
                 Err(error) => tracing::error!(%error, "the admin listener does not work"),
             }
         }
-        spawn_local(follow_names(self.plans.subscribe()));
+        spawn_local(tend(self.plans.subscribe(), self.plans.live().clone()));
         spawn_local(crate::health::follow(self.plans.subscribe(), self.plans.live().clone()));
         let exporting = self.exporter.take().map(|exporter| {
             let mut phase = self.phase.subscribe();
@@ -248,8 +248,8 @@ impl Control {
     }
 }
 
-/// Keeps the names of upstreams resolved, each plan's new ones too.
-async fn follow_names(mut plans: watch::Receiver<Arc<Plan>>) {
+/// Keeps the names of upstreams resolved and their streams balanced, each plan's new ones too.
+async fn tend(mut plans: watch::Receiver<Arc<Plan>>, live: LiveStreams) {
     let mut followed: Vec<Weak<Upstream>> = Vec::new();
     loop {
         followed.retain(|upstream| upstream.strong_count() > 0);
@@ -258,6 +258,7 @@ async fn follow_names(mut plans: watch::Receiver<Arc<Plan>>) {
             let upstream = Arc::downgrade(upstream);
             if !followed.iter().any(|known| known.ptr_eq(&upstream)) {
                 spawn_local(Upstream::follow_names(upstream.clone()));
+                spawn_local(Upstream::rebalance(upstream.clone(), live.clone()));
                 followed.push(upstream);
             }
         }

@@ -34,6 +34,7 @@ pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
             config::ProxyProtocol::V2 => Some(ProxyVersion::V2),
         },
         dns_refresh: upstream.dns_refresh,
+        rebalance_rate: upstream.rebalance_rate,
         ..crate::health::settings(upstream)
     }
 }

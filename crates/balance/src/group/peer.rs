@@ -165,6 +165,13 @@ pub struct PeerView<'a> {
     pub latency_micros: Option<u64>,
 }
 
+impl PeerView<'_> {
+    /// Whether it is there for new requests, were it not for a full house.
+    pub fn is_healthy(&self) -> bool {
+        self.duty == Duty::Serve && !self.unhealthy && !self.ejected && !self.failing
+    }
+}
+
 /// Weights are counted in thousandths, so that a slow start has steps even for a weight of 1.
 const WHOLE: i64 = 1000;
 

@@ -385,6 +385,22 @@ fn orders_of_an_operator_hold_until_the_servers_configuration_changes() {
 }
 
 #[test]
+fn those_above_their_fair_part_are_named_when_a_server_comes_back() {
+    let backup = PeerSettings { backup: true, ..PeerSettings::default() };
+    let mut group = group(Algorithm::LeastConn, &[weighted(1), weighted(2), weighted(1), backup]);
+    let last = group.id(2).unwrap();
+    group.mark(last, Mark::Unhealthy, true, NOW);
+    for _ in 0..12 {
+        group.hold(NOW).unwrap();
+    }
+    assert_eq!(group.excess(NOW), [], "4 and 8 are fair while there are two");
+    group.mark(last, Mark::Unhealthy, false, NOW);
+    assert_eq!(group.excess(NOW), [(0, 1), (1, 2)], "of 12, 3 and 6 stay");
+    group.hold(NOW).unwrap();
+    assert_eq!(group.excess(NOW), [(1, 1)], "of 13, 4 and 7: nobody is asked for a part of a stream");
+}
+
+#[test]
 fn a_sticky_value_goes_to_one_server_whatever_the_algorithm_is() {
     let mut group = Group::new(Algorithm::RoundRobin, true, 1);
     group.update((0..4).map(|index| member(&format!("10.0.0.{index}:80"), weighted(1))), NOW);
