@@ -143,8 +143,8 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// A connection died while it was idle: the same server again, on a new one. The server has had nothing of it, so neither
-    /// the number of tries nor the budget limits it.
+    /// A connection died while it was idle: the same server again, on a new one. A pool holds
+    /// few of them, so that neither the number of tries nor the budget needs to limit it.
     pub(crate) fn over_again(&self) {
         self.count();
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{Gateway, get, until};
 use tidegate_balance::{ActiveSettings, OutlierSettings};
-use tidegate_proxy::{ProbeKind, ProbeSettings, ServerOrder, Unavailable, UpstreamSettings};
+use tidegate_proxy::{Leave, LiveFilter, ProbeKind, ProbeSettings, ServerOrder, Unavailable, UpstreamSettings};
 use tidegate_rules::proxy_protocol::ProxyVersion;
 use tidegate_testkit::{Mood, Upstream, WebSocket, local};
 
@@ -296,31 +296,69 @@ fn passive_failures_and_recoveries_are_told_too() {
     });
 }
 
+async fn echo_sockets(gateway: &Gateway, count: usize) -> Vec<WebSocket> {
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let mut socket = WebSocket::connect(gateway.address, "/").await;
+        socket.text("hello").await;
+        assert_eq!(socket.receive_text().await, "hello");
+        sockets.push(socket);
+    }
+    sockets
+}
+
+/// Why the streams of a server that are still there are asked to go.
+async fn leaving(gateway: &Gateway, server: SocketAddr) -> Vec<Option<Leave>> {
+    let streams = gateway.live.list(&LiveFilter::server("backend", &server.to_string()), 100).await;
+    streams.iter().map(|stream| stream.leaving).collect()
+}
+
 #[test]
-fn an_operator_takes_a_server_out_and_its_streams_go_at_the_close_rate() {
+fn a_server_that_goes_down_by_its_probes_loses_its_streams_one_by_one_and_keeps_the_rest_when_it_is_back() {
+    local(async {
+        let mood = mood(Mood::Answers(200));
+        let (server, health) = (Upstream::websocket_echo().await, Upstream::moody(mood.clone()).await);
+        let mut settings = probed(&[server.address()], http());
+        settings.probe.as_mut().unwrap().port = Some(health.address().port());
+        settings.close_rate = 1;
+        let gateway = Gateway::with(settings).await;
+        let _sockets = echo_sockets(&gateway, 8).await;
+        mood.set(Mood::Answers(500));
+        let first = async {
+            while leaving(&gateway, server.address()).await.len() == 8 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tidegate_testkit::patiently("the first stream to go", first).await;
+        mood.set(Mood::Answers(200));
+        until("the server to be up", || why(&gateway) == [None]).await;
+        let kept = async {
+            while leaving(&gateway, server.address()).await.contains(&Some(Leave::ServerDown)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tidegate_testkit::patiently("the rest to be kept", kept).await;
+        let left = leaving(&gateway, server.address()).await.len();
+        assert!((1..8).contains(&left), "eight at one per second do not go at once: {left}");
+    });
+}
+
+#[test]
+fn an_operator_takes_a_server_out_and_its_streams_are_asked_to_go() {
     local(async {
         let (one, two) = (Upstream::websocket_echo().await, Upstream::websocket_echo().await);
         let mut settings = common::settings(&[one.address(), two.address()]);
-        settings.close_rate = 20;
+        settings.close_rate = 1;
         let gateway = Gateway::with(settings).await;
-        let mut sockets = Vec::new();
-        for _ in 0..12 {
-            let mut socket = WebSocket::connect(gateway.address, "/").await;
-            socket.text("hello").await;
-            assert_eq!(socket.receive_text().await, "hello");
-            sockets.push(socket);
-        }
+        let _sockets = echo_sockets(&gateway, 12).await;
         let server = one.address().to_string();
-        let begin = tokio::time::Instant::now();
         assert!(gateway.upstream().set_server(&server, ServerOrder::Down, Some(&gateway.live)).await);
-        until("the streams of the server to go", || gateway.upstream().states()[0].live == 0).await;
-        assert!(begin.elapsed() >= Duration::from_millis(200), "six at 20 per second, not all at once");
-        assert_eq!(gateway.upstream().states()[1].live, 6);
+        let asked = leaving(&gateway, one.address()).await;
+        assert!(!asked.is_empty() && asked.iter().all(|why| *why == Some(Leave::ServerDown)), "{asked:?}");
+        assert_eq!(leaving(&gateway, two.address()).await, [None; 6]);
         assert_eq!((why(&gateway), changes(&gateway)), (vec![Some(Unavailable::Down), None], vec!["set_down"]));
-        for _ in 0..3 {
-            WebSocket::connect(gateway.address, "/").await.text("x").await;
-        }
-        assert_eq!(one.connections(), 6);
+        let _more = echo_sockets(&gateway, 3).await;
+        assert_eq!(one.connections(), 6, "it gets nothing new");
         for (order, change) in
             [(ServerOrder::Up, "set_up"), (ServerOrder::Drain, "set_drain"), (ServerOrder::Weight(7), "set_weight")]
         {
