@@ -197,6 +197,16 @@ catalogue! {
     websocket_limited: Family<StreamLimitLabels, Counter> = "tidegate_websocket_limited_total", "tunnels",
         "Tunnels closed because the client went beyond a limit";
 
+    // TLS.
+    tls_handshakes: Family<HandshakeLabels, Counter> = "tidegate_tls_handshakes_total", "handshakes",
+        "TLS handshakes with clients";
+    tls_certificate_expiry_seconds: Family<CertificateLabels, Gauge> =
+        "tidegate_tls_certificate_expiry_seconds", "seconds",
+        "When a certificate in use expires, since the Unix epoch";
+    tls_certificates_refused: Family<CertificateLabels, Counter> =
+        "tidegate_tls_certificates_refused_total", "certificates",
+        "Changed certificates that could not be used, so that the ones before stay in use";
+
     // Upstreams.
     upstream_requests: Family<UpstreamRequestLabels, Counter> = "tidegate_upstream_requests_total", "attempts",
         "Attempts to pass a request to a server";

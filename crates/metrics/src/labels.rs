@@ -116,6 +116,32 @@ impl StatusClass {
 }
 
 label_enum!(
+    /// What became of a TLS handshake with a client.
+    Handshake {
+        /// A new session.
+        Full = "full",
+        /// A session that the client had before.
+        Resumed = "resumed",
+        /// It took too long.
+        Timeout = "timeout",
+        /// The client went away.
+        Closed = "closed",
+        /// More handshakes than the listener allows.
+        Limited = "limited",
+        /// A request without TLS.
+        PlainHttp = "plain_http",
+        /// The client has no certificate, or none that is trusted.
+        ClientCertificate = "client_certificate",
+        /// The client refused: it does not trust our certificate, or wants what is not spoken.
+        Refused = "refused",
+        /// No version, cipher suite or protocol in common.
+        Incompatible = "incompatible",
+        /// What came is not TLS.
+        Malformed = "malformed",
+    }
+);
+
+label_enum!(
     /// What became of a server, or of the breaker of its upstream.
     StateChange {
         /// Enough good probes in a row.
@@ -593,6 +619,20 @@ labels! {
         /// Why.
         kind "kind": ConnectError,
     }
+    /// `{listener,result}`
+    HandshakeLabels {
+        /// The listener.
+        listener "listener": Name,
+        /// How it ended.
+        result "result": Handshake,
+    }
+    /// `{listener,certificate}`
+    CertificateLabels {
+        /// The listener.
+        listener "listener": Name,
+        /// The certificate's file.
+        certificate "certificate": Name,
+    }
     /// `{reason}` of a refused request; a stable text such as `duplicate_content_length`.
     BadRequestLabels {
         /// Why.
@@ -644,6 +684,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
     vec![
         ("by", format!("Who closed first: {}.", of!(CloseBy))),
         ("code", "Of an error: the stable code, as in `system:error`. Of a close: the WebSocket close code; 1005 is none, 1006 an end without a close frame, `3xxx` and `4xxx` those of applications.".to_owned()),
+        ("certificate", "The certificate's file in the config.".to_owned()),
         ("direction", of!(Direction)),
         ("change", format!("{}.", of!(StateChange))),
         ("event", format!("{}.", of!(EventLabel))),
@@ -672,6 +713,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
                 of!(RefusedConnection)
             ),
         ),
+        ("result", of!(Handshake)),
         ("route", "The route's name in the config, or `realtime`.".to_owned()),
         ("server", "The server's address in the config; `all` for the breaker of the upstream.".to_owned()),
         ("status", of!(ConnectionStatus)),

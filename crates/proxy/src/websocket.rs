@@ -307,30 +307,29 @@ pub struct Taken {
     pub read: Bytes,
 }
 
-/// Takes the stream back from an upgraded connection: a [`Transport`], [`Guarded`] or not. Fails, giving
-/// back what it got, for anything else.
-pub fn take_back(upgraded: Upgraded) -> Result<Taken, Upgraded> {
+/// Takes the stream back from an upgraded connection: a [`Transport`], [`Guarded`] or not, as it is; a stream of HTTP/2, which
+/// stays a part of its connection, in the form of one.
+pub fn take_back(upgraded: Upgraded) -> Taken {
     let upgraded = match upgraded.downcast::<TokioIo<Guarded<Transport>>>() {
         Ok(parts) => {
             let (stream, held) = parts.io.into_inner().into_parts();
             // Bytes that the guard held back come after those that hyper has read.
             let read = if held.is_empty() { parts.read_buf } else { [parts.read_buf, held].concat().into() };
-            return Ok(Taken { stream, read });
+            return Taken { stream, read };
         }
         Err(upgraded) => upgraded,
     };
-    let parts = upgraded.downcast::<TokioIo<Transport>>()?;
-    Ok(Taken { stream: parts.io.into_inner(), read: parts.read_buf })
+    match upgraded.downcast::<TokioIo<Transport>>() {
+        Ok(parts) => Taken { stream: parts.io.into_inner(), read: parts.read_buf },
+        Err(upgraded) => Taken { stream: Transport::over(TokioIo::new(upgraded)), read: Bytes::new() },
+    }
 }
 
 /// Once the 101 has been sent, both streams go to a task of exactly the tunnel's size.
 fn begin(client: OnUpgrade, deadline: Duration, upstream: Taken, end: End) {
     tokio::task::spawn_local(async move {
         let Ok(Ok(upgraded)) = tokio::time::timeout(deadline, client).await else { return };
-        let Ok(client) = take_back(upgraded) else {
-            end.ending.reason.set(CloseReason::ProtocolError);
-            return;
-        };
+        let client = take_back(upgraded);
         tokio::task::spawn_local(Tunnel::new(client, upstream, end));
     });
 }

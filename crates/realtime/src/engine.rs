@@ -212,7 +212,7 @@ struct Opening {
 
 impl Opening {
     async fn stream(self) -> Option<(transport::Transport, Bytes)> {
-        (self.take_back)(self.upgrade.await.ok()?)
+        Some((self.take_back)(self.upgrade.await.ok()?))
     }
 }
 

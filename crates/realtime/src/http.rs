@@ -20,7 +20,7 @@ use crate::shard::Shard;
 use crate::{engine, rooms_http};
 
 /// See [`Client::take_back`].
-pub type TakeBack = fn(hyper::upgrade::Upgraded) -> Option<(tidegate_transport::Transport, Bytes)>;
+pub type TakeBack = fn(hyper::upgrade::Upgraded) -> (tidegate_transport::Transport, Bytes);
 
 /// Who sent a request, as far as the listener knows.
 pub struct Client {

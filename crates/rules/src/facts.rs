@@ -40,7 +40,7 @@ pub struct Facts<'a> {
     /// The claims of a token that was verified, by name; each as text (a list: comma-separated).
     pub claims: &'a [(Box<str>, Box<str>)],
     /// The client's TLS.
-    pub tls: Option<&'a TlsFacts<'a>>,
+    pub tls: Option<TlsFacts<'a>>,
     /// The number of the connection within the process.
     pub connection: Option<u64>,
     /// The number of the request within the connection, from 1.

@@ -28,6 +28,11 @@ impl Admin {
         Self { metrics, node, status, ready: AtomicBool::new(false), started_seconds: process::now_seconds() }
     }
 
+    /// The process's metrics.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
     /// Whether balancers should send clients here.
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Ordering::Relaxed);

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{HOST, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use tidegate_proxy::{ExchangeSummary, Trace};
 use tidegate_types::ErrorCode;
 
@@ -15,6 +17,7 @@ use crate::access_log::{Entry, Log};
 use crate::body::Body;
 use crate::plan::Site;
 use crate::route::Route;
+use crate::slots::Slot;
 use crate::visit::Visit;
 use crate::worker::Worker;
 
@@ -27,6 +30,7 @@ pub(crate) struct Line {
     /// If it is another one.
     peer: Option<Box<SocketAddr>>,
     version: Version,
+    https: bool,
     method: Method,
     host: Option<HeaderValue>,
     uri: Uri,
@@ -46,7 +50,8 @@ impl Line {
             listener: site.name.clone(),
             client: asking.client,
             peer: (asking.peer != asking.client).then(|| Box::new(asking.peer)),
-            version: request.version(),
+            https: visit.scheme == "https",
+            version: spoken(request),
             method: request.method().clone(),
             host: request.headers().get(HOST).cloned(),
             uri: request.uri().clone(),
@@ -77,7 +82,7 @@ impl Line {
             client: self.client,
             peer: self.peer.as_deref().copied().unwrap_or(self.client),
             listener: &self.listener,
-            scheme: "http",
+            scheme: if self.https { "https" } else { "http" },
             http_version: version(self.version),
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
@@ -140,6 +145,11 @@ impl Line {
     }
 }
 
+/// The version that the client speaks: a WebSocket over HTTP/2 has the form of HTTP/1.1.
+pub(crate) fn spoken(request: &Request<Incoming>) -> Version {
+    if request.extensions().get::<Protocol>().is_some() { Version::HTTP_2 } else { request.version() }
+}
+
 /// `1.0`, `1.1` or `2`.
 pub(crate) fn version(version: Version) -> &'static str {
     match version {
@@ -182,13 +192,14 @@ impl Opening {
 }
 
 /// The line of a request whose head could not be read, so that nothing of it is known.
-pub(crate) fn log_malformed(worker: &Worker, client: SocketAddr, site: &Site, status: u16) {
+pub(crate) fn log_malformed(worker: &Worker, slot: &Slot, site: &Site, status: u16) {
     worker.unrouted.answered(status);
     let line = Line {
         log: site.log.clone(),
         listener: site.name.clone(),
-        client,
+        client: slot.client,
         peer: None,
+        https: slot.tls().is_some(),
         version: Version::HTTP_11,
         method: Method::GET,
         host: None,

@@ -16,6 +16,7 @@ use crate::admission::{self, Gate, Limits};
 use crate::client::Threshold;
 use crate::edge_tokens::EdgeTokens;
 use crate::route::{Context, Redirect, Route, pattern};
+use crate::tls::Termination;
 use crate::upstreams;
 
 /// What one listener serves. Shared by all workers.
@@ -36,6 +37,8 @@ pub(crate) struct Site {
     pub redirect: Option<Redirect>,
     /// For routes that want one.
     pub tokens: Option<Arc<EdgeTokens>>,
+    /// Its TLS, if it speaks any.
+    pub tls: Option<Arc<Termination>>,
 }
 
 /// What makes a listener the same one after a reload: its address, and its name if the kernel chose the port.
@@ -107,9 +110,11 @@ impl Plan {
         let tokens = config.jwt.as_ref().map(|jwt| EdgeTokens::new(jwt).map(Arc::new)).transpose();
         let tokens = tokens.map_err(|error| StartError::Config(error.to_string()))?;
         let context = Context { config: &config, upstreams: &upstreams, limits: &limits, drained: &drained, shared };
-        let site = |listener| {
+        let site = |listener: &Listener| {
+            let known = before.and_then(|before| before.site(&listener.name)).and_then(|site| site.tls.as_ref());
+            let tls = Termination::of(listener, known, &shared.metrics)?;
             let threshold = Threshold::new(&config, listener, earlier(before, listener), &limits, &shared.metrics)?;
-            site(context, listener, threshold, tokens.clone()).map(Arc::new)
+            site(context, listener, threshold, tokens.clone()).map(|site| Arc::new(Site { tls, ..site }))
         };
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
         let generation = before.map_or(1, |before| before.generation + 1);
@@ -137,6 +142,11 @@ impl Plan {
             Part::Listener(name) => self.config.listeners.iter().any(|listener| listener.name == *name),
             Part::Route(name) => self.has_route(name),
         }
+    }
+
+    /// What the listener of that name serves.
+    fn site(&self, listener: &str) -> Option<&Arc<Site>> {
+        self.sites.iter().find(|site| *site.name == *listener)
     }
 
     /// An upstream by its name.
@@ -185,5 +195,6 @@ fn site(
         threshold,
         redirect: redirect.transpose().map_err(|error| fault(&error))?,
         tokens,
+        tls: None,
     })
 }

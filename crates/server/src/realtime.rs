@@ -222,9 +222,9 @@ pub(crate) async fn serve(
     response
 }
 
-fn take_back(upgraded: Upgraded) -> Option<(Transport, Bytes)> {
-    let taken = tidegate_proxy::take_back(upgraded).ok()?;
-    Some((taken.stream, taken.read))
+fn take_back(upgraded: Upgraded) -> (Transport, Bytes) {
+    let taken = tidegate_proxy::take_back(upgraded);
+    (taken.stream, taken.read)
 }
 
 fn millis(time: Duration) -> u64 {

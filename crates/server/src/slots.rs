@@ -1,4 +1,4 @@
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use slab::Slab;
 use tidegate_metrics::Gauge;
+use tidegate_rules::TlsFacts;
+use tidegate_transport::ClientTls;
 
 use crate::client::Occupied;
 use crate::status::Counts;
@@ -35,13 +37,44 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub client: SocketAddr,
+    /// What its TLS handshake told, if it speaks TLS; boxed, for most connections of a plain listener have none.
+    tls: OnceCell<Box<ClientTls>>,
     state: Cell<State>,
     requests: Cell<u32>,
+    /// Exchanges that go on: HTTP/2 has several at once.
+    exchanges: Cell<u32>,
     cut: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Slot {
+    /// What the TLS handshake told, if there was one.
+    pub fn tls(&self) -> Option<&ClientTls> {
+        self.tls.get().map(|tls| &**tls)
+    }
+
+    /// The same for templates.
+    pub fn tls_facts(&self) -> Option<TlsFacts<'_>> {
+        self.tls().map(|tls| TlsFacts {
+            version: tls.version,
+            cipher: tls.cipher,
+            sni: &tls.sni,
+            client_subject: &tls.subject,
+            client_verified: tls.verified,
+        })
+    }
+
+    /// Remembers what the handshake told.
+    pub fn secured(&self, tls: ClientTls) {
+        // There is one handshake for each connection.
+        let _ = self.tls.set(Box::new(tls));
+    }
+
+    /// `https` or `http`.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls.get().is_some() { "https" } else { "http" }
+    }
+
     /// Whether the connection must end now.
     pub fn is_cut(&self) -> bool {
         self.cut.get()
@@ -104,6 +137,7 @@ impl Held {
         let counts = &self.slots.counts;
         counts.request();
         self.slot.requests.set(self.slot.requests.get().saturating_add(1));
+        self.slot.exchanges.set(self.slot.exchanges.get() + 1);
         match self.slot.state.replace(State::Busy) {
             State::First(_) => {
                 counts.reading(-1);
@@ -114,8 +148,13 @@ impl Held {
         }
     }
 
-    /// The exchange has ended: from now on the next one is awaited.
+    /// An exchange has ended; after the last one, the next is awaited.
     pub fn idle(&self) {
+        let left = self.slot.exchanges.get().saturating_sub(1);
+        self.slot.exchanges.set(left);
+        if left > 0 {
+            return;
+        }
         if self.slot.state.replace(State::Between(self.slots.tick.get())) == State::Busy {
             self.slots.counts.writing(-1);
         }
@@ -164,6 +203,8 @@ impl Slots {
     pub fn open(self: &Rc<Self>, client: SocketAddr, occupied: Occupied) -> Held {
         let slot = Rc::new(Slot {
             client,
+            tls: OnceCell::new(),
+            exchanges: Cell::new(0),
             state: Cell::new(State::First(self.tick.get())),
             requests: Cell::new(0),
             cut: Cell::new(false),

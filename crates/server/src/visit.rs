@@ -10,7 +10,7 @@ use tidegate_proxy::{Trace, UpstreamSeen};
 use tidegate_rules::{Facts, UpstreamFacts};
 
 use crate::admission::Asking;
-use crate::line::version;
+use crate::line::{spoken, version};
 use crate::plan::Site;
 use crate::route::{Action, Route, host};
 use crate::slots::Held;
@@ -45,7 +45,7 @@ impl<'a> Visit<'a> {
         asking: Asking,
         trace: Option<&'a Rc<Trace>>,
     ) -> Self {
-        Self { worker, held, site, request, asking, scheme: "http", trace }
+        Self { worker, held, site, request, asking, scheme: held.slot.scheme(), trace }
     }
 
     /// What templates may ask of it before its route is known.
@@ -59,7 +59,8 @@ impl<'a> Visit<'a> {
             path: uri.path(),
             query: uri.query(),
             scheme: self.scheme,
-            http_version: version(self.request.version()),
+            http_version: version(spoken(self.request)),
+            tls: self.held.slot.tls_facts(),
             request_id,
             listener: &self.site.name,
             headers: Some(headers),
@@ -80,6 +81,8 @@ pub(crate) struct After {
 
 /// The request as the templates of a response see it.
 struct Asked {
+    /// For what the TLS handshake told.
+    held: Rc<Held>,
     method: Method,
     uri: Uri,
     version: Version,
@@ -110,7 +113,8 @@ impl After {
             Box::new(Asked {
                 method: request.method().clone(),
                 uri: uri.clone(),
-                version: request.version(),
+                version: spoken(request),
+                held: visit.held.clone(),
                 headers: if response.reads_headers { headers.clone() } else { HeaderMap::new() },
                 asking: visit.asking,
                 scheme: visit.scheme,
@@ -177,6 +181,7 @@ impl After {
             headers: Some(&asked.headers),
             claims: asked.claims.as_slice(),
             upstream: upstream.as_ref(),
+            tls: asked.held.slot.tls_facts(),
             trace_id: asked.trace.as_ref().map(|trace| trace.id()).unwrap_or_default(),
             ..Facts::default()
         };

@@ -10,10 +10,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tidegate_metrics::{BadRequestLabels, Metrics};
+use tidegate_metrics::{BadRequestLabels, Handshake, Metrics};
 use tidegate_proxy::{Forwarder, Guarded, LiveInbox, RouteMetrics};
 use tidegate_realtime::{Node, Shard};
 use tidegate_transport::Transport;
@@ -27,10 +27,12 @@ use crate::access_log::Lines;
 use crate::admin::Admin;
 use crate::client::Occupied;
 use crate::extras::Local;
+use crate::http2::OnWorker;
 use crate::plan::{Place, Plan, Site};
 use crate::request_id::RequestIds;
 use crate::slots::{ClientTimeouts, Held, Slots, TICK};
 use crate::status::Status;
+use crate::tls::Termination;
 use crate::trace::{Tracer, Tracing};
 
 /// How long to wait before the next try when file descriptors have run out.
@@ -64,6 +66,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// Whether whoever is in is to go.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
     /// What the listener serves now.
     pub fn site(&self) -> Arc<Site> {
         self.site.borrow().clone()
@@ -115,6 +122,7 @@ pub(crate) struct Worker {
     pub realtime: Arc<RouteMetrics>,
     slots: Rc<Slots>,
     http: RefCell<http1::Builder>,
+    pub http2: http2::Builder<OnWorker>,
     accepting: RefCell<Vec<Accepting>>,
 }
 
@@ -146,6 +154,7 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         admin,
         draining: Cell::new(false),
         http: RefCell::new(http1::Builder::new()),
+        http2: crate::http2::settings(),
         accepting: RefCell::default(),
     });
     worker.forwarder.attend(live);
@@ -345,6 +354,30 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, doo
     worker.metrics.http_connections.inc();
     let Some((stream, client, occupied)) = enter(stream, peer, &door).await else { return };
     let held = Rc::new(worker.slots.open(client, occupied));
+    match door.site().tls.clone() {
+        None => speak(worker, Guarded::new(Transport::from(stream)), held, door).await,
+        // A task of its own: that of a plain connection holds no place for a handshake.
+        Some(tls) => drop(spawn_local(secure(worker, tls, stream, held, door))),
+    }
+}
+
+/// Shakes hands and goes on in a task of its own, as small as what was agreed on.
+async fn secure(worker: Rc<Worker>, tls: Arc<Termination>, stream: TcpStream, held: Rc<Held>, door: Rc<Door>) {
+    let Some(stream) = Box::pin(tls.shake(stream)).await else { return };
+    let client = stream.client();
+    tls.count(if client.resumed { Handshake::Resumed } else { Handshake::Full });
+    let http2 = client.http2;
+    held.slot.secured(client);
+    let stream = Transport::from(stream);
+    if http2 {
+        spawn_local(crate::http2::serve(worker, stream, held, door));
+    } else {
+        spawn_local(speak(worker, Guarded::with_shutdown(stream), held, door));
+    }
+}
+
+/// HTTP/1.1.
+async fn speak(worker: Rc<Worker>, stream: Guarded<Transport>, held: Rc<Held>, door: Rc<Door>) {
     let slot = held.slot.clone();
     let serving = held.clone();
     let (service_worker, service_door) = (worker.clone(), door.clone());
@@ -352,7 +385,7 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, doo
         crate::dispatch::handle(service_worker.clone(), serving.clone(), service_door.site(), request)
     });
     // The guard sees the bytes themselves, which hyper's parser would quietly repair.
-    let io = TokioIo::new(Guarded::new(Transport::from(stream)));
+    let io = TokioIo::new(stream);
     let mut conn = pin!(worker.http.borrow().serve_connection(io, service).with_upgrades());
     let mut leaving = false;
     let result = std::future::poll_fn(|cx| {
@@ -380,5 +413,5 @@ fn ended_badly(worker: &Worker, held: &Held, site: &Site, error: &hyper::Error) 
     }
     let (reason, status) = if error.is_parse_too_large() { ("too_large", 431) } else { ("malformed", 400) };
     worker.refused(reason);
-    crate::line::log_malformed(worker, held.slot.client, site, status);
+    crate::line::log_malformed(worker, &held.slot, site, status);
 }

@@ -47,7 +47,11 @@ impl WebSocket {
 
     /// Connects and shakes hands. Panics unless the answer is a right 101.
     pub async fn connect(address: SocketAddr, path: &str) -> Self {
-        let mut raw = RawClient::connect(address).await;
+        Self::open(RawClient::connect(address).await, path).await
+    }
+
+    /// As [`WebSocket::connect`], on a connection that stands.
+    pub async fn open(mut raw: RawClient, path: &str) -> Self {
         raw.send(Self::handshake(path, "")).await;
         let head = raw.head().await.expect("an answer to the handshake");
         assert_eq!(head.status(), 101, "{head:?}");

@@ -12,12 +12,19 @@
 //!
 //! Start reading at [`Transport`], then [`TlsStream`].
 
+mod over;
 mod portable;
 mod socket;
 mod tls;
 mod transport;
 
+pub use over::Over;
 pub use portable::Portable;
+pub use rustls;
+pub use rustls_pki_types::ServerName;
 pub use socket::Socket;
-pub use tls::{HandshakeError, TlsStream};
+pub use tls::{
+    BadCredentials, BadTerms, BadTrust, ClientTerms, ClientTls, Clients, Credentials, HandshakeError, ServerTerms,
+    Tickets, TlsStream, Trust,
+};
 pub use transport::Transport;

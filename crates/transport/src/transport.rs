@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::{Portable, Socket, TlsStream};
+use crate::{Over, Portable, Socket, TlsStream};
 
 /// A stream of bytes, whatever carries it. Plain sockets cost one comparison more than by themselves.
 ///
@@ -18,6 +18,8 @@ pub enum Transport {
     Plain(Socket),
     /// TLS on one of them; boxed, for it is rarer and larger.
     Tls(Box<TlsStream>),
+    /// A stream inside of another one.
+    Over(Box<Over>),
 }
 
 /// The same expression for all kinds.
@@ -26,11 +28,17 @@ macro_rules! each {
         match $transport {
             Transport::Plain($stream) => $then,
             Transport::Tls($stream) => $then,
+            Transport::Over($stream) => $then,
         }
     };
 }
 
 impl Transport {
+    /// A stream inside of another one, such as one of HTTP/2.
+    pub fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        Self::Over(Box::new(Over::new(stream)))
+    }
+
     /// Reads what is there. `WouldBlock` if nothing is; 0 at the end.
     ///
     /// # Errors
@@ -114,18 +122,19 @@ impl Transport {
     pub fn says_goodbye(&self) -> bool {
         match self {
             Self::Plain(_) => false,
-            Self::Tls(_) => true,
+            Self::Tls(_) | Self::Over(_) => true,
         }
     }
 
     /// Takes the stream from this thread's runtime, to go on in another one.
     ///
     /// # Errors
-    /// The runtime does not give the socket back.
+    /// The runtime does not give the socket back; a stream inside of another one is that one's thread's.
     pub fn into_portable(self) -> io::Result<Portable> {
         match self {
             Self::Plain(socket) => Portable::plain(socket),
             Self::Tls(stream) => stream.into_portable(),
+            Self::Over(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }

@@ -66,6 +66,11 @@ pub fn accept_key(key: &str) -> String {
     STANDARD.encode(hash.finalize())
 }
 
+/// A `Sec-WebSocket-Key` (section 4.1) of these random bytes.
+pub fn encode_key(random: [u8; 16]) -> String {
+    STANDARD.encode(random)
+}
+
 /// Whether a `Sec-WebSocket-Key` is what it must be: base64 of 16 bytes.
 pub fn is_valid_key(key: &str) -> bool {
     let mut bytes = [0; 18];

@@ -58,7 +58,7 @@ fn header_values_are_joined_and_the_first_cookie_counts() {
 fn claims_and_tls_are_what_they_were_verified_as() {
     let claims = [("sub".into(), "u1".into()), ("org".into(), "o".into())];
     let tls = TlsFacts { version: "TLSv1.3", sni: "a.org", client_verified: "SUCCESS", ..TlsFacts::default() };
-    let facts = Facts { claims: &claims, tls: Some(&tls), ..Facts::default() };
+    let facts = Facts { claims: &claims, tls: Some(tls), ..Facts::default() };
     assert_eq!(render("{claim.org}/{claim.sub}/{claim.x}", Place::Key, &facts), "o/u1/");
     assert_eq!(
         render("{tls.version} {tls.sni} {tls.client_verified}", Place::Request, &facts),

@@ -22,6 +22,8 @@ const MOST_KEPT: usize = 256 * 1024;
 /// What a TLS connection is beside its socket. All buffers are empty, and own nothing, while it is idle.
 pub(crate) struct State {
     pub(super) session: Session,
+    /// The name that a client asked for.
+    pub(super) name: Option<Box<str>>,
     /// Records that have not come completely.
     partial: Vec<u8>,
     /// Plaintext that the reader had no room for, from `taken` on.
@@ -50,6 +52,7 @@ impl State {
     pub(super) fn new(session: Session) -> Self {
         Self {
             session,
+            name: None,
             partial: Vec::new(),
             ready: Vec::new(),
             taken: 0,

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, CommonState, ServerConfig};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::server;
 use super::session::Session;
 use super::state::State;
 use crate::{Portable, Socket};
@@ -94,7 +95,11 @@ impl TlsStream {
                     }
                     Poll::Ready(Ok(bytes.len()))
                 };
-                ready!(state.receive(&mut ReadBuf::new(&mut []), &mut read))?;
+                let received = state.receive(&mut ReadBuf::new(&mut []), &mut read);
+                if let Some(name) = server::take_name() {
+                    state.name = Some(name);
+                }
+                ready!(received)?;
             }
         })
         .await;
@@ -120,6 +125,11 @@ impl TlsStream {
     /// Asks rustls about the connection: protocols, cipher suite, certificates.
     pub fn inspect<T>(&self, ask: impl FnOnce(&CommonState) -> T) -> T {
         ask(&self.state.borrow().session)
+    }
+
+    /// The name that a client asked for.
+    pub(super) fn server_name(&self) -> Option<Box<str>> {
+        self.state.borrow().name.clone()
     }
 
     /// See [`crate::Transport::try_read`].
