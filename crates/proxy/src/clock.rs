@@ -49,6 +49,9 @@ impl Slot {
 
 const NEVER: Ticks = Ticks::MAX;
 
+/// A drain of a few streams need not take the time that it may.
+const LONGEST_GAP: Duration = Duration::from_millis(250);
+
 /// How long those have that are about to end when everything closes.
 const CLOSING: Ticks = 200;
 
@@ -167,7 +170,8 @@ impl Clock {
             slots.iter().filter(|(_, slot)| slot.species == Species::Stream).map(|(key, _)| key).collect()
         };
         let count = u32::try_from(streams.len()).unwrap_or(u32::MAX).max(1);
-        let gap = if self.gap.is_zero() { Duration::from_millis(self.spread) / count } else { self.gap };
+        let spread = (Duration::from_millis(self.spread) / count).min(LONGEST_GAP);
+        let gap = if self.gap.is_zero() { spread } else { self.gap };
         self.ask_to_leave(&streams, Leave::Drain, gap, self.jitter);
     }
 

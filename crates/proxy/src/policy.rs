@@ -121,7 +121,7 @@ impl WebSocketPolicy {
     }
 
     /// An empty key is not limited.
-    pub(crate) fn key(&self, key: &str) -> Option<LimitKey> {
+    pub(crate) fn key(&self, key: &[u8]) -> Option<LimitKey> {
         let limited = !key.is_empty() && (self.messages.is_some() || self.bytes.is_some());
         limited.then(|| LimitKey(self.hasher.hash_one(key)))
     }
@@ -156,7 +156,7 @@ pub struct WebSocketTerms {
     /// The route's.
     pub policy: Arc<WebSocketPolicy>,
     /// Whose connections share the rates: the rendered key of the route; empty for each connection alone.
-    pub key: Box<str>,
+    pub key: Box<[u8]>,
 }
 
 /// What a route wants of its event streams.
@@ -188,8 +188,8 @@ mod tests {
             bytes_per_second: 100_000,
             ..WebSocketSettings::default()
         });
-        assert_eq!(policy.key(""), None);
-        let (one, other) = (policy.key("one").unwrap(), policy.key("other").unwrap());
+        assert_eq!(policy.key(b""), None);
+        let (one, other) = (policy.key(b"one").unwrap(), policy.key(b"other").unwrap());
         assert_eq!(policy.take(one, 2, 0, 0), Ok(()));
         assert_eq!(policy.take(one, 1, 0, 0), Err(StreamLimit::KeyMessages));
         assert_eq!(policy.take(other, 1, 100_000, 0), Ok(()));

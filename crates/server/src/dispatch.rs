@@ -295,7 +295,8 @@ fn forward<'a>(
     exchange.changes = changes;
     exchange.patience = route.rules.as_ref().and_then(|rules| rules.patience.clone());
     exchange.tells = tells;
-    upstreams::brief(&mut exchange, upstream, visit.site.address, facts);
+    upstreams::brief(&mut exchange, upstream, visit.site.address, &facts);
+    route.streams.brief(&mut exchange, visit.request, &facts);
     Way::Upstream(upstream.clone(), exchange, opening)
 }
 

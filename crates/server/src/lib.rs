@@ -42,6 +42,7 @@ mod route;
 mod server;
 mod slots;
 mod status;
+mod stream_terms;
 mod timestamp;
 mod tls;
 mod trace;

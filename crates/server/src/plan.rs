@@ -16,6 +16,7 @@ use crate::admission::{self, Gate, Limits};
 use crate::client::Threshold;
 use crate::edge_tokens::EdgeTokens;
 use crate::route::{Context, Redirect, Route, pattern};
+use crate::stream_terms::Policies;
 use crate::tls::Termination;
 use crate::upstreams;
 
@@ -67,6 +68,7 @@ pub(crate) struct Shared {
     pub metrics: Arc<Metrics>,
     pub logs: Arc<AccessLog>,
     pub live: LiveStreams,
+    pub policies: Policies,
 }
 
 /// All that workers need of one config.

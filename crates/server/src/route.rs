@@ -18,6 +18,7 @@ use crate::StartError;
 use crate::access_log::Log;
 use crate::admission::{self, Gate, Limits};
 use crate::plan::{Part, Shared};
+use crate::stream_terms::StreamTerms;
 
 /// What routes are compiled with.
 #[derive(Clone, Copy)]
@@ -42,6 +43,8 @@ pub(crate) struct Route {
     pub gate: Option<Arc<Gate>>,
     /// The largest request body, bytes; 0 is no limit.
     pub max_body: u64,
+    /// What it wants of its WebSockets and event streams.
+    pub streams: StreamTerms,
     pub action: Action,
     /// Empty is all.
     methods: Vec<Method>,
@@ -173,6 +176,7 @@ impl Route {
             drained: drained.contains(&Part::Route(route.name.clone())),
             gate: admission::gate(Some(route), listener, limits, &shared.metrics)?,
             max_body: route.max_body,
+            streams: StreamTerms::of(route, &shared.policies).map_err(|error| fault(&error))?,
             action,
             methods: methods.collect::<Result<_, _>>().map_err(|error| fault(&error))?,
             conditions: conditions.collect::<Result<_, _>>().map_err(|error| fault(&error))?,

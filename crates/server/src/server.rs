@@ -19,6 +19,7 @@ use crate::listen::listen;
 use crate::plan::Shared;
 use crate::reload::{Plans, Reloaded};
 use crate::status::Status;
+use crate::stream_terms::{self, Policies};
 use crate::trace::Tracing;
 use crate::worker::{self, Start};
 use crate::{Extras, StartError, exit, process, realtime};
@@ -41,7 +42,8 @@ impl Server {
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let log = Arc::new(AccessLog::start(config.log.queue_lines, metrics.log_lines_dropped.clone())?);
         let (live, inboxes) = LiveStreams::for_workers(workers);
-        let shared = Shared { metrics: metrics.clone(), logs: log.clone(), live: live.clone() };
+        let shared =
+            Shared { metrics: metrics.clone(), logs: log.clone(), live: live.clone(), policies: Policies::default() };
         let (mut plans, sockets) = Plans::first(config, workers, shared)?;
         let plan = plans.current();
         let config = &plan.config;
@@ -84,6 +86,7 @@ impl Server {
                 admin: extras.admin_everywhere.then(|| admin.clone()),
                 busy: busy.clone(),
                 live: inbox,
+                forwarder: stream_terms::forwarder_settings(&config.drain, workers),
             };
             spawn_worker(start, log.lines(), ended.clone())?;
         }

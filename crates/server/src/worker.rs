@@ -14,7 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{BadRequestLabels, Handshake, Metrics};
-use tidegate_proxy::{Forwarder, Guarded, LiveInbox, RouteMetrics};
+use tidegate_proxy::{Forwarder, ForwarderSettings, Guarded, LiveInbox, RouteMetrics};
 use tidegate_realtime::{Node, Shard};
 use tidegate_transport::Transport;
 use tidegate_types::{Phase, ShardId};
@@ -102,6 +102,7 @@ pub(crate) struct Start {
     pub busy: mpsc::Sender<Infallible>,
     /// Where others ask about the worker's streams.
     pub live: LiveInbox,
+    pub forwarder: ForwarderSettings,
 }
 
 /// One worker: the thread that owns what it accepted.
@@ -137,10 +138,24 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start { shard, plan, sockets, orders, metrics, status, tracing, mut phase, local, node, admin, busy, live } =
-        start;
+    let Start {
+        shard,
+        plan,
+        sockets,
+        orders,
+        metrics,
+        status,
+        tracing,
+        mut phase,
+        local,
+        node,
+        admin,
+        busy,
+        live,
+        forwarder,
+    } = start;
     let worker = Rc::new(Worker {
-        forwarder: Forwarder::new(phase.clone()),
+        forwarder: Forwarder::with_settings(phase.clone(), forwarder),
         shard: crate::realtime::shard(node, shard),
         slots: Slots::new(metrics.http_connections_open.clone(), status.counts(shard.0)),
         unrouted: metrics.route("none"),

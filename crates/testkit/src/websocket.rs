@@ -59,6 +59,11 @@ impl WebSocket {
         Self { raw, masks: true }
     }
 
+    /// The client's side, after a 101.
+    pub fn client(raw: RawClient) -> Self {
+        Self { raw, masks: true }
+    }
+
     /// The server's side, after its 101.
     pub fn server(raw: RawClient) -> Self {
         Self { raw, masks: false }

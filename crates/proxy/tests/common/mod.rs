@@ -154,7 +154,7 @@ async fn accept(
                 exchange.events = terms.events.map(Arc::new);
                 exchange.websocket = terms.websocket.map(|policy| {
                     // The path stands for what a template would give.
-                    let key = request.uri().path().trim_start_matches('/').into();
+                    let key = request.uri().path().trim_start_matches('/').as_bytes().into();
                     Box::new(WebSocketTerms { policy, key })
                 });
                 Ok::<_, Infallible>(forwarder.forward(request, &upstream, exchange).await)

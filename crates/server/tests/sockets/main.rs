@@ -17,5 +17,6 @@ mod routing;
 mod secure;
 mod serving;
 mod status;
+mod streams;
 mod tls;
 mod trace;
