@@ -93,6 +93,14 @@ fn a_variable_that_is_known_later_is_refused() {
 }
 
 #[test]
+fn every_variable_is_in_the_docs() {
+    let docs = include_str!("../../../../docs/headers.md");
+    for named in VARIABLES {
+        assert!(docs.contains(&format!("`{{{}}}`", named.as_str())), "{named:?}");
+    }
+}
+
+#[test]
 fn faults_say_where_and_what_instead() {
     let says = |source, at, text: &str| {
         let (found, message) = fault(source, Place::Request);
