@@ -76,8 +76,6 @@ pub(crate) struct Control {
     /// Ends when every worker has dropped its sender: nobody has a connection any more.
     pub all_idle: mpsc::Receiver<Infallible>,
     pub signals: bool,
-    pub drain_delay: Duration,
-    pub deadline: Duration,
 }
 
 /// Starts the thread.
@@ -226,9 +224,10 @@ impl Control {
     /// then whoever is left has until the deadline.
     async fn drain(&mut self) {
         self.admin.set_ready(false);
-        tracing::info!(deadline_s = self.deadline.as_secs(), "draining");
+        let drain = self.plans.current().config.drain.clone();
+        tracing::info!(deadline_s = drain.timeout.as_secs(), "draining");
         tokio::select! {
-            () = tokio::time::sleep(self.drain_delay) => {}
+            () = tokio::time::sleep(drain.delay) => {}
             () = close_ordered(&mut self.orders) => return,
         }
         self.phase.send_replace(Phase::Draining);
@@ -243,7 +242,7 @@ impl Control {
         };
         tokio::select! {
             () = all_gone => tracing::info!("every connection has ended"),
-            () = tokio::time::sleep(self.deadline) => tracing::warn!("the drain deadline has passed: closing what is left"),
+            () = tokio::time::sleep(drain.timeout) => tracing::warn!("the drain deadline has passed: closing what is left"),
             () = close_ordered(&mut self.orders) => {}
         }
     }

@@ -31,6 +31,4 @@ pub struct Extras {
     pub signals: bool,
     /// Serves `/health`, `/stats` and `/metrics` on the public listeners too.
     pub admin_everywhere: bool,
-    /// How long readiness fails before the listeners close, so that balancers notice.
-    pub drain_delay: std::time::Duration,
 }

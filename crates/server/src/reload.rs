@@ -172,7 +172,7 @@ fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
         ("[log] level, format", (before.log.level, before.log.format) != (after.log.level, after.log.format)),
         ("[log] queue_lines", before.log.queue_lines != after.log.queue_lines),
         ("[trace]", before.trace != after.trace),
-        ("[drain]", before.drain != after.drain),
+        ("[drain] reconnect_in", before.drain.reconnect_in != after.drain.reconnect_in),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
 }

@@ -107,8 +107,6 @@ impl Server {
             orders: received,
             all_idle,
             signals: extras.signals,
-            drain_delay: extras.drain_delay,
-            deadline: config.drain.timeout,
         })?;
         admin.set_ready(true);
         Ok(Running { addresses, admin: admin_address, orders, control, endings, workers, phase, node, log, live })

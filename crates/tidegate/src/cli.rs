@@ -83,9 +83,10 @@ pub struct RunArgs {
     /// The config file (TOML).
     #[arg(long, short, default_value = "tidegate.toml")]
     pub config: PathBuf,
-    /// How long readiness fails before the listeners close, so that load balancers notice (`500ms`, `5s`).
-    #[arg(long, default_value = "1s", value_parser = duration)]
-    pub drain_delay: Duration,
+    /// How long readiness fails before the listeners close, so that load balancers notice (`500ms`, `5s`); overrides
+    /// `[drain] delay`.
+    #[arg(long, value_parser = duration)]
+    pub drain_delay: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

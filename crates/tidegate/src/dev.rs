@@ -139,7 +139,7 @@ fn config(args: &DevArgs, log: Log, secrets: &Secrets, sample: SocketAddr, addre
             ..Store::default()
         },
         log,
-        drain: Drain { timeout: DRAIN, ..Drain::default() },
+        drain: Drain { timeout: DRAIN, delay: Duration::ZERO, ..Drain::default() },
         ..Config::default()
     }
 }

@@ -12,12 +12,19 @@ use crate::output::print;
 
 /// Serves what the config says, until a signal.
 pub fn run(args: &RunArgs) -> Result<u8, Failure> {
-    let config = load(&args.config)?;
+    let read = {
+        let (file, delay) = (args.config.clone(), args.drain_delay);
+        move || {
+            let mut config = load(&file)?;
+            config.drain.delay = delay.unwrap_or(config.drain.delay);
+            Ok::<_, Failure>(config)
+        }
+    };
+    let config = read()?;
     start_logging(&config.log);
-    let file = args.config.clone();
-    let read = move || load(&file).map_err(|failure| failure.to_string());
-    let source = Source { file: args.config.clone(), watch: config.reload.watch, read: Arc::new(read) };
-    let extras = Extras { signals: true, drain_delay: args.drain_delay, source: Some(source), ..Extras::default() };
+    let again = move || read().map_err(|failure| failure.to_string());
+    let source = Source { file: args.config.clone(), watch: config.reload.watch, read: Arc::new(again) };
+    let extras = Extras { signals: true, source: Some(source), ..Extras::default() };
     let running = Server::start(config, extras)?;
     for address in running.addresses() {
         tracing::info!(%address, "listening on http://{address}");

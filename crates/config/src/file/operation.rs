@@ -41,7 +41,7 @@ sections! {
         /// When clients are told to come back: each after a random time between this and twice this.
         reconnect_in: Span = "1s",
         /// From failing readiness to closing the listeners; the flag --drain-delay overrides it.
-        delay: Span = "0s",
+        delay: Span = "1s",
         /// Connections asked to go per second; 0 spreads them over a third of the timeout.
         rate: u64 = 0,
         /// Percent by which that pace varies.

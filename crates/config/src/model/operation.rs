@@ -126,7 +126,7 @@ impl Default for Drain {
         Self {
             timeout: Duration::from_secs(30),
             reconnect_in: Duration::from_secs(1),
-            delay: Duration::ZERO,
+            delay: Duration::from_secs(1),
             rate: 0,
             jitter: 20,
         }

@@ -2,7 +2,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidegate_config::AccessLog;
-use tidegate_server::Extras;
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local, patiently};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -23,8 +22,9 @@ fn readiness_fails_before_the_listener_closes() {
     local(async {
         let upstream = Upstream::ok("x").await;
         // Long enough that the test never sees its end: it is closed before.
-        let extras = Extras { drain_delay: Duration::from_secs(60), ..Extras::default() };
-        let mut gateway = Gateway::with(config(Some(upstream.address()), AccessLog::Off), extras);
+        let mut config = config(Some(upstream.address()), AccessLog::Off);
+        config.drain.delay = Duration::from_secs(60);
+        let mut gateway = Gateway::start(config);
         gateway.drain();
         patiently("readiness to fail", async { while gateway.admin("/health/ready").await.0 == 200 {} }).await;
         assert_eq!(gateway.admin("/health/ready").await, (503, "{\"ready\":false}".to_owned()));

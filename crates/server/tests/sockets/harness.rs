@@ -21,7 +21,7 @@ pub fn config(upstream: Option<SocketAddr>, access: AccessLog) -> Config {
         upstreams,
         log: Log { access, ..Log::default() },
         // Reached only when a test fails.
-        drain: Drain { timeout: Duration::from_secs(120), ..Drain::default() },
+        drain: Drain { timeout: Duration::from_secs(120), delay: Duration::ZERO, ..Drain::default() },
         ..Config::default()
     }
 }

@@ -116,9 +116,9 @@ fn what_waits_for_a_restart_is_named() {
         let gateway = Gateway::start(towards("a", upstream.address()));
         let mut config = towards("a", upstream.address());
         config.workers = 2;
-        config.drain.timeout = Duration::from_secs(3);
+        config.drain.reconnect_in = Duration::from_secs(3);
         let reloaded = gateway.reload(config).unwrap();
-        assert_eq!(reloaded.waiting, ["workers", "[drain]"]);
+        assert_eq!(reloaded.waiting, ["workers", "[drain] reconnect_in"]);
     });
 }
 
