@@ -214,6 +214,8 @@ label_enum!(
         Unreachable = "unreachable",
         /// The name does not resolve.
         Resolve = "resolve",
+        /// The TLS handshake failed: no trusted certificate for the name, or no TLS at all.
+        Tls = "tls",
         /// Anything else, such as a lack of descriptors or ports.
         Other = "other",
     }

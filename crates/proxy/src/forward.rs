@@ -453,7 +453,11 @@ impl Failure {
                 (ErrorCode::GatewayTimeout, "The upstream could not be reached in time", CloseReason::UpstreamFailed)
             }
             Self::Connect(
-                ConnectError::Refused | ConnectError::Unreachable | ConnectError::Resolve | ConnectError::Other,
+                ConnectError::Refused
+                | ConnectError::Unreachable
+                | ConnectError::Resolve
+                | ConnectError::Tls
+                | ConnectError::Other,
             ) => (ErrorCode::BadGateway, "The upstream could not be reached", CloseReason::UpstreamFailed),
             Self::Reset => (ErrorCode::BadGateway, "The upstream closed the connection", CloseReason::UpstreamFailed),
             Self::Invalid => (ErrorCode::BadGateway, "The upstream's response is invalid", CloseReason::UpstreamFailed),

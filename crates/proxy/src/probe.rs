@@ -16,6 +16,7 @@ use tidegate_rules::proxy_protocol::{ProxyHeader, ProxyVersion};
 use tidegate_wire::websocket::{Opcode, accept_key, close_payload, encode_masked};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::UpstreamTls;
 use crate::h1::{Head, parse_head};
 use crate::headers::has_token;
 use crate::server::Server;
@@ -96,6 +97,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub(crate) async fn probe(
     settings: &ProbeSettings,
     proxy_protocol: Option<ProxyVersion>,
+    tls: Option<&UpstreamTls>,
     server: &Server,
 ) -> Result<(), ProbeFailure> {
     let asked = tokio::time::timeout(settings.timeout, async {
@@ -105,6 +107,7 @@ pub(crate) async fn probe(
             ProxyHeader::Own.encode(version, &mut header);
             stream.write_all(&header).await.map_err(|_| ProbeFailure::Closed)?;
         }
+        let mut stream = server.secure(stream, tls).await.map_err(ProbeFailure::Connect)?;
         match &settings.kind {
             ProbeKind::Tcp => {}
             ProbeKind::Http { path, host, status } => {

@@ -14,6 +14,7 @@ use tidegate_transport::Transport;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::UpstreamTls;
 use crate::tally::Tallies;
 
 /// One server of an upstream, or one address of a configured name.
@@ -84,14 +85,19 @@ impl Drop for Busy {
 }
 
 impl Server {
-    /// A new connection, without Nagle's delay, which begins with `first`.
-    pub(crate) async fn connect(&self, timeout: Duration, first: &[u8]) -> Result<Transport, ConnectError> {
+    /// A new connection, without Nagle's delay, which begins with `first`, and then with TLS if there is to be any.
+    pub(crate) async fn connect(
+        &self,
+        timeout: Duration,
+        first: &[u8],
+        tls: Option<&UpstreamTls>,
+    ) -> Result<Transport, ConnectError> {
         let begin = async {
             let mut stream = self.open(None).await?;
             if !first.is_empty() {
                 stream.write_all(first).await.map_err(|error| classify(&error))?;
             }
-            Ok(stream)
+            self.secure(stream, tls).await
         };
         let result = match tokio::time::timeout(timeout, begin).await {
             Ok(result) => result,
@@ -101,6 +107,14 @@ impl Server {
             self.metrics.connect_errors(*error).inc();
         }
         result
+    }
+
+    /// The stream with TLS around it, if there is to be any.
+    pub(crate) async fn secure(&self, stream: Transport, tls: Option<&UpstreamTls>) -> Result<Transport, ConnectError> {
+        match tls {
+            None => Ok(stream),
+            Some(tls) => tls.shake(stream, &self.name).await,
+        }
     }
 
     /// What a probe calls the server.

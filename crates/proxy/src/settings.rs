@@ -4,7 +4,7 @@ use tidegate_balance::{Algorithm, Duty, OutlierSettings};
 use tidegate_rules::Template;
 use tidegate_rules::proxy_protocol::ProxyVersion;
 
-use crate::{CircuitSettings, ProbeSettings, RetrySettings, Sticky};
+use crate::{CircuitSettings, ProbeSettings, RetrySettings, Sticky, UpstreamTls};
 
 use crate::Patience;
 
@@ -47,6 +47,8 @@ pub struct UpstreamSettings {
     pub sticky: Option<Sticky>,
     /// The header that servers get before the first byte of a connection, which then carries one client's exchange only.
     pub proxy_protocol: Option<ProxyVersion>,
+    /// TLS to the servers; `None` is plain.
+    pub tls: Option<UpstreamTls>,
     /// How often names are resolved again; at least every second.
     pub dns_refresh: Duration,
     /// How the servers are probed, if they are.
@@ -102,6 +104,7 @@ impl Default for UpstreamSettings {
             hash_key: None,
             sticky: None,
             proxy_protocol: None,
+            tls: None,
             dns_refresh: Duration::from_secs(30),
             probe: None,
             outlier: None,

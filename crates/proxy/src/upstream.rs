@@ -289,7 +289,7 @@ impl Upstream {
             let address = if let Target::Tcp(address) = server.target { Some(address) } else { None };
             flow.proxied(address).encode(version, &mut first);
         }
-        let result = server.connect(self.settings.connect_timeout, &first).await;
+        let result = server.connect(self.settings.connect_timeout, &first, self.settings.tls.as_ref()).await;
         if result.is_err() && server.name != server.address {
             self.doubted.notify_one();
         }

@@ -128,7 +128,7 @@ impl Watch {
                     let found = upstream.resolve_now(&server.name).await;
                     if found { Ok(()) } else { Err(ProbeFailure::Connect(ConnectError::Resolve)) }
                 } else {
-                    probe(&settings, upstream.settings.proxy_protocol, &server).await
+                    probe(&settings, upstream.settings.proxy_protocol, upstream.settings.tls.as_ref(), &server).await
                 };
                 (server.id, result)
             });

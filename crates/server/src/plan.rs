@@ -98,16 +98,17 @@ impl Plan {
         shared: &Shared,
     ) -> Result<Self, StartError> {
         let upstreams = config.upstreams.iter().map(|upstream| {
-            let settings = upstreams::settings(upstream);
+            let mut settings = upstreams::settings(upstream);
+            settings.tls = upstreams::tls(upstream)?;
             let known = before.and_then(|before| before.upstream(&upstream.name));
             let upstream_now = match known {
                 Some(known) if *known.settings() == settings => known.clone(),
                 Some(known) => known.succeeded_by(settings, &shared.metrics),
                 None => Upstream::new(settings, &shared.metrics),
             };
-            (upstream.name.clone(), upstream_now)
+            Ok((upstream.name.clone(), upstream_now))
         });
-        let upstreams: Vec<_> = upstreams.collect();
+        let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
         let limits = Limits::new(&config, before.map(|before| &before.limits), &shared.metrics)?;
         let tokens = config.jwt.as_ref().map(|jwt| EdgeTokens::new(jwt).map(Arc::new)).transpose();
         let tokens = tokens.map_err(|error| StartError::Config(error.to_string()))?;

@@ -1,13 +1,19 @@
 //! The upstreams of a config, as the proxy takes them.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use http::HeaderName;
 use tidegate_balance::{Algorithm, Duty};
 use tidegate_config as config;
-use tidegate_proxy::{CookieKey, Exchange, ServerSettings, Sticky, StickyCookie, Upstream, UpstreamSettings};
+use tidegate_proxy::{
+    CookieKey, Exchange, ServerSettings, Sticky, StickyCookie, TlsFiles, Upstream, UpstreamSettings, UpstreamTls,
+};
 use tidegate_rules::proxy_protocol::ProxyVersion;
 use tidegate_rules::{Facts, Place, Template};
+
+use crate::StartError;
 
 /// What an upstream is to be.
 pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
@@ -37,6 +43,28 @@ pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
         rebalance_rate: upstream.rebalance_rate,
         ..crate::health::settings(upstream)
     }
+}
+
+/// The upstream's TLS, with its files read.
+///
+/// # Errors
+/// A file cannot be read or used. Also if the servers are to be spoken to with HTTP/2, which is not done: doing something
+/// else than what was asked for would surprise at the worst time.
+pub(crate) fn tls(upstream: &config::Upstream) -> Result<Option<UpstreamTls>, StartError> {
+    let fault = |what: &dyn Display| StartError::Config(format!("upstream {:?}: {what}", upstream.name));
+    if upstream.protocol == config::UpstreamProtocol::Http2 {
+        return Err(fault(&"protocol = \"http2\" is not supported yet; leave it out to speak HTTP/1.1"));
+    }
+    let Some(tls) = &upstream.tls else { return Ok(None) };
+    let read = |file: &Path| std::fs::read(file).map_err(|error| fault(&format!("{}: {error}", file.display())));
+    let pair = tls.certificate.as_ref().map(|files| Ok((read(&files.certificate)?, read(&files.key)?)));
+    let files = TlsFiles {
+        server_name: tls.server_name.clone(),
+        unverified: !tls.verify,
+        ca: tls.ca.as_deref().map(read).transpose()?,
+        certificate: pair.transpose()?,
+    };
+    UpstreamTls::new(files).map(Some).map_err(|error| fault(&error))
 }
 
 /// Tells the proxy what this upstream wants to know of a request beside the request. The usual one wants nothing.
