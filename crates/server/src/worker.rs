@@ -369,7 +369,9 @@ async fn connection(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, doo
     worker.metrics.http_connections.inc();
     let Some((stream, client, occupied)) = enter(stream, peer, &door).await else { return };
     let held = Rc::new(worker.slots.open(client, occupied));
-    match door.site().tls.clone() {
+    // Not in the `match`, which would keep the site, and with it the plan's parts, for as long as the connection.
+    let tls = door.site().tls.clone();
+    match tls {
         None => speak(worker, Guarded::new(Transport::from(stream)), held, door).await,
         // A task of its own: that of a plain connection holds no place for a handshake.
         Some(tls) => drop(spawn_local(secure(worker, tls, stream, held, door))),
