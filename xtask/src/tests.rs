@@ -8,11 +8,14 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 9] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("chromium", "chromium"),
     ("nginx", "nginx-light"),
+    ("openssl", "openssl"),
+    ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
     ("slowhttptest", "slowhttptest"),
     ("prometheus-nginx-exporter", "prometheus-nginx-exporter"),
 ];
