@@ -113,6 +113,9 @@ pub struct DevArgs {
     /// An admin listener of its own; health, stats and metrics are on the main one in any case.
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<SocketAddr>,
+    /// Speak TLS and HTTP/2, with a certificate for localhost that is made at the first start.
+    #[arg(long)]
+    pub tls: bool,
 }
 
 #[derive(Debug, Args)]

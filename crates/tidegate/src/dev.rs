@@ -3,6 +3,7 @@
 //! What must outlive a restart lies in the data directory: the secrets (so that tokens stay good) and the history.
 
 mod banner;
+mod certificate;
 mod page;
 mod sample;
 mod secrets;
@@ -18,8 +19,8 @@ use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, H
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tidegate_auth::{ApiKey, KeySet};
 use tidegate_config::{
-    AccessLog, Action, Admin, Config, Drain, Fsync, Listener, Log, LogFormat, LogLevel, Realtime, RealtimeAuth, Route,
-    Store, StoreKind, Upstream,
+    AccessLog, Action, Admin, Config, Drain, Fsync, Listener, ListenerTls, Log, LogFormat, LogLevel, Realtime,
+    RealtimeAuth, Route, Store, StoreKind, Upstream,
 };
 use tidegate_server::{Extras, Local, Running, Server, StartError, start_logging};
 
@@ -65,7 +66,14 @@ pub fn run(args: &DevArgs) -> Result<u8, Failure> {
         signals: true,
         ..Extras::default()
     };
-    let config = |address| config(args, log.clone(), &secrets, sample_address, address);
+    let certificate = if args.tls { Some(certificate::open(&args.data_dir, args.listen)?) } else { None };
+    let config = |address| {
+        let mut config = config(args, log.clone(), &secrets, sample_address, address);
+        for listener in &mut config.listeners {
+            listener.tls = certificate.clone().map(|files| ListenerTls::new(vec![files]));
+        }
+        config
+    };
     let (running, moved) = start(args.listen, &config, &extras)?;
     let address = running.addresses().first().copied().unwrap_or_else(default_address);
     let token = session::token(&keys, "ada");
@@ -77,6 +85,7 @@ pub fn run(args: &DevArgs) -> Result<u8, Failure> {
         data_dir: &args.data_dir,
         token: &token,
         api_key: secrets.api_key.expose(),
+        certificate: certificate.as_ref().map(|files| &*files.certificate),
     }))?;
     if !loopback {
         eprintln!(

@@ -43,7 +43,8 @@ impl Server {
         while !banner.contains("Ctrl-C") {
             assert!(stdout.read_line(&mut banner).unwrap() > 0, "ended early: {banner}");
         }
-        let (_, rest) = banner.split_once("listening on http://").unwrap();
+        let (_, rest) = banner.split_once("listening on ").unwrap();
+        let (_, rest) = rest.split_once("://").unwrap();
         let address = rest.split_whitespace().next().unwrap().parse().unwrap();
         Self { child, address, banner, _stdout: stdout }
     }
@@ -179,6 +180,29 @@ fn dev_serves_the_page_the_proxied_sample_and_health_on_one_port() {
     let session: Value = serde_json::from_str(&server.get("/dev/session?name=ada").1).unwrap();
     assert_eq!((session["user"].as_str(), session["tenant"].as_str()), (Some("ada"), Some("default")));
     assert!(server.banner.matches("curl ").count() == 2 && server.banner.contains("bench fanout"));
+}
+
+#[test]
+fn dev_speaks_tls_with_a_certificate_of_its_own_that_stays() {
+    let data = tempfile::tempdir().unwrap();
+    let mut certificates = Vec::new();
+    for _ in 0..2 {
+        let server = Server::dev(data.path(), &["--tls", "--listen", "127.0.0.1:0", "--workers", "1"]);
+        let certificate = data.path().join("dev-certificate.pem");
+        assert!(server.banner.contains(&format!("--cacert {}", certificate.display())), "{}", server.banner);
+        let curl = |path: &str| {
+            let url = format!("https://localhost:{}{path}", server.address.port());
+            let mut command = Command::new("curl");
+            command.args(["-s", "-w", " %{http_version} %{http_code}", "--cacert"]).arg(&certificate).arg(url);
+            text(&command.output().unwrap().stdout)
+        };
+        assert!(curl("/").ends_with(" 2 200"));
+        assert!(curl("/api/hello").ends_with(" 2 200"));
+        assert!(curl("/socket.io/?EIO=4&transport=polling").starts_with("0{\"sid\""));
+        assert!(curl("/dev/session?name=ada").contains("\"user\":\"ada\""));
+        certificates.push(std::fs::read(&certificate).unwrap());
+    }
+    assert_eq!(certificates[0], certificates[1]);
 }
 
 #[test]

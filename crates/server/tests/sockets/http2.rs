@@ -126,6 +126,34 @@ fn a_websocket_opens_over_http_2_and_carries_frames_both_ways() {
 }
 
 #[test]
+fn a_socket_io_session_opens_over_http_2() {
+    local(async {
+        let (authority, upstream) = (Authority::new(), Upstream::ok("").await);
+        let mut config = authority.simple(upstream.address());
+        config.realtime = Some(super::harness::realtime());
+        let gateway = Gateway::start(config);
+        let script = "
+            await new Promise((done) => session.on('remoteSettings', done));
+            const stream = session.request({ ':method': 'CONNECT', ':protocol': 'websocket',
+                ':path': '/socket.io/?EIO=4&transport=websocket', 'sec-websocket-version': '13' });
+            let got = '';
+            stream.on('response', (headers) => {
+                console.log(headers[':status']);
+                stream.write(Buffer.from([0x81, 0x82, 0, 0, 0, 0, ...Buffer.from('40')]));
+            });
+            stream.on('data', (data) => {
+                got += data.toString('latin1');
+                if (got.includes('44{')) {
+                    console.log(got.includes('0{\"sid\"'));
+                    stream.close();
+                    session.close();
+                }
+            });";
+        assert_eq!(node(&gateway, &authority, script).await, "200\ntrue\n");
+    });
+}
+
+#[test]
 fn a_tunnel_to_anywhere_is_refused() {
     local(async {
         let (authority, upstream) = (Authority::new(), Upstream::ok("").await);

@@ -327,3 +327,20 @@ fn what_is_not_spoken_with_servers_is_refused_at_the_start() {
         assert!(error.to_string().contains("protocol"), "{error}");
     });
 }
+
+#[test]
+fn a_socket_io_session_runs_over_tls() {
+    local(async {
+        let (authority, upstream) = (Authority::new(), Upstream::ok("").await);
+        let mut config = authority.simple(upstream.address());
+        config.realtime = Some(super::harness::realtime());
+        let gateway = Gateway::start(config);
+        let raw = client(gateway.address, authority.client(false)).await;
+        let mut session = WebSocket::open(raw, "/socket.io/?EIO=4&transport=websocket").await;
+        assert!(session.receive_text().await.starts_with("0{\"sid\""));
+        // Connecting without a token is refused, in an answer that the shard writes by itself.
+        session.text("40").await;
+        let answer = session.receive_text().await;
+        assert!(answer.starts_with("44{"), "{answer}");
+    });
+}

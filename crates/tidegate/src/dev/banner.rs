@@ -11,11 +11,13 @@ pub struct Facts<'a> {
     pub data_dir: &'a Path,
     pub token: &'a str,
     pub api_key: &'a str,
+    /// Its file, if TLS is spoken.
+    pub certificate: Option<&'a Path>,
 }
 
 /// The text that `dev` prints when it serves. Commands are complete: they work when pasted.
 pub fn text(facts: &Facts<'_>) -> String {
-    let Facts { address, moved, sample, admin, data_dir, token, api_key } = *facts;
+    let Facts { address, moved, sample, admin, data_dir, token, api_key, certificate } = *facts;
     // 0.0.0.0 can be listened on, but not gone to.
     let mut goal = address;
     if goal.ip().is_unspecified() {
@@ -26,36 +28,58 @@ pub fn text(facts: &Facts<'_>) -> String {
     let admin = admin.map(|admin| format!("  admin    http://{admin}/health\n")).unwrap_or_default();
     let data = data_dir.display();
     let program = program();
+    let secret = quoted(&data_dir.join(super::JWT_SECRET_FILE));
+    let (scheme, ca) = match certificate {
+        None => ("http", String::new()),
+        Some(file) => ("https", format!(" --cacert {}", quoted(file))),
+    };
+    let last = match certificate {
+        None => format!(
+            "\
+  # 3. A thousand Socket.IO clients in one room, 50 messages a second to each
+  {program} bench fanout --url ws://{goal} --secret-file {secret}
+
+"
+        ),
+        Some(file) => format!(
+            "\
+The certificate is for localhost and vouches for itself. To have it trusted:
+
+  curl     --cacert {file}
+  Node     NODE_EXTRA_CA_CERTS={file}
+  Debian   sudo cp {file} /usr/local/share/ca-certificates/tidegate-dev.crt && sudo update-ca-certificates
+  browsers import it as an authority, or accept it when asked
+
+",
+            file = quoted(file),
+        ),
+    };
     format!(
         "\
-Tidegate {version} dev, listening on http://{address}{moved}
+Tidegate {version} dev, listening on {scheme}://{address}{moved}
 
-  page     http://{goal}/
-  sample   http://{goal}/api/hello  (backend on {sample})
-  realtime http://{goal}/socket.io/  http://{goal}/realtime/rooms/lobby/events
-  health   http://{goal}/health  /stats  /metrics
+  page     {scheme}://{goal}/
+  sample   {scheme}://{goal}/api/hello  (backend on {sample})
+  realtime {scheme}://{goal}/socket.io/  {scheme}://{goal}/realtime/rooms/lobby/events
+  health   {scheme}://{goal}/health  /stats  /metrics
 {admin}  data     {data}  (history, jwt-secret, api-key, access.log)
 
 A token for user ada, good for 24 hours, also after a restart:
 
   {token}
 
-Three commands to try, each in a terminal of its own:
+Commands to try, each in a terminal of its own:
 
   # 1. Receive the room \"lobby\" as server-sent events
-  curl -N -H 'Authorization: Bearer {token}' http://{goal}/realtime/rooms/lobby/events
+  curl{ca} -N -H 'Authorization: Bearer {token}' {scheme}://{goal}/realtime/rooms/lobby/events
 
   # 2. Publish to it as a backend does; the message is kept and replayed
-  curl -X POST -H 'X-Api-Key: {api_key}' -H 'Content-Type: application/json' \\
-    -d '{{\"payload\":{{\"text\":\"hello\"}},\"persistent\":true}}' http://{goal}/realtime/rooms/lobby/messages
+  curl{ca} -X POST -H 'X-Api-Key: {api_key}' -H 'Content-Type: application/json' \\
+    -d '{{\"payload\":{{\"text\":\"hello\"}},\"persistent\":true}}' {scheme}://{goal}/realtime/rooms/lobby/messages
 
-  # 3. A thousand Socket.IO clients in one room, 50 messages a second to each
-  {program} bench fanout --url ws://{goal} --secret-file {secret}
-
-Ctrl-C drains and stops; a second Ctrl-C stops at once.
+{last}Ctrl-C drains and stops; a second Ctrl-C stops at once.
 ",
         version = env!("CARGO_PKG_VERSION"),
-        secret = quoted(&data_dir.join(super::JWT_SECRET_FILE)),
     )
 }
 
@@ -86,6 +110,7 @@ mod tests {
             data_dir: Path::new("my dir/.tidegate"),
             token: "TOKEN",
             api_key: "KEY",
+            certificate: None,
         });
         assert!(text.contains("listening on http://0.0.0.0:8081"));
         assert!(text.contains("http://127.0.0.1:8081/realtime/rooms/lobby/events"));
