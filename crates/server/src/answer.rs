@@ -12,7 +12,7 @@ use tidegate_proxy::{RouteMetrics, error_response};
 use tidegate_rules::{Cors, Facts};
 use tidegate_types::ErrorCode;
 
-use crate::access_log::Entry;
+use crate::access_log::{Entry, Kept};
 use crate::admission::Refusal;
 use crate::body::Body;
 use crate::line::Line;
@@ -29,6 +29,8 @@ pub(crate) struct Answer {
     error: Option<ErrorCode>,
     /// Where it is counted, if not with its route.
     counted: Option<Arc<RouteMetrics>>,
+    /// For its line; `None` is what is known without a route.
+    kept: Option<Box<Kept>>,
     /// What a limit makes the client wait.
     pub delay: Option<Duration>,
 }
@@ -43,6 +45,7 @@ impl Answer {
             response: response.map(Body::Full),
             error: None,
             counted: None,
+            kept: None,
             delay: None,
         }
     }
@@ -50,7 +53,7 @@ impl Answer {
     /// A refusal, with the JSON error body.
     pub fn error(request_id: Rc<str>, route: Option<&Arc<Route>>, code: ErrorCode, message: &str) -> Self {
         let response = error_response(code, message, &request_id).map(Body::Proxy);
-        Self { request_id, route: route.cloned(), response, error: Some(code), counted: None, delay: None }
+        Self { request_id, route: route.cloned(), response, error: Some(code), counted: None, kept: None, delay: None }
     }
 
     /// 405; `allow` are the methods that the path takes (RFC 9110 section 15.5.6).
@@ -83,6 +86,12 @@ impl Answer {
         self
     }
 
+    /// With what the route's log keeps.
+    pub fn keeping(mut self, kept: Option<Box<Kept>>) -> Self {
+        self.kept = kept;
+        self
+    }
+
     /// Counted there, for want of a route.
     pub fn counted(mut self, metrics: &Arc<RouteMetrics>) -> Self {
         self.counted = Some(metrics.clone());
@@ -103,7 +112,11 @@ impl Answer {
         let status = self.response.status().as_u16();
         let bytes_out = http_body::Body::size_hint(self.response.body()).exact().unwrap_or(0);
         let error = self.error.map(ErrorCode::as_str);
-        let line = Line::of(visit, self.route.as_deref());
+        let route = self.route.as_deref();
+        let line = match self.kept {
+            Some(kept) => Line::keeping(visit, route, Some(kept)),
+            None => Line::of(visit, route, || visit.facts(&self.request_id)),
+        };
         line.write(worker, &Entry { bytes_out, error, ..line.entry(&self.request_id, "http", status) });
         let of_route = self.route.as_ref().map(|route| &route.metrics);
         self.counted.as_ref().or(of_route).unwrap_or(&worker.unrouted).answered(status);
@@ -118,7 +131,7 @@ pub(crate) fn here(visit: Visit<'_>, mut response: Response<Bytes>) -> Response<
     let start = Instant::now();
     let id = worker.ids.of(request.headers());
     set_request_id(&mut response, &id);
-    let line = Line::of(visit, None);
+    let line = Line::of(visit, None, || visit.facts(&id));
     let status = response.status().as_u16();
     let bytes_out = response.body().len() as u64;
     line.write(worker, &Entry { bytes_out, duration: start.elapsed(), ..line.entry(&id, "http", status) });

@@ -1,5 +1,6 @@
 //! Which part of the gateway answers a request: framing, route, CORS, tokens, action.
 
+use std::cell::LazyCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ pub(crate) async fn handle(
         }
         // Boxed, so that the memory of a plain connection does not hold a place for it.
         Way::Realtime(shard, admitted) => {
-            let line = Line::of(visit, None);
+            let line = Line::of(visit, None, || visit.facts(""));
             Box::pin(realtime::serve(&worker, &held, admitted, shard, request, line)).await.map(Body::Realtime)
         }
         Way::Here(response) => answer::here(visit, response),
@@ -172,7 +173,8 @@ fn follow(visit: Visit<'_>, route: &Arc<Route>, path: &NormalPath<'_>, len: usiz
     if let (None, None, None, Action::Upstream(upstream)) =
         (rules, &route.gate, &visit.site.threshold.wave, &route.action)
     {
-        let facts = || Facts { route: &route.name, ..visit.facts(&id) };
+        let rest = LazyCell::new(|| path.rest(len));
+        let facts = || Facts { route: &route.name, prefix_rest: &rest, ..visit.facts(&id) };
         return (forward(visit, route, upstream, id.clone(), Beside::default(), facts), None);
     }
     let headers = visit.request.headers();
@@ -186,17 +188,19 @@ fn follow(visit: Visit<'_>, route: &Arc<Route>, path: &NormalPath<'_>, len: usiz
     let rest = path.rest(len);
     let facts = Facts { route: &route.name, prefix_rest: &rest, claims: claims.as_slice(), ..visit.facts(&id) };
     let after = After::new(visit, route, &id, &rest, claims);
+    let keep = || route.log.as_ref().and_then(|log| log.keep(|| facts));
     // Behind the token's check, so that claims are known for keys, and before its verdict, so that guesses are counted.
     let Admitted { delay, places } = match admit(visit, route.gate.as_deref(), &|| facts) {
         Ok(admitted) => admitted,
-        Err(refusal) => return (Answer::refused(id, Some(route), &refusal).into(), after),
+        Err(refusal) => return (Answer::refused(id.clone(), Some(route), &refusal).keeping(keep()).into(), after),
     };
     if let Some(cors) = preflight {
         let response = answer::preflight(cors, headers);
-        return (Answer::new(id, Some(route), response).after(delay).into(), after.map(After::without_cors));
+        let answer = Answer::new(id.clone(), Some(route), response).keeping(keep());
+        return (answer.after(delay).into(), after.map(After::without_cors));
     }
     if let Err(error) = token {
-        return (Answer::unauthorized(id, route, error).after(delay).into(), after);
+        return (Answer::unauthorized(id.clone(), route, error).keeping(keep()).after(delay).into(), after);
     }
     let answer = match &route.action {
         Action::Upstream(upstream) => match changes(rules, &facts) {
@@ -206,19 +210,19 @@ fn follow(visit: Visit<'_>, route: &Arc<Route>, path: &NormalPath<'_>, len: usiz
                     forward(visit, route, upstream, id.clone(), Beside { changes, tells, delay, places }, || facts);
                 return (way, after);
             }
-            Err(message) => Answer::error(id, Some(route), ErrorCode::BadRequest, message),
+            Err(message) => Answer::error(id.clone(), Some(route), ErrorCode::BadRequest, message),
         },
         Action::Redirect(to) => match answer::redirect(to, &facts) {
-            Ok(response) => Answer::new(id, Some(route), response),
-            Err(message) => Answer::error(id, Some(route), ErrorCode::BadRequest, message),
+            Ok(response) => Answer::new(id.clone(), Some(route), response),
+            Err(message) => Answer::error(id.clone(), Some(route), ErrorCode::BadRequest, message),
         },
         Action::Respond { status, body, content_type } => {
             let response = answer::fixed(*status, body.text(&facts), content_type);
-            Answer::new(id, Some(route), response)
+            Answer::new(id.clone(), Some(route), response)
         }
-        Action::StubStatus => Answer::new(id, Some(route), answer::stub_status(visit.worker)),
+        Action::StubStatus => Answer::new(id.clone(), Some(route), answer::stub_status(visit.worker)),
     };
-    (answer.after(delay).into(), after)
+    (answer.keeping(keep()).after(delay).into(), after)
 }
 
 /// What the request's token says; nothing where none is wanted, and where one is optional and there is no good one.
@@ -267,10 +271,11 @@ fn forward<'a>(
 ) -> Way {
     if route.max_body > 0 && http_body::Body::size_hint(visit.request.body()).lower() > route.max_body {
         let message = "The request body is larger than allowed";
-        return Answer::error(id, Some(route), ErrorCode::PayloadTooLarge, message).into();
+        let kept = route.log.as_ref().and_then(|log| log.keep(&facts));
+        return Answer::error(id, Some(route), ErrorCode::PayloadTooLarge, message).keeping(kept).into();
     }
     let Beside { changes, tells, delay, places } = beside;
-    let line = Rc::new(Line::of(visit, Some(route)));
+    let line = Rc::new(Line::of(visit, Some(route), &facts));
     let opening = Opening::of(route, &line, &id);
     let counted = route.metrics.clone();
     let (at_end, place) = (visit.worker.clone(), visit.held.clone());

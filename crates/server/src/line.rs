@@ -7,17 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::{HOST, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use tidegate_proxy::{ExchangeSummary, Trace};
+use tidegate_rules::Facts;
+use tidegate_transport::ClientTls;
 use tidegate_types::ErrorCode;
 
-use crate::access_log::{Entry, Log};
+use crate::access_log::{Entry, Kept, Log};
 use crate::body::Body;
 use crate::plan::Site;
 use crate::route::Route;
-use crate::slots::Slot;
+use crate::slots::{Slot, tls_facts};
 use crate::visit::Visit;
 use crate::worker::Worker;
 
@@ -30,11 +32,12 @@ pub(crate) struct Line {
     /// If it is another one.
     peer: Option<Box<SocketAddr>>,
     version: Version,
-    https: bool,
+    /// The client's, if it speaks TLS.
+    tls: Option<Rc<ClientTls>>,
     method: Method,
     host: Option<HeaderValue>,
     uri: Uri,
-    headers: Option<Box<HeaderMap>>,
+    kept: Option<Box<Kept>>,
     pub route: Option<Arc<str>>,
     trace: Option<Rc<Trace>>,
     /// The span has been given away: a session may have several lines.
@@ -42,20 +45,27 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub fn of(visit: Visit<'_>, route: Option<&Route>) -> Self {
-        let Visit { request, site, asking, .. } = visit;
+    /// `facts` are those of the route, for what the log's format keeps.
+    pub fn of<'a>(visit: Visit<'_>, route: Option<&Route>, facts: impl FnOnce() -> Facts<'a>) -> Self {
+        let log = route.map_or(&visit.site.log, |route| &route.log);
+        Self::keeping(visit, route, log.as_ref().and_then(|log| log.keep(facts)))
+    }
+
+    /// With what the log's format keeps.
+    pub fn keeping(visit: Visit<'_>, route: Option<&Route>, kept: Option<Box<Kept>>) -> Self {
+        let Visit { request, site, asking, held, .. } = visit;
         let log = route.map_or(&site.log, |route| &route.log);
         Self {
             log: log.clone(),
             listener: site.name.clone(),
             client: asking.client,
             peer: (asking.peer != asking.client).then(|| Box::new(asking.peer)),
-            https: visit.scheme == "https",
+            tls: held.slot.tls().cloned(),
             version: spoken(request),
             method: request.method().clone(),
             host: request.headers().get(HOST).cloned(),
             uri: request.uri().clone(),
-            headers: log.as_ref().and_then(|log| log.keep(request.headers())),
+            kept,
             route: route.map(|route| route.name.clone()),
             trace: visit.trace.cloned(),
             traced: Cell::new(false),
@@ -82,13 +92,14 @@ impl Line {
             client: self.client,
             peer: self.peer.as_deref().copied().unwrap_or(self.client),
             listener: &self.listener,
-            scheme: if self.https { "https" } else { "http" },
+            scheme: if self.tls.is_some() { "https" } else { "http" },
+            tls: self.tls.as_deref().map(tls_facts),
             http_version: version(self.version),
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes).unwrap_or_default(),
             path: self.uri.path(),
             query: self.uri.query(),
-            headers: self.headers.as_deref(),
+            kept: self.kept.as_deref(),
             status,
             bytes_in: 0,
             bytes_out: 0,
@@ -194,17 +205,18 @@ impl Opening {
 /// The line of a request whose head could not be read, so that nothing of it is known.
 pub(crate) fn log_malformed(worker: &Worker, slot: &Slot, site: &Site, status: u16) {
     worker.unrouted.answered(status);
+    let facts = || Facts { connection: Some(slot.number), ..Facts::default() };
     let line = Line {
         log: site.log.clone(),
         listener: site.name.clone(),
         client: slot.client,
         peer: None,
-        https: slot.tls().is_some(),
+        tls: slot.tls().cloned(),
         version: Version::HTTP_11,
         method: Method::GET,
         host: None,
         uri: Uri::default(),
-        headers: None,
+        kept: site.log.as_ref().and_then(|log| log.keep(facts)),
         route: None,
         trace: None,
         traced: Cell::new(false),

@@ -37,8 +37,10 @@ enum State {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub client: SocketAddr,
-    /// What its TLS handshake told, if it speaks TLS; boxed, for most connections of a plain listener have none.
-    tls: OnceCell<Box<ClientTls>>,
+    /// Unlike any other of the process.
+    pub number: u64,
+    /// What its TLS handshake told, if it speaks TLS. Shared with the lines of its requests, which may outlive it.
+    tls: OnceCell<Rc<ClientTls>>,
     state: Cell<State>,
     requests: Cell<u32>,
     /// Exchanges that go on: HTTP/2 has several at once.
@@ -49,25 +51,19 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// What the TLS handshake told, if there was one.
-    pub fn tls(&self) -> Option<&ClientTls> {
-        self.tls.get().map(|tls| &**tls)
+    pub fn tls(&self) -> Option<&Rc<ClientTls>> {
+        self.tls.get()
     }
 
     /// The same for templates.
     pub fn tls_facts(&self) -> Option<TlsFacts<'_>> {
-        self.tls().map(|tls| TlsFacts {
-            version: tls.version,
-            cipher: tls.cipher,
-            sni: &tls.sni,
-            client_subject: &tls.subject,
-            client_verified: tls.verified,
-        })
+        self.tls().map(|tls| tls_facts(tls))
     }
 
     /// Remembers what the handshake told.
     pub fn secured(&self, tls: ClientTls) {
         // There is one handshake for each connection.
-        let _ = self.tls.set(Box::new(tls));
+        let _ = self.tls.set(Rc::new(tls));
     }
 
     /// `https` or `http`.
@@ -108,6 +104,17 @@ impl Slot {
     /// How many requests have come on it, the current one included.
     pub fn requests(&self) -> u64 {
         u64::from(self.requests.get())
+    }
+}
+
+/// What a handshake told, for templates.
+pub(crate) fn tls_facts(tls: &ClientTls) -> TlsFacts<'_> {
+    TlsFacts {
+        version: tls.version,
+        cipher: tls.cipher,
+        sni: &tls.sni,
+        client_subject: &tls.subject,
+        client_verified: tls.verified,
     }
 }
 
@@ -203,6 +210,7 @@ impl Slots {
     pub fn open(self: &Rc<Self>, client: SocketAddr, occupied: Occupied) -> Held {
         let slot = Rc::new(Slot {
             client,
+            number: self.counts.opened(),
             tls: OnceCell::new(),
             exchanges: Cell::new(0),
             state: Cell::new(State::First(self.tick.get())),
@@ -212,7 +220,6 @@ impl Slots {
         });
         let key = self.slots.borrow_mut().insert(slot.clone());
         self.open.inc();
-        self.counts.opened();
         self.counts.reading(1);
         Held { slots: self.clone(), key, slot, _occupied: occupied }
     }

@@ -19,6 +19,9 @@ pub(crate) struct Counts {
     reading: AtomicU64,
     /// In an exchange, streams and tunnels included.
     writing: AtomicU64,
+    /// Which worker's they are, and of how many.
+    worker: u16,
+    workers: u16,
 }
 
 fn add(count: &AtomicU64, change: i64) {
@@ -26,9 +29,12 @@ fn add(count: &AtomicU64, change: i64) {
 }
 
 impl Counts {
-    pub fn opened(&self) {
+    /// Gives the connection's number, from 1: unlike any other of the process, though the workers count on their own.
+    pub fn opened(&self) -> u64 {
+        let before = self.handled.load(Ordering::Relaxed);
         add(&self.handled, 1);
         add(&self.open, 1);
+        before * u64::from(self.workers) + u64::from(self.worker) + 1
     }
 
     pub fn closed(&self) {
@@ -56,7 +62,8 @@ pub(crate) struct Status {
 
 impl Status {
     pub fn new(metrics: Arc<Metrics>, workers: u16) -> Self {
-        Self { metrics, workers: (0..workers).map(|_| Arc::default()).collect() }
+        let counts = |worker| Arc::new(Counts { worker, workers, ..Counts::default() });
+        Self { metrics, workers: (0..workers).map(counts).collect() }
     }
 
     /// Those of one worker.

@@ -66,7 +66,7 @@ impl StreamTerms {
         let websocket = if *wanted == config::WebSocketPolicy::default() {
             None
         } else {
-            let key = wanted.key.as_ref().map(|key| Template::parse(key, Place::Request)).transpose()?;
+            let key = wanted.key.as_ref().map(|key| Template::parse(key, Place::Key)).transpose()?;
             Some((policies.of(&route.name, settings), key))
         };
         let config::EventStreamPolicy { heartbeat, max_life, retry } = route.sse;

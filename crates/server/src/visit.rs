@@ -27,6 +27,8 @@ pub(crate) struct Visit<'a> {
     pub asking: Asking,
     /// `http` or `https`: how the client speaks to the listener.
     pub scheme: &'static str,
+    /// Which request of its connection it is, from 1.
+    pub number: u64,
     /// The trace that it is part of.
     pub trace: Option<&'a Rc<Trace>>,
 }
@@ -45,7 +47,7 @@ impl<'a> Visit<'a> {
         asking: Asking,
         trace: Option<&'a Rc<Trace>>,
     ) -> Self {
-        Self { worker, held, site, request, asking, scheme: held.slot.scheme(), trace }
+        Self { worker, held, site, request, asking, scheme: held.slot.scheme(), number: held.slot.requests(), trace }
     }
 
     /// What templates may ask of it before its route is known.
@@ -64,6 +66,8 @@ impl<'a> Visit<'a> {
             request_id,
             listener: &self.site.name,
             headers: Some(headers),
+            connection: Some(self.held.slot.number),
+            connection_requests: Some(self.number),
             trace_id: self.trace.map(|trace| trace.id()).unwrap_or_default(),
             ..Facts::default()
         }
@@ -81,7 +85,7 @@ pub(crate) struct After {
 
 /// The request as the templates of a response see it.
 struct Asked {
-    /// For what the TLS handshake told.
+    /// For what the TLS handshake told, and its number.
     held: Rc<Held>,
     method: Method,
     uri: Uri,
@@ -89,6 +93,7 @@ struct Asked {
     headers: HeaderMap,
     asking: Asking,
     scheme: &'static str,
+    number: u64,
     request_id: Rc<str>,
     listener: Arc<str>,
     host: Box<str>,
@@ -118,6 +123,7 @@ impl After {
                 headers: if response.reads_headers { headers.clone() } else { HeaderMap::new() },
                 asking: visit.asking,
                 scheme: visit.scheme,
+                number: visit.number,
                 request_id: request_id.clone(),
                 listener: visit.site.name.clone(),
                 host: host(uri, headers).into(),
@@ -182,6 +188,8 @@ impl After {
             claims: asked.claims.as_slice(),
             upstream: upstream.as_ref(),
             tls: asked.held.slot.tls_facts(),
+            connection: Some(asked.held.slot.number),
+            connection_requests: Some(asked.number),
             trace_id: asked.trace.as_ref().map(|trace| trace.id()).unwrap_or_default(),
             ..Facts::default()
         };

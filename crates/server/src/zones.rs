@@ -74,7 +74,7 @@ impl Zone {
         let key = if &*settings.key == "{client_ip}" {
             Key::ClientIp
         } else {
-            let template = Template::parse(&settings.key, TemplatePlace::Request);
+            let template = Template::parse(&settings.key, TemplatePlace::Key);
             Key::Template(template.map_err(|error| fault(format!("key: {error}")))?)
         };
         let parts = if settings.max_keys > WHOLE { PARTS } else { 1 };

@@ -1,7 +1,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http::HeaderMap;
+use tidegate_rules::TlsFacts;
+
+use super::Kept;
 
 /// What one line says.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +18,8 @@ pub(crate) struct Entry<'a> {
     pub peer: SocketAddr,
     pub listener: &'a str,
     pub scheme: &'static str,
+    /// Of the client's connection.
+    pub tls: Option<TlsFacts<'a>>,
     /// `1.0`, `1.1` or `2`.
     pub http_version: &'static str,
     pub method: &'a str,
@@ -24,8 +28,8 @@ pub(crate) struct Entry<'a> {
     pub path: &'a str,
     /// For templates that ask for it.
     pub query: Option<&'a str>,
-    /// Those that the log's format keeps; see [`super::Log::keep`].
-    pub headers: Option<&'a HeaderMap>,
+    /// What the log's format needs beside; see [`super::Log::keep`].
+    pub kept: Option<&'a Kept>,
     pub status: u16,
     pub bytes_in: u64,
     pub bytes_out: u64,

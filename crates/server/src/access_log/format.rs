@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{COOKIE, REFERER, USER_AGENT};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
+use http::header::{REFERER, USER_AGENT};
 use tidegate_config::AccessFormat;
-use tidegate_rules::{EndFacts, Facts, Place, Template, UpstreamFacts, Variable};
+use tidegate_rules::{EndFacts, Facts, Place, Template, UpstreamFacts};
 use tidegate_types::{push_ip, push_number};
 
 use super::Entry;
 use super::escape::push_escaped;
+use super::kept::Needs;
 use crate::StartError;
 use crate::json::Object;
 use crate::timestamp::Timestamp;
@@ -22,8 +23,8 @@ pub(crate) enum Format {
     Json,
     /// nginx's and Apache's `combined`, in UTC. Queries are left out, of the request as of the referer.
     Combined,
-    /// The operator's own, and what it reads of a request's header.
-    Template(Arc<Template>, Box<[HeaderName]>),
+    /// The operator's own.
+    Template(Arc<Template>),
 }
 
 impl Format {
@@ -38,20 +39,17 @@ impl Format {
             AccessFormat::Template(source) => {
                 let fault = |error| StartError::Config(format!("the format of the access log: {error}"));
                 let template = Template::parse(source, Place::Log).map_err(fault)?;
-                let mut headers: Vec<_> = template.variables().filter_map(needs).collect();
-                headers.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-                headers.dedup();
-                Self::Template(Arc::new(template), headers.into())
+                Self::Template(Arc::new(template))
             }
         })
     }
 
-    /// The fields of a request that a line needs.
-    pub(super) fn headers(&self) -> Box<[HeaderName]> {
+    /// What a line needs that nothing else keeps until its end.
+    pub(super) fn needs(&self) -> Needs {
         match self {
-            Self::Json => Box::default(),
-            Self::Combined => Box::new([REFERER, USER_AGENT]),
-            Self::Template(_, headers) => headers.clone(),
+            Self::Json => Needs::default(),
+            Self::Combined => Needs::fields([REFERER, USER_AGENT]),
+            Self::Template(template) => Needs::of(template),
         }
     }
 
@@ -68,18 +66,9 @@ impl Format {
         match self {
             Self::Json => json(out, entry, timestamp.rfc3339(now)),
             Self::Combined => combined(out, entry, timestamp.local(now)),
-            Self::Template(template, _) => render(out, template, entry, upstream, now),
+            Self::Template(template) => render(out, template, entry, upstream, now),
         }
         out.push(b'\n');
-    }
-}
-
-/// The field of a request that a variable reads.
-fn needs(variable: &Variable) -> Option<HeaderName> {
-    match variable {
-        Variable::Header(name) => Some(name.clone()),
-        Variable::Cookie(_) => Some(COOKIE),
-        Variable::Named(_) | Variable::Query(_) | Variable::Claim(_) => None,
     }
 }
 
@@ -119,11 +108,15 @@ fn render(out: &mut Vec<u8>, template: &Template, entry: &Entry<'_>, upstream: &
         request_id: entry.request_id,
         route: entry.route.unwrap_or_default(),
         listener: entry.listener,
-        headers: entry.headers,
+        tls: entry.tls,
+        headers: entry.kept.map(|kept| &kept.headers),
+        prefix_rest: entry.kept.map(|kept| &*kept.prefix_rest).unwrap_or_default(),
+        claims: entry.kept.map(|kept| &*kept.claims).unwrap_or_default(),
+        connection: entry.kept.and_then(|kept| kept.connection),
+        connection_requests: entry.kept.and_then(|kept| kept.connection_requests),
         trace_id: entry.trace_id,
         upstream: Some(&upstream),
         end: Some(&end),
-        ..Facts::default()
     };
     template.render(&facts, out);
 }
@@ -218,7 +211,7 @@ fn combined(out: &mut Vec<u8>, entry: &Entry<'_>, time: &str) {
     push_number(out, entry.status);
     out.push(b' ');
     push_number(out, entry.bytes_out);
-    let field = |name| entry.headers.and_then(|headers: &HeaderMap| headers.get(name)).map(HeaderValue::as_bytes);
+    let field = |name| entry.kept.and_then(|kept| kept.headers.get(name)).map(HeaderValue::as_bytes);
     let referer = field(REFERER).map(|referer| {
         let end = referer.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(referer.len());
         referer.get(..end).unwrap_or_default()

@@ -11,6 +11,7 @@
 mod entry;
 mod escape;
 mod format;
+mod kept;
 mod lines;
 mod output;
 #[cfg(test)]
@@ -22,15 +23,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
 use tidegate_config as config;
 use tidegate_metrics::Counter;
+use tidegate_rules::Facts;
 
 pub(crate) use entry::Entry;
+pub(crate) use kept::Kept;
 pub(crate) use lines::Lines;
 
 use crate::StartError;
 use format::Format;
+use kept::Needs;
 use output::{Outputs, Work, write_all};
 
 /// Buffers that may wait for the writer, over all workers and files. Lines are bounded for each file beside that.
@@ -44,7 +47,7 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 pub(crate) struct Log {
     output: Arc<output::Output>,
     format: Format,
-    keeps: Box<[HeaderName]>,
+    needs: Needs,
     /// The name of the route's upstream, if it has one.
     upstream: Box<str>,
     /// Named by the route itself.
@@ -57,21 +60,9 @@ impl Log {
         self.own
     }
 
-    /// The fields of a request that a line will need at its end; `None` if it needs none.
-    pub fn keep(&self, headers: &HeaderMap) -> Option<Box<HeaderMap>> {
-        if self.keeps.is_empty() {
-            return None;
-        }
-        let mut kept = HeaderMap::with_capacity(self.keeps.len());
-        for name in &self.keeps {
-            for value in headers.get_all(name) {
-                // A copy, since the value shares the buffer that the head was read into, which a stream would keep alive.
-                if let Ok(value) = http::HeaderValue::from_bytes(value.as_bytes()) {
-                    kept.append(name, value);
-                }
-            }
-        }
-        Some(Box::new(kept))
+    /// What a line will need at its end; `None` if it needs nothing. `facts` are asked for only then.
+    pub fn keep<'a>(&self, facts: impl FnOnce() -> Facts<'a>) -> Option<Box<Kept>> {
+        self.needs.any().then(|| Box::new(self.needs.keep(&facts())))
     }
 }
 
@@ -122,7 +113,7 @@ impl AccessLog {
             Some(config::Action::Upstream { name, .. }) => Box::from(&**name),
             Some(_) | None => Box::default(),
         };
-        Ok(Some(Arc::new(Log { output, keeps: format.headers(), format, upstream, own: own.is_some() })))
+        Ok(Some(Arc::new(Log { output, needs: format.needs(), format, upstream, own: own.is_some() })))
     }
 
     /// A worker's end.

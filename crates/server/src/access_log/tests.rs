@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::header::{COOKIE, REFERER, USER_AGENT};
 use http::{HeaderMap, HeaderValue};
 use tidegate_config::AccessFormat;
+use tidegate_rules::TlsFacts;
 
 use super::*;
 use crate::timestamp::Timestamp;
@@ -18,12 +19,13 @@ fn entry<'a>() -> Entry<'a> {
         peer: "127.0.0.1:5000".parse().unwrap(),
         listener: "public",
         scheme: "http",
+        tls: None,
         http_version: "1.1",
         method: "GET",
         host: b"exa\"mple\xff\n",
         path: "/a\\b",
         query: Some("token=SECRET"),
-        headers: None,
+        kept: None,
         status: 200,
         bytes_in: 0,
         bytes_out: 12,
@@ -77,13 +79,14 @@ fn combined_is_nginxs_with_its_escapes_and_without_queries() {
     let mut headers = HeaderMap::new();
     headers.insert(REFERER, HeaderValue::from_static("https://example.org/page?token=SECRET"));
     headers.insert(USER_AGENT, HeaderValue::from_bytes(b"curl \"8\"\\ \xe9").unwrap());
-    let entry = Entry { headers: Some(&headers), client: "[::ffff:192.0.2.7]:5000".parse().unwrap(), ..entry() };
+    let kept = Format::Combined.needs().keep(&Facts { headers: Some(&headers), ..Facts::default() });
+    let entry = Entry { kept: Some(&kept), client: "[::ffff:192.0.2.7]:5000".parse().unwrap(), ..entry() };
     assert_eq!(
         line(&Format::Combined, &entry),
         "192.0.2.7 - - [31/Jan/2026:23:59:59 +0000] \"GET /a\\x5Cb HTTP/1.1\" 200 12 \"https://example.org/page\" \
          \"curl \\x228\\x22\\x5C \\xE9\"\n"
     );
-    let unknown = Entry { method: "", path: "", headers: None, status: 400, bytes_out: 0, ..entry };
+    let unknown = Entry { method: "", path: "", kept: None, status: 400, bytes_out: 0, ..entry };
     assert_eq!(
         line(&Format::Combined, &unknown),
         "192.0.2.7 - - [31/Jan/2026:23:59:59 +0000] \"-\" 400 0 \"-\" \"-\"\n"
@@ -95,16 +98,30 @@ fn a_template_has_every_variable_of_a_log_and_escapes_values() {
     let source = "{client_ip} {client_port} {remote_addr} {host} \"{method} {uri}\" {scheme} {http_version} {request_id} {route} \
                   {listener} {status} {bytes_in} {bytes_out} {duration} {ttfb} {kind} {reason} {error} {upstream} \
                   {upstream_address} {upstream_status} {upstream_connect_time} {upstream_header_time} {retries} {events} \
-                  {messages_in} {messages_out} {trace_id} {time} {time_local} {time_unix} {header.referer} {query.token}";
+                  {messages_in} {messages_out} {trace_id} {time} {time_local} {time_unix} {header.referer} {query.token} \
+                  {claim.sub} {claim.none} {prefix_rest} {connection} {connection_requests} {tls.version} {tls.sni}";
     let format = Format::of(&AccessFormat::Template(source.into())).unwrap();
     let mut headers = HeaderMap::new();
     headers.insert(REFERER, HeaderValue::from_static("a\"b"));
-    let entry = Entry { headers: Some(&headers), host: b"example.org:8080", ..entry() };
+    let claims = [("role", "admin"), ("sub", "a\"b")].map(|(name, value)| (name.into(), value.into()));
+    let facts = Facts {
+        headers: Some(&headers),
+        claims: &claims,
+        prefix_rest: "/rest",
+        connection: Some(7),
+        connection_requests: Some(2),
+        ..Facts::default()
+    };
+    let kept = format.needs().keep(&facts);
+    assert_eq!(*kept.claims, claims[1..], "no others than those asked for");
+    let tls = Some(TlsFacts { version: "TLSv1.3", ..TlsFacts::default() });
+    let entry = Entry { kept: Some(&kept), tls, host: b"example.org:8080", ..entry() };
     assert_eq!(
         line(&format, &entry),
         "127.0.0.1 5000 127.0.0.1 example.org \"GET /a\\x5Cb?token=SECRET\" http 1.1 id-1 api public 200 0 12 0.001 0.000 \
          http client_closed - backend 127.0.0.1:9000 200 - 0.000 1 0 0 0 - 2026-01-31T23:59:59.123Z \
-         31/Jan/2026:23:59:59 +0000 1769903999.123 a\\x22b SECRET\n"
+         31/Jan/2026:23:59:59 +0000 1769903999.123 a\\x22b SECRET a\\x22b - /rest 7 2 \
+         TLSv1.3 -\n"
     );
 }
 
@@ -119,12 +136,15 @@ fn a_log_keeps_the_fields_that_its_format_needs_and_no_others() {
         log.of(&settings, None).unwrap().unwrap()
     };
     let combined = of(AccessFormat::Combined);
-    let kept = combined.keep(&headers).unwrap();
+    let facts = || Facts { headers: Some(&headers), connection: Some(1), prefix_rest: "/x", ..Facts::default() };
+    let kept = combined.keep(facts).unwrap();
+    assert_eq!((kept.connection, &*kept.prefix_rest), (None, ""));
+    let kept = kept.headers;
     assert_eq!((kept.len(), kept[USER_AGENT].as_bytes()), (1, &b"curl"[..]));
     let json = of(AccessFormat::Json);
-    assert!(json.keep(&headers).is_none());
+    assert!(json.keep(facts).is_none());
     let template = of(AccessFormat::Template("{header.user-agent} {cookie.a} {cookie.b} {uri}".into()));
-    let kept = template.keep(&headers).unwrap();
+    let kept = template.keep(facts).unwrap().headers;
     assert_eq!((kept.len(), kept[COOKIE].as_bytes()), (2, &b"SECRET"[..]), "asked for by name");
     assert!(Arc::ptr_eq(&json.output, &combined.output), "a target is open once");
 }

@@ -1,9 +1,10 @@
 use std::path::Path;
 
-use tidegate_config::{AccessFormat, AccessLog, PathMatch, Route};
+use tidegate_config::{AccessFormat, AccessLog, Action, Jwt, JwtMode, PathMatch, Route};
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local, patiently};
 
-use crate::harness::{GET_API, Gateway, config, lines};
+use crate::harness::{GET_API, Gateway, SECRET, config, lines, token};
+use crate::secure::{Authority, client};
 
 /// Waits until a file has so many lines.
 async fn until_lines(log: &Path, count: usize) {
@@ -208,5 +209,88 @@ fn a_route_may_have_its_own_file_and_format_or_none_and_its_streams_are_told_of_
         let all = std::fs::read_to_string(&all).unwrap();
         assert_eq!(all.lines().count(), 1, "{all}");
         assert!(all.contains("\"path\":\"/none\""), "{all}");
+    });
+}
+
+#[test]
+fn a_template_knows_the_connection_the_clients_tls_what_follows_the_prefix_and_claims() {
+    local(async {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("access.log");
+        let (authority, upstream) = (Authority::new(), Upstream::ok("x").await);
+        let mut config = authority.simple(upstream.address());
+        config.log.access = AccessLog::File(log.clone());
+        config.log.access_format = AccessFormat::Template(
+            "{status} {scheme} {tls.version} {tls.sni} {prefix_rest} {claim.sub} {connection_requests} {connection}"
+                .into(),
+        );
+        config.workers = 3;
+        config.jwt = Some(Jwt::new(SECRET.into()));
+        let mut closed = Route { path: PathMatch::Prefix("/closed".into()), ..config.routes[0].clone() };
+        (closed.name, closed.jwt) = ("closed".into(), JwtMode::Required);
+        let told = ["{connection} {connection_requests} {tls.sni} {claim.sub} {prefix_rest}"];
+        closed.response_headers.set = told.iter().map(|told| format!("X-Told: {told}").into()).collect();
+        let fixed = Action::Respond { status: 201, body: "".into(), content_type: "text/plain".into() };
+        let fixed =
+            Route { name: "fixed".into(), path: PathMatch::Prefix("/fixed".into()), action: fixed, ..closed.clone() };
+        config.routes.extend([closed, fixed]);
+        let mut gateway = Gateway::start(config);
+        let bearer = format!("Authorization: Bearer {}\r\n", token("ann", 99_999_999_999));
+        let mut told = Vec::new();
+        for (path, fields) in [("/api/a", ""), ("/closed/b", &*bearer), ("/fixed/c", &bearer), ("/closed/d", "")] {
+            let mut client = client(gateway.address, authority.client(false)).await;
+            for _ in 0..2 {
+                let answer = client.request(format!("GET {path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
+                told.extend(answer.field("x-told").map(str::to_owned));
+            }
+        }
+        gateway.until("tidegate_http_connections_open", 0).await;
+        gateway.close().await;
+        let text = std::fs::read_to_string(&log).unwrap();
+        let mut lines: Vec<_> = text.lines().map(|line| line.rsplit_once(' ').unwrap()).collect();
+        // Each worker writes its lines together.
+        lines.sort_unstable();
+        let (lines, numbers): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
+        let tls = "https TLSv1.3 localhost";
+        let expected = ["200 {} /a - 1", "200 {} /a - 2", "200 {} /b ann 1", "200 {} /b ann 2", "201 {} /c ann 1"];
+        let more = ["201 {} /c ann 2", "401 {} /d - 1", "401 {} /d - 2"];
+        let expected: Vec<_> = expected.iter().chain(&more).map(|line| line.replace("{}", tls)).collect();
+        assert_eq!(lines, expected);
+        for pair in numbers.chunks(2) {
+            assert_eq!(pair[0], pair[1], "{numbers:?}");
+        }
+        let different: std::collections::HashSet<_> = numbers.iter().collect();
+        assert_eq!(different.len(), 4, "{numbers:?}");
+        assert_eq!(told[1], format!("{} 2 localhost ann /b", numbers[2]), "{told:?}");
+        assert_eq!(told[2], format!("{} 1 localhost ann /c", numbers[4]), "{told:?}");
+        assert_eq!(told[4], format!("{} 1 localhost  /d", numbers[6]), "{told:?}");
+    });
+}
+
+#[test]
+fn lines_over_tls_say_https_in_json_too_and_a_tunnels_line_keeps_what_it_needs_to_its_end() {
+    local(async {
+        let directory = tempfile::tempdir().unwrap();
+        let [json, own] = ["json.log", "own.log"].map(|name| directory.path().join(name));
+        let (authority, upstream) = (Authority::new(), Upstream::websocket_echo().await);
+        let mut config = authority.simple(upstream.address());
+        config.log.access = AccessLog::File(json.clone());
+        let mut tunnel = Route { path: PathMatch::Prefix("/ws".into()), ..config.routes[0].clone() };
+        (tunnel.name, tunnel.log) = ("ws".into(), Some(AccessLog::File(own.clone())));
+        tunnel.log_format = Some(AccessFormat::Template("{kind} {scheme} {tls.sni} {prefix_rest} {connection}".into()));
+        config.routes.push(tunnel);
+        let mut gateway = Gateway::start(config);
+        let mut socket =
+            WebSocket::open(client(gateway.address, authority.client(false)).await, "/ws/room?token=x").await;
+        socket.text("x").await;
+        assert_eq!(socket.receive_text().await, "x");
+        drop(socket);
+        gateway.until("tidegate_http_connections_open", 0).await;
+        let mut client = client(gateway.address, authority.client(false)).await;
+        client.request("GET /none HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        gateway.close().await;
+        let own = std::fs::read_to_string(own).unwrap();
+        assert_eq!(own, "open https localhost /room 1\nwebsocket https localhost /room 1\n");
+        assert_eq!(lines(&json)[0]["scheme"], "https");
     });
 }

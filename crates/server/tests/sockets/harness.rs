@@ -26,9 +26,18 @@ pub fn config(upstream: Option<SocketAddr>, access: AccessLog) -> Config {
     }
 }
 
+/// Of tokens for the edge.
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// A token that names its user in `sub`.
+pub fn token(user: &str, expires: u64) -> String {
+    let claims = tidegate_auth::Claims { sub: Some(user.to_owned()), exp: Some(expires), ..Default::default() };
+    tidegate_auth::KeySet::hs256(SECRET).sign(&claims)
+}
+
 /// The realtime server with a secret that every test knows.
 pub fn realtime() -> Realtime {
-    let auth = RealtimeAuth { jwt_secret: "0123456789abcdef0123456789abcdef".into(), api_keys: Vec::new() };
+    let auth = RealtimeAuth { jwt_secret: SECRET.into(), api_keys: Vec::new() };
     Realtime::new(auth, vec!["public".into()])
 }
 

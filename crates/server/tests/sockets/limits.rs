@@ -4,4 +4,4 @@ mod admission;
 mod bodies;
 mod clients;
 mod slow;
-mod zones;
+pub mod zones;

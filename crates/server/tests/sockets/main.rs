@@ -10,6 +10,7 @@ mod headers;
 mod health;
 mod hostile;
 mod http2;
+mod keys;
 mod limits;
 mod log;
 mod reload;

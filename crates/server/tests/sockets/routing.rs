@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidegate_config::{AccessLog, Action, Config, Jwt, JwtMode, PathChange, PathMatch, Patience, Route};
 use tidegate_testkit::{Message, Upstream, WebSocket, local};
 
-use crate::harness::{Gateway, config, lines};
+use crate::harness::{Gateway, SECRET, config, lines, token};
 
 pub fn respond(name: &str, path: PathMatch) -> Route {
     Route { path, ..Route::new(name, "/", says(name)) }
@@ -213,13 +213,6 @@ fn a_route_may_be_less_patient_than_its_upstream() {
         let handshake = WebSocket::handshake("/", "");
         assert_eq!(gateway.client().await.request(handshake).await.status(), 504);
     });
-}
-
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
-
-fn token(user: &str, expires: u64) -> String {
-    let claims = tidegate_auth::Claims { sub: Some(user.to_owned()), exp: Some(expires), ..Default::default() };
-    tidegate_auth::KeySet::hs256(SECRET).sign(&claims)
 }
 
 #[test]

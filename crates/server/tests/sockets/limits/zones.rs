@@ -13,6 +13,11 @@ pub fn connections(name: &str, most: u32) -> (Zone, ZoneUse) {
     zone(name, "{client_ip}", ZoneKind::Connections(most), 0)
 }
 
+/// A zone `api` of a rate, by this key.
+pub fn with_key(key: &str, rate: &str, burst: u32) -> (Zone, ZoneUse) {
+    zone("api", key, ZoneKind::Rate(Rate::parse(rate).unwrap()), burst)
+}
+
 fn zone(name: &str, key: &str, kind: ZoneKind, burst: u32) -> (Zone, ZoneUse) {
     let zone = Zone {
         name: name.into(),
