@@ -182,17 +182,6 @@ impl Upstream {
         .await
     }
 
-    /// Accepts a WebSocket rightly and speaks something else over it.
-    pub async fn garbage_after_101() -> Self {
-        Self::script(|mut peer, _, requests| async move {
-            let Some(request) = peer.message(false).await else { return };
-            peer.send(WebSocket::accept(&request, "") + "\u{7f}garbage, and more of it").await;
-            requests.record(request);
-            while peer.fill().await.is_ok() {}
-        })
-        .await
-    }
-
     /// A WebSocket server that sends each frame back, ends with the client, and closes after a Close frame.
     pub async fn websocket_echo() -> Self {
         Self::script(|mut peer, _, requests| async move {

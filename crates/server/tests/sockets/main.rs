@@ -21,3 +21,4 @@ mod status;
 mod streams;
 mod tls;
 mod trace;
+mod upstream_tls;

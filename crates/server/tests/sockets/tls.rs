@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tidegate_config::{CertificateFiles, ClientAuth, ListenerTls, TlsVersion, UpstreamProtocol, UpstreamTls};
+use tidegate_config::{ClientAuth, ListenerTls, TlsVersion};
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local, patiently};
 use tidegate_transport::{ClientTerms, Credentials, Trust};
 
@@ -246,85 +246,6 @@ fn a_listener_without_a_readable_certificate_does_not_start() {
         };
         let text = error.to_string();
         assert!(text.contains("localhost.pem") && text.contains("private key"), "{text}");
-    });
-}
-
-/// A gateway that speaks TLS to the server at `address`.
-fn towards(address: std::net::SocketAddr, tls: UpstreamTls) -> tidegate_config::Config {
-    let mut config = super::harness::config(Some(address), tidegate_config::AccessLog::Off);
-    config.upstreams[0].tls = Some(tls);
-    config
-}
-
-#[test]
-fn servers_are_spoken_to_with_tls_and_must_be_who_they_should_be() {
-    local(async {
-        let (authority, upstream) = (Authority::new(), Upstream::ok("hello").await);
-        // The server is another gateway, which says what it was told.
-        let server = Gateway::start(authority.simple(upstream.address()));
-        let named = UpstreamTls { server_name: Some("localhost".into()), ..UpstreamTls::default() };
-        let trusting = UpstreamTls { ca: Some(authority.ca()), ..named.clone() };
-
-        let gateway = Gateway::start(towards(server.address, trusting.clone()));
-        let mut client = gateway.client().await;
-        for _ in 0..3 {
-            assert_eq!(client.request(GET_API).await.text(), "hello");
-        }
-        // One handshake: the connection was kept.
-        server.until(FULL, 1).await;
-        drop(gateway);
-
-        // The right certificate for another name; one of an authority that nobody trusts; and one that does not matter.
-        let other = UpstreamTls { server_name: Some("other.example".into()), ..trusting };
-        let careless = UpstreamTls { verify: false, ..named.clone() };
-        for (tls, status) in [(other, 502), (named, 502), (careless, 200)] {
-            let gateway = Gateway::start(towards(server.address, tls));
-            assert_eq!(gateway.client().await.request(GET_API).await.status(), status);
-            let errors = format!(
-                r#"tidegate_upstream_connect_errors_total{{upstream="backend",server="{}",kind="tls"}}"#,
-                server.address
-            );
-            assert_eq!(gateway.metric(&errors).await > 0, status == 502);
-        }
-    });
-}
-
-#[test]
-fn a_server_that_asks_for_a_certificate_gets_the_upstreams() {
-    local(async {
-        let (authority, upstream) = (Authority::new(), Upstream::websocket_echo().await);
-        let mut config = authority.simple(upstream.address());
-        let tls = config.listeners[0].tls.as_mut().unwrap();
-        (tls.client_auth, tls.client_ca) = (ClientAuth::Required, Some(authority.ca()));
-        config.routes[0].request_headers.set =
-            vec!["x-who: {tls.client_subject} {tls.client_verified} {tls.sni} {tls.version}".into()];
-        let server = Gateway::start(config);
-        let CertificateFiles { certificate, key } = authority.issue("gateway", &["gateway.example"]);
-        let tls = UpstreamTls {
-            server_name: Some("localhost".into()),
-            ca: Some(authority.ca()),
-            certificate: Some(CertificateFiles { certificate, key }),
-            ..UpstreamTls::default()
-        };
-        let gateway = Gateway::start(towards(server.address, tls));
-        // A tunnel with TLS on one side.
-        let mut socket = WebSocket::connect(gateway.address, "/api/x").await;
-        socket.text("hello").await;
-        assert_eq!(socket.receive_text().await, "hello");
-        assert_eq!(upstream.requests()[0].field("x-who"), Some("CN=gateway.example SUCCESS localhost TLSv1.3"));
-    });
-}
-
-#[test]
-fn what_is_not_spoken_with_servers_is_refused_at_the_start() {
-    local(async {
-        let upstream = Upstream::ok("").await;
-        let mut config = super::harness::config(Some(upstream.address()), tidegate_config::AccessLog::Off);
-        config.upstreams[0].protocol = UpstreamProtocol::Http2;
-        let Err(error) = tidegate_server::Server::start(config, tidegate_server::Extras::default()) else {
-            panic!("it started");
-        };
-        assert!(error.to_string().contains("protocol"), "{error}");
     });
 }
 

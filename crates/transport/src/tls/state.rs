@@ -133,7 +133,8 @@ impl State {
         };
         let mut done = 0;
         let mut result = Ok(());
-        loop {
+        // Behind an error only the alert that tells the peer is wanted: what else came must not be looked at again.
+        while result.is_ok() || session.wants_write() {
             let rest = incoming.get_mut(done..).unwrap_or_default();
             let (discard, step) = session.step(rest, &mut plain, unsent, &Outgoing::Nothing);
             done += discard;
@@ -141,7 +142,6 @@ impl State {
                 Ok(Step::Again) => {}
                 Ok(Step::PeerClosed) => self.ended = true,
                 Ok(Step::Open | Step::Waiting) => break,
-                // The first error is the cause; the alert that says it comes behind.
                 Err(error) if result.is_ok() => result = Err(error),
                 Err(_) => break,
             }
