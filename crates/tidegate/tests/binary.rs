@@ -190,6 +190,7 @@ fn dev_speaks_tls_with_a_certificate_of_its_own_that_stays() {
         let server = Server::dev(data.path(), &["--tls", "--listen", "127.0.0.1:0", "--workers", "1"]);
         let certificate = data.path().join("dev-certificate.pem");
         assert!(server.banner.contains(&format!("--cacert {}", certificate.display())), "{}", server.banner);
+        assert!(server.banner.contains(&format!("bench fanout --url wss://{} ", server.address)), "{}", server.banner);
         let curl = |path: &str| {
             let url = format!("https://localhost:{}{path}", server.address.port());
             let mut command = Command::new("curl");

@@ -142,6 +142,41 @@ export async function smallScreen() {
   assert.deepEqual(problems, []);
 }
 
+/** What a page may do with the gateway, which is another origin for it. */
+async function reach(context, origin) {
+  const page = await context.newPage();
+  await page.goto(`${origin}/`);
+  return page.evaluate(async ([url, patience]) => {
+    const asked = async (method) => {
+      try {
+        const answer = await fetch(`${url}/api/x`, { method, credentials: "include", headers: { authorization: "Bearer x", "x-own": "1" } });
+        return { status: answer.status, length: (await answer.text()).length, id: answer.headers.has("x-request-id"), hidden: answer.headers.has("server") };
+      } catch (error) {
+        return error.name;
+      }
+    };
+    const events = () => new Promise((resolve) => {
+      const source = new EventSource(`${url}/events`, { withCredentials: true });
+      const ids = [];
+      const end = (why) => { source.close(); resolve(why); };
+      source.onmessage = (event) => { if (ids.push(Number(event.lastEventId)) === 3) end(ids); };
+      source.onerror = () => { if (source.readyState === EventSource.CLOSED) end("closed"); };
+      setTimeout(() => end("nothing came"), patience);
+    });
+    return { get: await asked("GET"), put: await asked("PUT"), patch: await asked("PATCH"), events: await events() };
+  }, [settings.url, BROWSER_PATIENCE_MS]);
+}
+
+export async function otherOrigins() {
+  const { context } = await browser();
+  const { events, ...answers } = await reach(context, process.env.ALLOWED_ORIGIN);
+  const good = { status: 200, length: 16, id: true, hidden: false };
+  assert.deepEqual(answers, { get: good, put: good, patch: "TypeError" });
+  assert.deepEqual(events, [events[0], events[0] + 1, events[0] + 2]);
+  const nothing = await reach(context, process.env.OTHER_ORIGIN);
+  assert.deepEqual(nothing, { get: "TypeError", put: "TypeError", patch: "TypeError", events: "closed" });
+}
+
 export async function screenshot() {
   const { open } = await browser({ viewport: { width: 1280, height: 1056 } });
   const ada = await open({ name: "ada", room: "lobby" });

@@ -33,14 +33,9 @@ pub fn text(facts: &Facts<'_>) -> String {
         None => ("http", String::new()),
         Some(file) => ("https", format!(" --cacert {}", quoted(file))),
     };
-    let last = match certificate {
-        None => format!(
-            "\
-  # 3. A thousand Socket.IO clients in one room, 50 messages a second to each
-  {program} bench fanout --url ws://{goal} --secret-file {secret}
-
-"
-        ),
+    let socket = if certificate.is_some() { "wss" } else { "ws" };
+    let trust = match certificate {
+        None => String::new(),
         Some(file) => format!(
             "\
 The certificate is for localhost and vouches for itself. To have it trusted:
@@ -77,7 +72,10 @@ Commands to try, each in a terminal of its own:
   curl{ca} -X POST -H 'X-Api-Key: {api_key}' -H 'Content-Type: application/json' \\
     -d '{{\"payload\":{{\"text\":\"hello\"}},\"persistent\":true}}' {scheme}://{goal}/realtime/rooms/lobby/messages
 
-{last}Ctrl-C drains and stops; a second Ctrl-C stops at once.
+  # 3. A thousand Socket.IO clients in one room, 50 messages a second to each
+  {program} bench fanout --url {socket}://{goal} --secret-file {secret}
+
+{trust}Ctrl-C drains and stops; a second Ctrl-C stops at once.
 ",
         version = env!("CARGO_PKG_VERSION"),
     )

@@ -1,7 +1,7 @@
 //! `tidegate run` as a gateway in front of `tidegate bench upstream`: reloads, drains and thousands of live streams.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Process, binary};
+use crate::harness::{self, Process, binary};
 use crate::raw::{self, PATIENCE};
 
 /// A running gateway with its config file, and the upstream behind it.
@@ -146,6 +146,38 @@ impl Tunnel {
         let _ = self.0.write_all(&[0x88, 0x82, 0, 0, 0, 0, code[0], code[1]]);
         (u16::from_be_bytes(code), at)
     }
+}
+
+/// Serves an empty page to whoever asks, as an origin of its own; gives the origin.
+fn page() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            // A browser opens connections that it does not use.
+            thread::spawn(move || {
+                if stream.read(&mut [0; 8192]).is_ok_and(|count| count > 0) {
+                    let page = "<!doctype html><title>page</title><link rel=icon href=data:,>";
+                    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close";
+                    let _ = write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{page}", page.len());
+                }
+            });
+        }
+    });
+    origin
+}
+
+#[test]
+fn a_page_of_an_allowed_origin_reads_answers_and_events_and_one_of_another_does_not() {
+    let [allowed, stranger] = [page(), page()];
+    let cors = format!(
+        "[route.cors]\norigins = [\"{allowed}\"]\ncredentials = true\nexpose = [\"x-request-id\"]\nmethods = [\"GET\", \"PUT\"]"
+    );
+    let gateway = Gateway::start("", &cors);
+    let url = format!("http://{}", gateway.address);
+    let settings = [("TIDEGATE_URL", url), ("ALLOWED_ORIGIN", allowed), ("OTHER_ORIGIN", stranger)];
+    harness::run("browser", "otherOrigins", &settings, |action| panic!("the scenario asks for {action}"));
 }
 
 const SECOND_ROUTE: &str = "[[route]]\nname = \"gone\"\npath = \"/gone\"\nrespond = { status = 410, body = \"gone\" }";

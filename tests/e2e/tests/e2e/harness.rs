@@ -287,6 +287,16 @@ pub fn scenario(file: &str, name: &str) {
 }
 
 fn run_against(server: &mut Server, file: &str, name: &str) {
+    let settings = [
+        ("TIDEGATE_URL", server.url()),
+        ("TIDEGATE_JWT_SECRET", server.jwt_secret()),
+        ("TIDEGATE_API_KEY", server.api_key()),
+    ];
+    run(file, name, &settings, |action| act(server, action));
+}
+
+/// Runs `node run.mjs file name` with these variables; what the scenario asks for goes to `act`.
+pub fn run(file: &str, name: &str, settings: &[(&str, String)], mut act: impl FnMut(&str) -> Value) {
     let folder = node_folder();
     assert!(
         folder.join("node_modules").exists(),
@@ -296,9 +306,7 @@ fn run_against(server: &mut Server, file: &str, name: &str) {
     let mut node = Command::new("node")
         .args(["run.mjs", file, name])
         .current_dir(folder)
-        .env("TIDEGATE_URL", server.url())
-        .env("TIDEGATE_JWT_SECRET", server.jwt_secret())
-        .env("TIDEGATE_API_KEY", server.api_key())
+        .envs(settings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -313,7 +321,7 @@ fn run_against(server: &mut Server, file: &str, name: &str) {
             continue;
         };
         if let Some(action) = value["do"].as_str() {
-            let answer = act(server, action);
+            let answer = act(action);
             writeln!(stdin, "{answer}").unwrap();
         } else if value["scenario"].is_string() {
             outcome = Some(value);
