@@ -30,4 +30,5 @@ pub use header_match::HeaderMatch;
 pub use path_change::PathChange;
 pub use security::{Security, SecurityHeaders};
 pub use template::{Place, Template, TemplateError};
+pub use time::{push_rfc3339, push_time_local};
 pub use variable::{Named, VARIABLES, Variable};

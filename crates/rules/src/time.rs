@@ -1,4 +1,4 @@
-//! Times as text: RFC 3339 and nginx's `$time_local`.
+//! Times as text: RFC 3339 and nginx's `$time_local`. The one place that knows the calendar.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use tidegate_types::Millis;
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// `2026-01-31T23:59:59.123Z`.
-pub(crate) fn rfc3339(out: &mut Vec<u8>, unix_ms: Millis) {
+/// Appends `2026-01-31T23:59:59.123Z`.
+pub fn push_rfc3339(out: &mut Vec<u8>, unix_ms: Millis) {
     let seconds = unix_ms / 1_000;
     let (year, month, day) = date(seconds / 86_400);
     let (hour, minute, second) = clock(seconds);
@@ -20,8 +20,8 @@ pub(crate) fn rfc3339(out: &mut Vec<u8>, unix_ms: Millis) {
     );
 }
 
-/// `31/Jan/2026:23:59:59 +0000`, as nginx and Apache write it.
-pub(crate) fn local(out: &mut Vec<u8>, unix_ms: Millis, offset_minutes: i16) {
+/// Appends `31/Jan/2026:23:59:59 +0000`, as nginx and Apache write it.
+pub fn push_time_local(out: &mut Vec<u8>, unix_ms: Millis, offset_minutes: i16) {
     let seconds = (unix_ms / 1_000).saturating_add_signed(i64::from(offset_minutes) * 60);
     let (year, month, day) = date(seconds / 86_400);
     let (hour, minute, second) = clock(seconds);
@@ -71,11 +71,11 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_calendar() {
-        assert_eq!(text(|out| rfc3339(out, 951_782_400_007)), "2000-02-29T00:00:00.007Z");
-        assert_eq!(text(|out| rfc3339(out, 1_767_225_599_999)), "2025-12-31T23:59:59.999Z");
-        assert_eq!(text(|out| local(out, 1_767_225_599_999, 0)), "31/Dec/2025:23:59:59 +0000");
-        assert_eq!(text(|out| local(out, 1_767_225_599_999, 90)), "01/Jan/2026:01:29:59 +0130");
-        assert_eq!(text(|out| local(out, 1_767_225_599_999, -330)), "31/Dec/2025:18:29:59 -0530");
+        assert_eq!(text(|out| push_rfc3339(out, 951_782_400_007)), "2000-02-29T00:00:00.007Z");
+        assert_eq!(text(|out| push_rfc3339(out, 1_767_225_599_999)), "2025-12-31T23:59:59.999Z");
+        assert_eq!(text(|out| push_time_local(out, 1_767_225_599_999, 0)), "31/Dec/2025:23:59:59 +0000");
+        assert_eq!(text(|out| push_time_local(out, 1_767_225_599_999, 90)), "01/Jan/2026:01:29:59 +0130");
+        assert_eq!(text(|out| push_time_local(out, 1_767_225_599_999, -330)), "31/Dec/2025:18:29:59 -0530");
     }
 
     #[test]

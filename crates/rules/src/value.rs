@@ -99,12 +99,12 @@ fn named(out: &mut Vec<u8>, name: Named, facts: &Facts<'_>, place: Place) {
         Named::MessagesOut => number(out, facts.end.map(|end| end.messages_out)),
         Named::Time => {
             if let Some(end) = facts.end {
-                time::rfc3339(out, end.unix_ms);
+                time::push_rfc3339(out, end.unix_ms);
             }
         }
         Named::TimeLocal => {
             if let Some(end) = facts.end {
-                time::local(out, end.unix_ms, end.utc_offset_minutes);
+                time::push_time_local(out, end.unix_ms, end.utc_offset_minutes);
             }
         }
         Named::TimeUnix => seconds(out, facts.end.map(|end| Duration::from_millis(end.unix_ms))),

@@ -1,19 +1,20 @@
-use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Times as logs write them, in UTC. Everything up to the second is kept from one call to the next.
+use tidegate_rules::{push_rfc3339, push_time_local};
+use tidegate_types::Millis;
+
+/// Times as logs write them, in UTC. Everything up to the second is kept from one call to the next, so that the calendar is
+/// asked once a second and not for every line.
 #[derive(Debug, Default)]
 pub(crate) struct Timestamp {
     second: u64,
-    text: String,
+    text: Vec<u8>,
     local_second: u64,
-    local: String,
+    local: Vec<u8>,
 }
 
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-
-/// Length of `2026-01-01T00:00:00`.
-const UP_TO_SECOND: usize = 19;
+/// Length of `2026-01-01T00:00:00.`.
+const UP_TO_MILLIS: usize = 20;
 
 impl Timestamp {
     /// A time since the Unix epoch in RFC 3339 with milliseconds.
@@ -22,18 +23,15 @@ impl Timestamp {
         if self.text.is_empty() || self.second != second {
             self.second = second;
             self.text.clear();
-            let (year, month, day) = date(second / 86_400);
-            let (hour, minute) = (second / 3_600 % 24, second / 60 % 60);
-            let _ = write!(self.text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}", second % 60);
+            push_rfc3339(&mut self.text, millis(since_epoch));
+        } else {
+            let millis = since_epoch.subsec_millis();
+            let digits = [millis / 100, millis / 10, millis].map(|digit| char::from_digit(digit % 10, 10));
+            self.text.truncate(UP_TO_MILLIS);
+            self.text.extend(digits.map(|digit| digit.map_or(b'0', |digit| digit as u8)));
+            self.text.push(b'Z');
         }
-        self.text.truncate(UP_TO_SECOND);
-        let millis = since_epoch.subsec_millis();
-        self.text.push('.');
-        for digit in [millis / 100, millis / 10, millis] {
-            self.text.push(char::from_digit(digit % 10, 10).unwrap_or('0'));
-        }
-        self.text.push('Z');
-        &self.text
+        text(&self.text)
     }
 
     /// As nginx's `$time_local`: `31/Jan/2026:23:59:59 +0000`.
@@ -42,28 +40,19 @@ impl Timestamp {
         if self.local.is_empty() || self.local_second != second {
             self.local_second = second;
             self.local.clear();
-            let (year, month, day) = date(second / 86_400);
-            let month = MONTHS.iter().zip(1..).find_map(|(name, number)| (number == month).then_some(*name));
-            let (hour, minute, second) = (second / 3_600 % 24, second / 60 % 60, second % 60);
-            let month = month.unwrap_or_default();
-            let _ = write!(self.local, "{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000");
+            push_time_local(&mut self.local, millis(since_epoch), 0);
         }
-        &self.local
+        text(&self.local)
     }
 }
 
-/// Year, month and day of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn date(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
+fn millis(since_epoch: Duration) -> Millis {
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Times are ASCII.
+fn text(time: &[u8]) -> &str {
+    std::str::from_utf8(time).unwrap_or_default()
 }
 
 #[cfg(test)]
