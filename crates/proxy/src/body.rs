@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -12,9 +13,10 @@ use thiserror::Error;
 use tidegate_types::CloseReason;
 
 use crate::Upstream;
+use crate::carrier::Carrier;
 use crate::clock::{Alarm, Clock, Ring};
 use crate::flow::{Ending, Flow, Upload};
-use crate::h1::{Buffer, Connection, Framing};
+use crate::h1::{Buffer, Framing};
 use crate::live::Leave;
 use crate::pool::Pool;
 use crate::stream::EventStream;
@@ -142,7 +144,7 @@ pub(crate) struct UpstreamBody {
 /// The right to an upstream connection.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub(crate) connection: Connection,
+    pub(crate) carrier: Carrier,
     /// Whether it may carry a further request.
     pub(crate) reusable: bool,
     /// The worker's.
@@ -215,6 +217,10 @@ impl UpstreamBody {
                 if last {
                     self.complete();
                 } else {
+                    if matches!(self.framing, Framing::Length(0)) {
+                        // All that was announced: nobody may wait for the trailers that HTTP/2 allows behind it.
+                        self.ending.reason.set(CloseReason::ClientClosed);
+                    }
                     self.alarm.set(self.timeout);
                 }
                 Poll::Ready(Step::Frame(frame.map(Ok)))
@@ -266,25 +272,30 @@ impl UpstreamBody {
 
     fn complete(&mut self) {
         self.ending.reason.set(CloseReason::ClientClosed);
-        if let Some(Lease { connection, reusable: true, upstream, pool, .. }) = self.lease.take() {
+        if let Some(Lease { carrier: Carrier::H1(connection), reusable: true, upstream, pool, .. }) = self.lease.take()
+        {
             pool.park(&upstream, connection);
         }
     }
 }
 
 /// A part of a response's body.
-struct Piece {
-    frame: Option<Frame<Bytes>>,
+pub(crate) struct Piece {
+    pub(crate) frame: Option<Frame<Bytes>>,
     /// Nothing follows.
-    last: bool,
+    pub(crate) last: bool,
 }
 
 impl Lease {
     fn poll(&mut self, framing: &mut Framing, cx: &mut Context<'_>) -> Poll<Result<Piece, BodyError>> {
         let broke_off = || BodyError::Upstream(io::ErrorKind::UnexpectedEof.into());
+        let connection = match &mut self.carrier {
+            Carrier::H1(connection) => connection,
+            Carrier::H2(stream) => return stream.poll(framing, cx),
+        };
         match framing {
             Framing::Length(left) => {
-                let data = ready!(self.connection.poll_bytes(cx, &self.buffer, *left))?;
+                let data = ready!(connection.poll_bytes(cx, &self.buffer, *left))?;
                 if data.is_empty() {
                     return Poll::Ready(Err(broke_off()));
                 }
@@ -292,7 +303,7 @@ impl Lease {
                 Poll::Ready(Ok(Piece { frame: Some(Frame::data(data)), last: *left == 0 }))
             }
             Framing::UntilClose => {
-                let data = ready!(self.connection.poll_bytes(cx, &self.buffer, u64::MAX))?;
+                let data = ready!(connection.poll_bytes(cx, &self.buffer, u64::MAX))?;
                 let last = data.is_empty();
                 Poll::Ready(Ok(Piece { frame: (!last).then(|| Frame::data(data)), last }))
             }
@@ -305,7 +316,7 @@ impl Lease {
                     return Poll::Ready(Ok(Piece { frame: trailers.map(Frame::trailers), last: true }));
                 }
                 let mut buffer = self.buffer.borrow_mut();
-                let count = ready!(self.connection.poll_raw(cx, &mut buffer))?;
+                let count = ready!(connection.poll_raw(cx, &mut buffer))?;
                 if count == 0 {
                     return Poll::Ready(Err(broke_off()));
                 }
@@ -337,6 +348,9 @@ pub(crate) enum Step {
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     incoming: Option<Incoming>,
+    /// What was sent to a server that did not look at it; comes again before the rest.
+    #[expect(clippy::box_collection, reason = "most bodies have none, and are kept with every exchange")]
+    again: Option<Box<VecDeque<Frame<Bytes>>>>,
     flow: Rc<Flow>,
     clock: Rc<Clock>,
 }
@@ -347,17 +361,31 @@ impl RequestBody {
             flow.upload.set(Upload::Done);
         }
         let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        Self { incoming, flow: flow.clone(), clock: clock.clone() }
+        Self { incoming, again: None, flow: flow.clone(), clock: clock.clone() }
     }
 
     /// For a request without a body.
     pub(crate) fn empty(flow: &Rc<Flow>, clock: &Rc<Clock>) -> Self {
-        Self { incoming: None, flow: flow.clone(), clock: clock.clone() }
+        Self { incoming: None, again: None, flow: flow.clone(), clock: clock.clone() }
     }
 }
 
 impl RequestBody {
+    /// Lets frames come again that were counted when they came first.
+    pub(crate) fn put_back(&mut self, frames: Vec<Frame<Bytes>>) {
+        if !frames.is_empty() {
+            let rest = self.again.take().map(|rest| *rest).unwrap_or_default();
+            self.again = Some(Box::new(frames.into_iter().chain(rest).collect()));
+        }
+    }
+
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(again) = &mut self.again {
+            if let Some(frame) = again.pop_front() {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            self.again = None;
+        }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = Pin::new(&mut *incoming).poll_frame(cx);
         if frame.is_ready()
@@ -399,5 +427,6 @@ impl RequestBody {
 
     pub(crate) fn is_end(&self) -> bool {
         self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
+            && self.again.as_ref().is_none_or(|again| again.is_empty())
     }
 }

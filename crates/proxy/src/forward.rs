@@ -13,11 +13,13 @@ use tidegate_types::{CloseReason, ErrorCode, Phase};
 use tokio::sync::watch;
 
 use crate::body::{Lease, RequestBody, Uploading, UpstreamBody};
+use crate::carrier::{Carrier, Journey};
 use crate::choice::Choice;
 use crate::circuit::Admission;
 use crate::clock::{Alarm, Clock, Ring, Species};
 use crate::flow::{Ending, Flow, Upload};
 use crate::h1::{Buffer, Connection, Framing, Head, Sending, SendingFailed};
+use crate::h2::Links;
 use crate::headers::{
     Prepared, add_request_id, is_encoded, is_event_stream, mark_event_stream, prepare_request, prepare_response,
 };
@@ -43,11 +45,12 @@ const BUFFER: usize = 64 * 1024;
 pub struct Forwarder {
     pub(crate) clock: Rc<Clock>,
     pub(crate) pool: Rc<Pool>,
+    pub(crate) links: Rc<Links>,
     pub(crate) live: Rc<Live>,
     /// Every tunnel and every upstream connection of the worker reads into it; it is only borrowed while one is polled.
     pub(crate) buffer: Buffer,
     /// Heads of requests are built in it.
-    scratch: RefCell<Vec<u8>>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
 }
 
 impl Forwarder {
@@ -60,16 +63,20 @@ impl Forwarder {
     pub fn with_settings(phase: watch::Receiver<Phase>, settings: ForwarderSettings) -> Rc<Self> {
         let clock = Clock::new(&settings);
         let pool = Rc::new(Pool::new(clock.clone()));
-        let swept = Rc::downgrade(&pool);
+        let links = Rc::new(Links::new(clock.clone()));
+        let (swept, swept_links) = (Rc::downgrade(&pool), Rc::downgrade(&links));
         tokio::task::spawn_local(Clock::run(clock.clone(), move || {
             if let Some(pool) = swept.upgrade() {
                 pool.sweep();
+            }
+            if let Some(links) = swept_links.upgrade() {
+                links.sweep();
             }
         }));
         tokio::task::spawn_local(follow(phase, Rc::downgrade(&clock)));
         let buffer = Rc::new(RefCell::new(vec![0; BUFFER].into_boxed_slice()));
         let live = Live::new(clock.clone());
-        Rc::new(Self { clock, pool, live, buffer, scratch: RefCell::default() })
+        Rc::new(Self { clock, pool, links, live, buffer, scratch: RefCell::default() })
     }
 
     /// Answers questions about this worker's streams, and carries out orders to close some, from now on; must be called
@@ -141,7 +148,7 @@ impl Forwarder {
         // The same server again, on a new connection.
         let mut again: Option<Arc<Server>> = None;
         // What is passed on if no other server can be had.
-        let mut held: Option<Box<(Head, Connection)>> = None;
+        let mut held: Option<Box<(Head, Carrier)>> = None;
         let mut failure = Failure::NoServer;
         loop {
             let fresh = again.is_some();
@@ -149,8 +156,8 @@ impl Forwarder {
                 Some(server) => server,
                 None => {
                     let Some(busy) = upstream.pick(flow, choice.as_deref(), &mut tried).filter(|_| tries.next()) else {
-                        let (head, connection) = *held.ok_or(failure)?;
-                        return Ok(Answered { head, connection, upload: None, alarm });
+                        let (head, carrier) = *held.ok_or(failure)?;
+                        return Ok(Answered { head, carrier, upload: None, alarm });
                     };
                     if busy.target == Target::Name && Box::pin(upstream.resolve_now(&busy.name)).await {
                         tries.not_made();
@@ -169,14 +176,14 @@ impl Forwarder {
             {
                 request.parts.headers.insert(HOST, host);
             }
-            let pooled = if fresh { None } else { self.pool.take(upstream, &server) };
-            let mut connection = match pooled {
-                Some(connection) => connection,
+            let pooled = if fresh { None } else { self.take(upstream, &server) };
+            let way = match pooled {
+                Some(way) => way,
                 // Boxed, for it is rare and large, and this future is moved and kept with every connection of a client.
-                None => match Box::pin(self.pool.open(upstream, &server, flow)).await {
-                    Ok(connection) => {
+                None => match Box::pin(self.open(upstream, &server, flow)).await {
+                    Ok(way) => {
                         upstream.metrics.connect_seconds.observe(flow.connected().as_secs_f64());
-                        connection
+                        way
                     }
                     Err(error) => {
                         server.metrics.requests(Outcome::ConnectFailed).inc();
@@ -189,9 +196,23 @@ impl Forwarder {
                     }
                 },
             };
-            let reused = connection.reused();
-            let mut sending = self.begin(&connection, &request, body, flow);
-            match self.head(&mut connection, &mut sending, &request.parts.method, upstream, flow, &alarm).await {
+            let reused = way.reused();
+            let mut journey = match self.set_out(way, &request, body, flow) {
+                Ok(journey) => journey,
+                Err((reason, kept)) => {
+                    failure = reason;
+                    if !tries.may_follow(failure) {
+                        return Err(failure);
+                    }
+                    body = kept;
+                    if reused {
+                        tries.over_again();
+                        again = Some(server);
+                    }
+                    continue;
+                }
+            };
+            match self.head(&mut journey, &request.parts.method, upstream, flow, &alarm).await {
                 Ok(mut head) => {
                     let status = head.response.status().as_u16();
                     upstream.answered(&server, status, flow.attempt_time());
@@ -200,20 +221,23 @@ impl Forwarder {
                         return Err(Failure::Invalid);
                     }
                     server.metrics.requests(Outcome::Response).inc();
-                    if retry.on.has_status(status) && repeatable && sending.is_done() && tries.may_another() {
-                        held = Some(Box::new((head, connection)));
-                        body = sending.into_body();
+                    if retry.on.has_status(status) && repeatable && journey.is_sent() && tries.may_another() {
+                        let (carrier, kept) = journey.hold().ok_or(Failure::Invalid)?;
+                        held = Some(Box::new((head, carrier)));
+                        body = kept;
                         continue;
                     }
-                    let (connection, upload) =
-                        if sending.is_done() { (connection, None) } else { go_on(connection, sending) };
-                    return Ok(Answered { head, connection, upload, alarm });
+                    let (carrier, upload) = journey.arrive().ok_or(Failure::Invalid)?;
+                    return Ok(Answered { head, carrier, upload, alarm });
                 }
                 Err(reason) => {
                     server.metrics.requests(reason.outcome()).inc();
                     failure = reason;
-                    let unsent = repeatable || !sending.begun;
-                    if reused && reason == Failure::Reset {
+                    if reason == Failure::Timeout {
+                        journey.retire();
+                    }
+                    let unsent = repeatable || journey.is_unseen(reason);
+                    if reused && matches!(reason, Failure::Reset | Failure::Unprocessed) {
                         // A connection that died while idle says nothing about its server.
                         if !unsent {
                             return Err(failure);
@@ -228,15 +252,18 @@ impl Forwarder {
                             return Err(failure);
                         }
                     }
-                    body = sending.into_body();
+                    body = journey.fail();
                 }
             }
         }
     }
 
     /// A response that is not passed on. Its connection serves others if nothing of it is still to come.
-    pub(crate) fn discard(&self, upstream: &Arc<Upstream>, (head, mut connection): (Head, Connection)) {
-        if head.reusable && connection.skip(&head.framing) {
+    pub(crate) fn discard(&self, upstream: &Arc<Upstream>, (head, carrier): (Head, Carrier)) {
+        if let Carrier::H1(mut connection) = carrier
+            && head.reusable
+            && connection.skip(&head.framing)
+        {
             self.pool.park(upstream, connection);
         }
     }
@@ -249,8 +276,7 @@ impl Forwarder {
     /// Sends the rest of a request and waits for the head of the response.
     async fn head(
         &self,
-        connection: &mut Connection,
-        sending: &mut Sending,
+        journey: &mut Journey,
         method: &Method,
         upstream: &Upstream,
         flow: &Flow,
@@ -264,7 +290,7 @@ impl Forwarder {
         let paced = uploading && flow.asked.as_ref().is_some_and(|asked| asked.limits.least_rate > 0);
         alarm.set(if paced { first.min(PACE) } else { first });
         std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = self.poll_head(connection, sending, method, cx) {
+            if let Poll::Ready(result) = journey.poll_head(self, method, cx) {
                 return Poll::Ready(result);
             }
             loop {
@@ -316,7 +342,7 @@ impl Forwarder {
 
     /// The response on its way to the client.
     pub(crate) fn answer(&self, answered: Answered, upstream: &Arc<Upstream>, ending: Ending) -> Response<Body> {
-        let Answered { head: Head { response, framing, reusable }, connection, upload, alarm } = answered;
+        let Answered { head: Head { response, framing, reusable }, carrier, upload, alarm } = answered;
         let (mut parts, ()) = response.into_parts();
         let header_time = ending.responded(parts.status.as_u16());
         upstream.metrics.header_seconds.observe(header_time.as_secs_f64());
@@ -328,7 +354,7 @@ impl Forwarder {
         let timeout = if events { patience.stream } else { patience.read };
         let reusable = reusable && upload.is_none();
         let (buffer, pool) = (self.buffer.clone(), self.pool.clone());
-        let lease = Lease { connection, reusable, buffer, upstream: upstream.clone(), pool, upload };
+        let lease = Lease { carrier, reusable, buffer, upstream: upstream.clone(), pool, upload };
         let body = if events {
             mark_event_stream(&mut parts.headers);
             alarm.become_species(Species::Stream);
@@ -355,22 +381,10 @@ pub(crate) async fn wait(delay: Option<Duration>) {
 /// A response whose head has come.
 pub(crate) struct Answered {
     pub(crate) head: Head,
-    pub(crate) connection: Connection,
+    pub(crate) carrier: Carrier,
     /// What still sends the request.
     pub(crate) upload: Option<Uploading>,
     pub(crate) alarm: Alarm,
-}
-
-/// The upstream answers before it has the whole request: the rest is sent by a task of its own, because the response is only
-/// read as fast as the client takes it.
-fn go_on(connection: Connection, mut sending: Sending) -> (Connection, Option<Uploading>) {
-    let (connection, writer) = connection.split();
-    let task = tokio::task::spawn_local(async move {
-        let Some(mut writer) = writer else { return };
-        // An upstream that has answered may take the rest or leave it.
-        let _ = std::future::poll_fn(|cx| sending.poll(cx, &mut writer)).await;
-    });
-    (connection, Some(Uploading(task)))
 }
 
 impl Drop for Forwarder {
@@ -386,6 +400,10 @@ pub(crate) enum Failure {
     Connect(ConnectError),
     /// The connection ended before a response head.
     Reset,
+    /// The server says that it did nothing about the request.
+    Unprocessed,
+    /// The server takes no WebSocket over HTTP/2.
+    NoTunnel,
     /// A response that breaks the protocol.
     Invalid,
     Timeout,
@@ -407,7 +425,7 @@ impl Failure {
     pub(crate) fn outcome(self) -> Outcome {
         match self {
             Self::NoServer | Self::Connect(_) | Self::Refused { .. } => Outcome::ConnectFailed,
-            Self::Reset => Outcome::Reset,
+            Self::Reset | Self::Unprocessed | Self::NoTunnel => Outcome::Reset,
             Self::Invalid => Outcome::Invalid,
             Self::Timeout => Outcome::Timeout,
             Self::ClientSilent | Self::ClientBroken | Self::ClientSlow | Self::TooLarge => Outcome::Cancelled,
@@ -420,6 +438,8 @@ impl Failure {
             Self::Connect(_) | Self::Reset | Self::Invalid | Self::Timeout => true,
             Self::NoServer
             | Self::Refused { .. }
+            | Self::Unprocessed
+            | Self::NoTunnel
             | Self::ClientSilent
             | Self::ClientBroken
             | Self::ClientSlow
@@ -434,6 +454,8 @@ impl Failure {
             Self::Refused { retry_after_s } => Some(retry_after_s),
             Self::Connect(_)
             | Self::Reset
+            | Self::Unprocessed
+            | Self::NoTunnel
             | Self::Invalid
             | Self::Timeout
             | Self::ClientSilent
@@ -460,6 +482,12 @@ impl Failure {
                 | ConnectError::Other,
             ) => (ErrorCode::BadGateway, "The upstream could not be reached", CloseReason::UpstreamFailed),
             Self::Reset => (ErrorCode::BadGateway, "The upstream closed the connection", CloseReason::UpstreamFailed),
+            Self::Unprocessed => {
+                (ErrorCode::BadGateway, "The upstream did not take the request", CloseReason::UpstreamFailed)
+            }
+            Self::NoTunnel => {
+                (ErrorCode::BadGateway, "The upstream takes no WebSocket over HTTP/2", CloseReason::UpstreamFailed)
+            }
             Self::Invalid => (ErrorCode::BadGateway, "The upstream's response is invalid", CloseReason::UpstreamFailed),
             Self::Timeout => {
                 (ErrorCode::GatewayTimeout, "The upstream did not answer in time", CloseReason::IdleTimeout)

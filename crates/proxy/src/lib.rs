@@ -14,6 +14,7 @@
 //! Start reading at [`Forwarder::forward`].
 
 mod body;
+mod carrier;
 mod changes;
 mod choice;
 mod chronicle;
@@ -26,6 +27,7 @@ mod forward;
 mod framing;
 mod guard;
 mod h1;
+mod h2;
 mod headers;
 mod inspect;
 mod live;

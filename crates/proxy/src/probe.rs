@@ -98,6 +98,7 @@ pub(crate) async fn probe(
     settings: &ProbeSettings,
     proxy_protocol: Option<ProxyVersion>,
     tls: Option<&UpstreamTls>,
+    http2: bool,
     server: &Server,
 ) -> Result<(), ProbeFailure> {
     let asked = tokio::time::timeout(settings.timeout, async {
@@ -110,6 +111,17 @@ pub(crate) async fn probe(
         let mut stream = server.secure(stream, tls).await.map_err(ProbeFailure::Connect)?;
         match &settings.kind {
             ProbeKind::Tcp => {}
+            ProbeKind::Http { path, host, status: good } if http2 => {
+                let host = host.as_deref().unwrap_or(server.authority());
+                let status = Box::pin(crate::h2::ask(stream, path, host, tls.is_some(), false)).await?;
+                let is_good = good.iter().any(|range| range.contains(&status.as_u16()));
+                return if is_good { Ok(None) } else { Err(ProbeFailure::Status(status)) };
+            }
+            ProbeKind::WebSocket { path, host } if http2 => {
+                let host = host.as_deref().unwrap_or(server.authority());
+                let status = Box::pin(crate::h2::ask(stream, path, host, tls.is_some(), true)).await?;
+                return if status.is_success() { Ok(None) } else { Err(ProbeFailure::Status(status)) };
+            }
             ProbeKind::Http { path, host, status } => {
                 get(&mut stream, path, host.as_deref().unwrap_or(server.authority()), status).await?;
             }
@@ -117,10 +129,12 @@ pub(crate) async fn probe(
                 shake(&mut stream, path, host.as_deref().unwrap_or(server.authority())).await?;
             }
         }
-        Ok(stream)
+        Ok(Some(stream))
     });
-    let mut stream = asked.await.unwrap_or(Err(ProbeFailure::Timeout))?;
-    if matches!(settings.kind, ProbeKind::WebSocket { .. }) {
+    let stream = asked.await.unwrap_or(Err(ProbeFailure::Timeout))?;
+    if let Some(mut stream) = stream
+        && matches!(settings.kind, ProbeKind::WebSocket { .. })
+    {
         let _ = tokio::time::timeout(GOODBYE, until_closed(&mut stream)).await;
     }
     Ok(())

@@ -77,10 +77,13 @@ impl RetryReasons {
     /// Whether a failed try is a reason.
     pub(crate) fn has_failure(self, failure: Failure) -> bool {
         self.has(match failure {
+            // Nobody has looked at the request, so that nothing speaks against another try.
+            Failure::Unprocessed => return true,
             Failure::Connect(_) => Self::CONNECT,
             Failure::Reset => Self::RESET,
             Failure::Timeout => Self::TIMEOUT,
             Failure::NoServer
+            | Failure::NoTunnel
             | Failure::Refused { .. }
             | Failure::Invalid
             | Failure::ClientSilent

@@ -49,6 +49,9 @@ pub struct UpstreamSettings {
     pub proxy_protocol: Option<ProxyVersion>,
     /// TLS to the servers; `None` is plain.
     pub tls: Option<UpstreamTls>,
+    /// Whether the servers are spoken to in HTTP/2, all exchanges of a worker on as few connections as they allow. Not together
+    /// with a PROXY header, which holds for a whole connection.
+    pub http2: bool,
     /// How often names are resolved again; at least every second.
     pub dns_refresh: Duration,
     /// How the servers are probed, if they are.
@@ -105,6 +108,7 @@ impl Default for UpstreamSettings {
             sticky: None,
             proxy_protocol: None,
             tls: None,
+            http2: false,
             dns_refresh: Duration::from_secs(30),
             probe: None,
             outlier: None,

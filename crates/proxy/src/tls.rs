@@ -27,6 +27,8 @@ pub struct TlsFiles {
     pub ca: Option<Vec<u8>>,
     /// The certificate shown to servers that ask for one, and its key, PEM.
     pub certificate: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether HTTP/2 is asked for (ALPN, RFC 7301); HTTP/1.1 otherwise.
+    pub http2: bool,
 }
 
 /// Why there is no TLS with such files.
@@ -59,7 +61,7 @@ impl UpstreamTls {
             Some(ca) => Trust::Roots(ca),
             None => Trust::System,
         };
-        let terms = ClientTerms { trust, certificate: own.as_ref(), http2: false };
+        let terms = ClientTerms { trust, certificate: own.as_ref(), http2: made_of.http2 };
         let config = terms.config().map_err(BadTls::Trust)?;
         Ok(Self(Arc::new(Inner { made_of, config })))
     }

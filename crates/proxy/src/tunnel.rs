@@ -20,8 +20,7 @@ use crate::flow::{Ending, Flow};
 use crate::live::{Leave, Listed};
 use crate::meter::{Due, Meter, Watched};
 use crate::parting::{Farewell, HURRY, PATIENCE, Parting};
-use crate::pool::Open;
-use crate::websocket::Taken;
+use crate::websocket::{Place, Taken};
 
 /// Reads of one direction before the other tasks of the worker get their turn.
 pub(crate) const READS_PER_TURN: usize = 8;
@@ -40,8 +39,8 @@ pub(crate) struct End {
     pub(crate) timeout: Duration,
     /// The worker's read buffer.
     pub(crate) buffer: Rc<RefCell<Box<[u8]>>>,
-    #[expect(dead_code, reason = "counts the upstream connection while it lives")]
-    pub(crate) open: Open,
+    #[expect(dead_code, reason = "has its place at the upstream while it lives")]
+    pub(crate) open: Place,
     pub(crate) ending: Ending,
     #[expect(dead_code, reason = "keeps the tunnel in the register while it lives")]
     pub(crate) listed: Listed,

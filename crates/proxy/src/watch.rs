@@ -10,6 +10,7 @@ use tidegate_balance::{
 use tidegate_metrics::{ConnectError, StateChange};
 use tokio::task::JoinSet;
 
+use crate::UpstreamSettings;
 use crate::probe::{ProbeFailure, ProbeSettings, probe, random};
 use crate::server::{Server, Target};
 use crate::upstream::now;
@@ -128,7 +129,8 @@ impl Watch {
                     let found = upstream.resolve_now(&server.name).await;
                     if found { Ok(()) } else { Err(ProbeFailure::Connect(ConnectError::Resolve)) }
                 } else {
-                    probe(&settings, upstream.settings.proxy_protocol, upstream.settings.tls.as_ref(), &server).await
+                    let UpstreamSettings { proxy_protocol, tls, http2, .. } = &upstream.settings;
+                    probe(&settings, *proxy_protocol, tls.as_ref(), *http2, &server).await
                 };
                 (server.id, result)
             });

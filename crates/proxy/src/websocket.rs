@@ -20,6 +20,7 @@ use tidegate_types::{CloseReason, ErrorCode};
 use tidegate_wire::websocket::{accept_key, is_valid_key};
 
 use crate::body::RequestBody;
+use crate::carrier::{Carrier, Journey, Way};
 use crate::choice::Choice;
 use crate::circuit::Admission;
 use crate::clock::Species;
@@ -27,6 +28,7 @@ use crate::extensions;
 use crate::flow::{Ending, Upload};
 use crate::forward::{Answered, Failure, answer_error, refuse, wait};
 use crate::h1::{Connection, Head};
+use crate::h2::{Call, Slot};
 use crate::headers::{Prepared, add_request_id, has_token, prepare_request, prepare_response};
 use crate::meter::Meter;
 use crate::policy::Inspect;
@@ -153,12 +155,12 @@ pub(crate) async fn connect(
             begin(client, patience.handshake, stream, End { alarm, timeout, buffer, open, ending, listed, meter });
             response
         }
-        Ok(Shaken::Refused(head, connection)) => {
+        Ok(Shaken::Refused(head, carrier)) => {
             if let Some(admission) = admission {
                 admission.answered(head.response.status().as_u16());
             }
             let alarm = forwarder.clock.alarm(Species::Exchange);
-            forwarder.answer(Answered { head, connection, upload: None, alarm }, upstream, ending)
+            forwarder.answer(Answered { head, carrier, upload: None, alarm }, upstream, ending)
         }
         Err(failure) => {
             if let Some(admission) = admission {
@@ -184,12 +186,12 @@ async fn try_servers(
     let mut tries = Tries::begin(upstream, ending, trial);
     let mut tried = Tried::default();
     // What is passed on if no other server can be had.
-    let mut held: Option<(Head, Connection)> = None;
+    let mut held: Option<(Head, Carrier)> = None;
     let mut failure = Failure::NoServer;
     loop {
         let Some(busy) = upstream.pick(ending, choice.as_deref(), &mut tried).filter(|_| tries.next()) else {
-            let (head, connection) = held.ok_or(failure)?;
-            return Ok(Shaken::Refused(head, connection));
+            let (head, carrier) = held.ok_or(failure)?;
+            return Ok(Shaken::Refused(head, carrier));
         };
         if busy.target == Target::Name && upstream.resolve_now(&busy.name).await {
             tries.not_made();
@@ -200,8 +202,14 @@ async fn try_servers(
         if let Some(unwanted) = held.take() {
             forwarder.discard(upstream, unwanted);
         }
-        let connection = match forwarder.pool.open(upstream, &server, ending).await {
-            Ok(connection) => connection,
+        // A stream of a connection that is shared anyway may be on one that stands.
+        let standing = if upstream.settings.http2 { forwarder.take(upstream, &server) } else { None };
+        let way = match standing {
+            Some(way) => Ok(way),
+            None => forwarder.open(upstream, &server, ending).await,
+        };
+        let way = match way {
+            Ok(way) => way,
             Err(error) => {
                 server.metrics.requests(Outcome::ConnectFailed).inc();
                 upstream.failed(&server);
@@ -214,7 +222,7 @@ async fn try_servers(
         };
         upstream.metrics.connect_seconds.observe(ending.connected().as_secs_f64());
         let deadline = ending.patience(upstream).handshake;
-        let shaken = tokio::time::timeout(deadline, shake(forwarder, connection, request, key, ending)).await;
+        let shaken = tokio::time::timeout(deadline, shake(forwarder, way, request, key, ending)).await;
         let shaken = shaken.unwrap_or(Err(Failure::Timeout)).and_then(|shaken| match shaken {
             Shaken::Tunnel(response, ..) if strict && extensions::has_unknown(response.headers()) => {
                 Err(Failure::Invalid)
@@ -227,18 +235,26 @@ async fn try_servers(
                 upstream.answered(&server, 101, ending.attempt_time());
                 return Ok(Shaken::Tunnel(response, stream, open));
             }
-            Ok(Shaken::Refused(head, connection)) => {
+            Ok(Shaken::Refused(head, carrier)) => {
                 server.metrics.requests(Outcome::Response).inc();
                 let status = head.response.status().as_u16();
                 upstream.answered(&server, status, ending.attempt_time());
                 if !upstream.settings.retry.on.has_status(status) || !tries.may_another() {
-                    return Ok(Shaken::Refused(head, connection));
+                    return Ok(Shaken::Refused(head, carrier));
                 }
-                held = Some((head, connection));
+                held = Some((head, carrier));
             }
             Err(reason) => {
                 server.metrics.requests(reason.outcome()).inc();
-                upstream.failed(&server);
+                if reason == Failure::NoTunnel {
+                    tracing::warn!(
+                        upstream = upstream.settings.name, server = %server.address,
+                        "a WebSocket was refused: the server speaks HTTP/2 without SETTINGS_ENABLE_CONNECT_PROTOCOL \
+                         (RFC 8441); let it be an upstream of its own with protocol = \"http1\"",
+                    );
+                } else if reason != Failure::Unprocessed {
+                    upstream.failed(&server);
+                }
                 failure = reason;
                 if !tries.may_follow(failure) {
                     return Err(failure);
@@ -250,11 +266,59 @@ async fn try_servers(
 
 /// The upstream's answer to a handshake.
 enum Shaken {
-    Tunnel(Response<Body>, Taken, Open),
-    Refused(Head, Connection),
+    Tunnel(Response<Body>, Taken, Place),
+    Refused(Head, Carrier),
+}
+
+/// What a tunnel has of its upstream while it lives.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// A connection, which is counted.
+    Connection(#[expect(dead_code, reason = "counts until it is dropped")] Open),
+    /// A part of one.
+    Stream(#[expect(dead_code, reason = "has its place until it is dropped")] Box<Slot>),
 }
 
 async fn shake(
+    forwarder: &Rc<Forwarder>,
+    way: Way,
+    request: &Prepared,
+    key: &HeaderValue,
+    ending: &Ending,
+) -> Result<Shaken, Failure> {
+    match way {
+        Way::H1(connection) => upgrade(forwarder, connection, request, key, ending).await,
+        Way::H2(slot) => Box::pin(extended(forwarder, slot, request, key, ending)).await,
+    }
+}
+
+/// By extended CONNECT (RFC 8441 section 5): a 2xx is what the 101 is otherwise.
+async fn extended(
+    forwarder: &Rc<Forwarder>,
+    slot: Slot,
+    request: &Prepared,
+    key: &HeaderValue,
+    ending: &Ending,
+) -> Result<Shaken, Failure> {
+    let body = RequestBody::empty(ending.flow(), &forwarder.clock);
+    let mut call = Call::tunnel(slot, request, body, ending, &mut forwarder.scratch.borrow_mut())?;
+    let mut head = std::future::poll_fn(|cx| call.poll_head(&Method::CONNECT, cx)).await?;
+    if !head.response.status().is_success() {
+        prepare_response(&mut head.response).map_err(|_| Failure::Invalid)?;
+        let (carrier, _) = Journey::H2(Box::new(call)).arrive().ok_or(Failure::Invalid)?;
+        return Ok(Shaken::Refused(head, carrier));
+    }
+    let accept = HeaderValue::from_str(&accept_key(key.to_str().unwrap_or_default())).map_err(|_| Failure::Invalid)?;
+    let mut response = tunnel_response(head.response);
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, accept);
+    let (stream, slot) = call.into_tunnel().ok_or(Failure::Invalid)?;
+    let taken = Taken { stream: Transport::over(stream), read: Bytes::new() };
+    Ok(Shaken::Tunnel(response, taken, Place::Stream(Box::new(slot))))
+}
+
+/// By a handshake of HTTP/1.1.
+async fn upgrade(
     forwarder: &Rc<Forwarder>,
     mut connection: Connection,
     request: &Prepared,
@@ -272,7 +336,7 @@ async fn shake(
     }
     if head.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         prepare_response(&mut head.response).map_err(|_| Failure::Invalid)?;
-        return Ok(Shaken::Refused(head, connection));
+        return Ok(Shaken::Refused(head, Carrier::H1(connection)));
     }
     let response = head.response;
     let headers = response.headers();
@@ -286,7 +350,12 @@ async fn shake(
         return Err(Failure::Invalid);
     }
     let (stream, read, open) = connection.into_stream().ok_or(Failure::Reset)?;
-    let mut response = response.map(|_| Body::empty());
+    Ok(Shaken::Tunnel(tunnel_response(response), Taken { stream, read }, Place::Connection(open)))
+}
+
+/// What the client is told of a tunnel.
+fn tunnel_response(response: Response<()>) -> Response<Body> {
+    let mut response = response.map(|()| Body::empty());
     let headers = response.headers_mut();
     // A 101 has no body, whatever its header says.
     for name in [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, HeaderName::from_static("keep-alive")] {
@@ -295,7 +364,7 @@ async fn shake(
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     *response.version_mut() = Version::HTTP_11;
-    Ok(Shaken::Tunnel(response, Taken { stream, read }, open))
+    response
 }
 
 /// A stream that carries another protocol from here on.

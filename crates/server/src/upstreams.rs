@@ -39,6 +39,7 @@ pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
             config::ProxyProtocol::V1 => Some(ProxyVersion::V1),
             config::ProxyProtocol::V2 => Some(ProxyVersion::V2),
         },
+        http2: upstream.protocol == config::UpstreamProtocol::Http2,
         dns_refresh: upstream.dns_refresh,
         rebalance_rate: upstream.rebalance_rate,
         ..crate::health::settings(upstream)
@@ -48,13 +49,9 @@ pub(crate) fn settings(upstream: &config::Upstream) -> UpstreamSettings {
 /// The upstream's TLS, with its files read.
 ///
 /// # Errors
-/// A file cannot be read or used. Also if the servers are to be spoken to with HTTP/2, which is not done: doing something
-/// else than what was asked for would surprise at the worst time.
+/// A file cannot be read or used.
 pub(crate) fn tls(upstream: &config::Upstream) -> Result<Option<UpstreamTls>, StartError> {
     let fault = |what: &dyn Display| StartError::Config(format!("upstream {:?}: {what}", upstream.name));
-    if upstream.protocol == config::UpstreamProtocol::Http2 {
-        return Err(fault(&"protocol = \"http2\" is not supported yet; leave it out to speak HTTP/1.1"));
-    }
     let Some(tls) = &upstream.tls else { return Ok(None) };
     let read = |file: &Path| std::fs::read(file).map_err(|error| fault(&format!("{}: {error}", file.display())));
     let pair = tls.certificate.as_ref().map(|files| Ok((read(&files.certificate)?, read(&files.key)?)));
@@ -63,6 +60,7 @@ pub(crate) fn tls(upstream: &config::Upstream) -> Result<Option<UpstreamTls>, St
         unverified: !tls.verify,
         ca: tls.ca.as_deref().map(read).transpose()?,
         certificate: pair.transpose()?,
+        http2: upstream.protocol == config::UpstreamProtocol::Http2,
     };
     UpstreamTls::new(files).map(Some).map_err(|error| fault(&error))
 }

@@ -5,7 +5,9 @@ use crate::check::secret::{MIN_HMAC_BYTES, long_enough};
 use crate::check::{count, delay, flag, given, health, name, number, path, period, small, template};
 use crate::file::{self, BalanceKind};
 use crate::reader::{At, Named, Reader};
-use crate::{Balance, SameSite, Sticky, StickyCookie, Upstream, UpstreamServer, UpstreamTls};
+use crate::{
+    Balance, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer, UpstreamTls,
+};
 
 pub(super) fn upstreams(
     reader: &Reader<'_>,
@@ -27,6 +29,15 @@ fn upstream(reader: &Reader<'_>, key: &At<String>, mut found: file::Upstream, ha
     let balance = balance(reader, &mut found, key.place, has_jwt);
     let servers = servers(reader, key, &mut found, &plain, &balance);
     let patience = |found, key, default| period(reader, found, key, default);
+    if let (Some(protocol), Some(header)) = (&found.protocol, &found.proxy_protocol)
+        && protocol.value == UpstreamProtocol::Http2
+        && header.value != ProxyProtocol::Off
+    {
+        reader.problem(
+            header.place,
+            "a PROXY header names one client, and protocol = \"http2\" lets many share a connection; leave one of them out",
+        );
+    }
     let tls = found.tls.map(|tls| upstream_tls(reader, tls, &servers));
     let upstream = Upstream {
         servers: super::values(servers),

@@ -12,4 +12,4 @@ mod sending;
 pub(crate) use chunks::Chunks;
 pub(crate) use connection::{Buffer, Connection, Place};
 pub(crate) use response::{Framing, Head, parse as parse_head};
-pub(crate) use sending::{Sending, SendingFailed};
+pub(crate) use sending::{Sending, SendingFailed, may_trail};

@@ -151,7 +151,7 @@ impl Sending {
 
 /// What frames or routes a message, or says who sent it, cannot come behind it: a server that takes trailers for header
 /// fields would believe it (RFC 9110 section 6.5.1).
-fn may_trail(name: &HeaderName) -> bool {
+pub(crate) fn may_trail(name: &HeaderName) -> bool {
     ![AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
         && !is_origin(name.as_str())
 }

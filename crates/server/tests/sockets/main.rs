@@ -5,6 +5,7 @@ mod access_log;
 mod api;
 mod balance;
 mod drain;
+mod grpc;
 mod harness;
 mod headers;
 mod health;
