@@ -72,9 +72,9 @@ pub(crate) struct Clock {
     closing: Cell<bool>,
     draining: Cell<bool>,
     /// Over how long the ends of streams are spread when draining begins.
-    spread: Ticks,
-    gap: Duration,
-    jitter: u8,
+    spread: Cell<Ticks>,
+    gap: Cell<Duration>,
+    jitter: Cell<u8>,
     seed: Cell<u64>,
 }
 
@@ -95,11 +95,18 @@ impl Clock {
             stopped: Cell::new(false),
             closing: Cell::new(false),
             draining: Cell::new(false),
-            spread: millis(settings.drain_spread),
-            gap: settings.drain_gap,
-            jitter: settings.drain_jitter,
+            spread: Cell::new(millis(settings.drain_spread)),
+            gap: Cell::new(settings.drain_gap),
+            jitter: Cell::new(settings.drain_jitter),
             seed: Cell::new(RandomState::new().hash_one(0u8) | 1),
         })
+    }
+
+    /// The pace of a drain that begins later. The tick stays.
+    pub(crate) fn set_drain(&self, settings: &ForwarderSettings) {
+        self.spread.set(millis(settings.drain_spread));
+        self.gap.set(settings.drain_gap);
+        self.jitter.set(settings.drain_jitter);
     }
 
     pub(crate) fn now(&self) -> Ticks {
@@ -170,9 +177,9 @@ impl Clock {
             slots.iter().filter(|(_, slot)| slot.species == Species::Stream).map(|(key, _)| key).collect()
         };
         let count = u32::try_from(streams.len()).unwrap_or(u32::MAX).max(1);
-        let spread = (Duration::from_millis(self.spread) / count).min(LONGEST_GAP);
-        let gap = if self.gap.is_zero() { spread } else { self.gap };
-        self.ask_to_leave(&streams, Leave::Drain, gap, self.jitter);
+        let spread = (Duration::from_millis(self.spread.get()) / count).min(LONGEST_GAP);
+        let gap = Some(self.gap.get()).filter(|gap| !gap.is_zero()).unwrap_or(spread);
+        self.ask_to_leave(&streams, Leave::Drain, gap, self.jitter.get());
     }
 
     /// Streams and tunnels end now.
@@ -236,7 +243,7 @@ impl Clock {
 
     fn drain_time(&self, species: Species) -> Ticks {
         if species == Species::Stream && self.draining.get() {
-            self.now() + self.random(self.spread + 1)
+            self.now() + self.random(self.spread.get() + 1)
         } else {
             NEVER
         }

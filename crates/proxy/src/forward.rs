@@ -79,6 +79,11 @@ impl Forwarder {
         Rc::new(Self { clock, pool, links, live, buffer, scratch: RefCell::default() })
     }
 
+    /// How streams are let go in a drain that begins later: a config may change it while the process runs.
+    pub fn set_drain(&self, settings: &ForwarderSettings) {
+        self.clock.set_drain(settings);
+    }
+
     /// Answers questions about this worker's streams, and carries out orders to close some, from now on; must be called
     /// inside the worker's local runtime.
     pub fn attend(&self, inbox: LiveInbox) {

@@ -19,7 +19,7 @@ use crate::listen::listen;
 use crate::plan::Shared;
 use crate::reload::{Plans, Reloaded};
 use crate::status::Status;
-use crate::stream_terms::{self, Policies};
+use crate::stream_terms::Policies;
 use crate::trace::Tracing;
 use crate::worker::{self, Start};
 use crate::{Extras, StartError, exit, process, realtime};
@@ -86,7 +86,6 @@ impl Server {
                 admin: extras.admin_everywhere.then(|| admin.clone()),
                 busy: busy.clone(),
                 live: inbox,
-                forwarder: stream_terms::forwarder_settings(&config.drain, workers),
             };
             spawn_worker(start, log.lines(), ended.clone())?;
         }

@@ -66,6 +66,11 @@ impl Status {
         Self { metrics, workers: (0..workers).map(counts).collect() }
     }
 
+    /// How many workers there are.
+    pub fn workers(&self) -> u16 {
+        u16::try_from(self.workers.len()).unwrap_or(u16::MAX)
+    }
+
     /// Those of one worker.
     pub fn counts(&self, worker: u16) -> Arc<Counts> {
         self.workers.get(usize::from(worker)).cloned().unwrap_or_default()

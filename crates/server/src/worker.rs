@@ -14,7 +14,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tidegate_metrics::{BadRequestLabels, Handshake, Metrics};
-use tidegate_proxy::{Forwarder, ForwarderSettings, Guarded, LiveInbox, RouteMetrics};
+use tidegate_proxy::{Forwarder, Guarded, LiveInbox, RouteMetrics};
 use tidegate_realtime::{Node, Shard};
 use tidegate_transport::Transport;
 use tidegate_types::{Phase, ShardId};
@@ -32,6 +32,7 @@ use crate::plan::{Place, Plan, Site};
 use crate::request_id::RequestIds;
 use crate::slots::{ClientTimeouts, Held, Slots, TICK};
 use crate::status::Status;
+use crate::stream_terms;
 use crate::tls::Termination;
 use crate::trace::{Tracer, Tracing};
 
@@ -102,7 +103,6 @@ pub(crate) struct Start {
     pub busy: mpsc::Sender<Infallible>,
     /// Where others ask about the worker's streams.
     pub live: LiveInbox,
-    pub forwarder: ForwarderSettings,
 }
 
 /// One worker: the thread that owns what it accepted.
@@ -138,24 +138,10 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start {
-        shard,
-        plan,
-        sockets,
-        orders,
-        metrics,
-        status,
-        tracing,
-        mut phase,
-        local,
-        node,
-        admin,
-        busy,
-        live,
-        forwarder,
-    } = start;
+    let Start { shard, plan, sockets, orders, metrics, status, tracing, mut phase, local, node, admin, busy, live } =
+        start;
     let worker = Rc::new(Worker {
-        forwarder: Forwarder::with_settings(phase.clone(), forwarder),
+        forwarder: Forwarder::new(phase.clone()),
         shard: crate::realtime::shard(node, shard),
         slots: Slots::new(metrics.http_connections_open.clone(), status.counts(shard.0)),
         unrouted: metrics.route("none"),
@@ -229,6 +215,7 @@ impl Worker {
         let client = &plan.config.client;
         self.slots.set_timeouts(ClientTimeouts { header: client.header_timeout, keepalive: client.keepalive_timeout });
         self.http.replace(http(client));
+        self.forwarder.set_drain(&stream_terms::forwarder_settings(&plan.config.drain, self.status.workers()));
         let mut sockets = sockets.into_iter();
         for (listener, site) in plan.listeners() {
             let known = self

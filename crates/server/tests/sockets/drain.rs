@@ -105,3 +105,29 @@ fn streams_and_sessions_are_told_and_ended_within_the_deadline() {
         assert_eq!(gateway.ended().await, 0);
     });
 }
+
+#[test]
+fn a_drain_goes_at_the_pace_of_the_config_in_force() {
+    local(async {
+        let upstream = Upstream::websocket_echo().await;
+        let mut config = config(Some(upstream.address()), AccessLog::Off);
+        // At this pace the last tunnel would end after the patience of the test.
+        config.drain.rate = 1;
+        let mut gateway = Gateway::start(config.clone());
+        let mut tunnels = Vec::new();
+        for _ in 0..60 {
+            tunnels.push(WebSocket::connect(gateway.address, "/api/ws").await);
+        }
+        config.drain.rate = 10_000;
+        gateway.reload(config).unwrap();
+        gateway.drain();
+        let all = async {
+            for tunnel in &mut tunnels {
+                assert_eq!(tunnel.close_code().await, Some(1012));
+            }
+        };
+        patiently("the end of all tunnels", all).await;
+        drop(tunnels);
+        assert_eq!(gateway.ended().await, 0);
+    });
+}
