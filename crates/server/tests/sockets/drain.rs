@@ -115,7 +115,7 @@ fn a_drain_goes_at_the_pace_of_the_config_in_force() {
         config.drain.rate = 1;
         let mut gateway = Gateway::start(config.clone());
         let mut tunnels = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..100 {
             tunnels.push(WebSocket::connect(gateway.address, "/api/ws").await);
         }
         config.drain.rate = 10_000;
