@@ -144,8 +144,8 @@ pub fn all() -> &'static [Case] {
         },
         Case {
             name: "tls-resumed",
-            label: "the same, sessions resumed",
-            args: &["http", "--url", "https://@ADDR@/", "--connections", "16", "--new-connections"],
+            label: "the same with sessions resumed, 4 connections: CPU per connection",
+            args: &["http", "--url", "https://@ADDR@/", "--connections", "4", "--new-connections"],
             peers: WITH_NGINX,
             figure: "server_cpu_us",
             unit: "µs",
