@@ -11,7 +11,7 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
 use tidegate_transport::{Socket, TlsStream};
 use tokio::net::TcpStream;
 
@@ -31,7 +31,10 @@ impl fmt::Debug for Tls {
 impl Tls {
     /// Sessions are resumed where the server lets them.
     pub fn new() -> anyhow::Result<Self> {
-        let provider = Arc::new(ring::default_provider());
+        let mut provider = ring::default_provider();
+        // As browsers do on machines with AES instructions: the server chooses by the client's order.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .context("no TLS")?
