@@ -25,9 +25,10 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     let again = move || read().map_err(|failure| failure.to_string());
     let source = Source { file: args.config.clone(), watch: config.reload.watch, read: Arc::new(again) };
     let extras = Extras { signals: true, source: Some(source), ..Extras::default() };
+    let schemes: Vec<_> = config.listeners.iter().map(|at| if at.tls.is_some() { "https" } else { "http" }).collect();
     let running = Server::start(config, extras)?;
-    for address in running.addresses() {
-        tracing::info!(%address, "listening on http://{address}");
+    for (address, scheme) in running.addresses().iter().zip(schemes) {
+        tracing::info!(%address, "listening on {scheme}://{address}");
     }
     if let Some(address) = running.admin_address() {
         tracing::info!(%address, "admin on http://{address}");
