@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 10] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("chromium", "chromium"),
@@ -17,6 +17,7 @@ const NEEDED: [(&str, &str); 9] = [
     ("curl", "curl"),
     ("h2load", "nghttp2-client"),
     ("slowhttptest", "slowhttptest"),
+    ("testssl", "testssl.sh"),
     ("prometheus-nginx-exporter", "prometheus-nginx-exporter"),
 ];
 

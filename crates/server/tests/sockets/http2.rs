@@ -1,4 +1,3 @@
-use std::path::Path;
 use std::time::Duration;
 
 use tidegate_testkit::{Upstream, local, patiently};
@@ -6,7 +5,7 @@ use tidegate_transport::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::harness::Gateway;
-use super::secure::{Authority, run, run_in, shake};
+use super::secure::{Authority, run, shake};
 
 /// Runs a script of Node's own HTTP/2 client against the gateway. `session` is connected, `ca` is believed.
 async fn node(gateway: &Gateway, authority: &Authority, script: &str) -> String {
@@ -282,17 +281,19 @@ fn a_header_list_beyond_the_limit_is_refused_and_the_connection_goes_on() {
     });
 }
 
-/// testssl.sh's verdict on what is offered: minutes long, so not in every run.
+/// testssl.sh's verdict on what is offered. It takes its time, and has nobody's patience but the test runner's.
 #[test]
-#[ignore = "takes minutes: cargo nextest run -p tidegate-server --run-ignored all testssl"]
 fn testssl_finds_nothing_weak() {
     local(async {
         let (authority, upstream) = (Authority::new(), Upstream::ok("hello").await);
         let gateway = Gateway::start(authority.simple(upstream.address()));
         let directory = tempfile::tempdir().unwrap();
         let address = gateway.address.to_string();
-        let arguments = ["--quiet", "--color", "0", "-p", "-s", "-f", "-U", "--warnings", "off", &address];
-        let said = run_in(Path::new(directory.path()), "testssl", &arguments).await;
+        let mut command = std::process::Command::new("testssl");
+        command.args(["--quiet", "--color", "0", "-p", "-s", "-f", "-U", "--warnings", "off", &address]);
+        command.current_dir(directory.path()).stdin(std::process::Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
         assert!(said.contains("TLS 1.3") && !said.contains("NOT ok"), "{said}");
     });
 }
