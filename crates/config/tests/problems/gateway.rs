@@ -291,3 +291,14 @@ fn logs_and_traces() {
     expect("[trace]\nsample = 0.25", &[]);
     expect("[drain]\njitter = 200", &["2:10: \"jitter\" must be from 0 to 100, not 200"]);
 }
+
+#[test]
+fn a_proxy_header_is_not_for_connections_that_many_share() {
+    upstream(
+        "protocol = \"http2\"\nproxy_protocol = \"v1\"",
+        &[
+            "4:18: a PROXY header names one client, and protocol = \"http2\" lets many share a connection; leave one of them out",
+        ],
+    );
+    upstream("protocol = \"http2\"\nproxy_protocol = \"off\"", &[]);
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidegate_config::{
     AccessLog, CertificateFiles, ClientAuth, Config, Health, Initially, ListenerTls, Probe, Upstream as Settings,
-    UpstreamProtocol, UpstreamTls,
+    UpstreamTls,
 };
 use tidegate_testkit::{Upstream, WebSocket, local};
 
@@ -77,19 +77,6 @@ fn a_server_that_asks_for_a_certificate_gets_the_upstreams() {
         socket.text("hello").await;
         assert_eq!(socket.receive_text().await, "hello");
         assert_eq!(upstream.requests()[0].field("x-who"), Some("CN=gateway.example SUCCESS localhost TLSv1.3"));
-    });
-}
-
-#[test]
-fn what_is_not_spoken_with_servers_is_refused_at_the_start() {
-    local(async {
-        let upstream = Upstream::ok("").await;
-        let mut config = config(Some(upstream.address()), AccessLog::Off);
-        config.upstreams[0].protocol = UpstreamProtocol::Http2;
-        let Err(error) = tidegate_server::Server::start(config, tidegate_server::Extras::default()) else {
-            panic!("it started");
-        };
-        assert!(error.to_string().contains("protocol"), "{error}");
     });
 }
 
