@@ -1,7 +1,5 @@
 use tidegate_types::Millis;
 
-use crate::pace::scatter;
-
 /// When a server is probed, and how many results in a row are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ActiveSettings {
@@ -91,6 +89,14 @@ impl ActiveSettings {
     fn spread(&self) -> u64 {
         self.interval_ms.min(u64::MAX / 200) * u64::from(self.jitter_percent.min(100)) / 100
     }
+}
+
+/// SplitMix64's output function: neighbouring numbers in, unrelated ones out.
+fn scatter(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

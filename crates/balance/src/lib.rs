@@ -4,7 +4,7 @@
 //! server gets a request, the meaning of `max_fails` and `fail_timeout`, locations and server names.
 //!
 //! Whether a server is well: [`ActiveHealth`] (probes), [`eject_outliers`] (what its requests say), [`Breaker`] (the whole
-//! upstream); how much is tried again: [`RetryBudget`]; how fast streams are sent away: [`Pace`].
+//! upstream); how much is tried again: [`RetryBudget`].
 //!
 //! Start reading at [`Group`]; then [`RouteTable`], [`TokenBucket`] and [`RateZone`].
 
@@ -15,7 +15,6 @@ mod health;
 mod keyed;
 mod limit;
 mod outlier;
-mod pace;
 mod path;
 mod retry;
 mod route;
@@ -28,7 +27,6 @@ pub use health::{ActiveHealth, ActiveSettings, Turn};
 pub use keyed::{KeyHash, KeyHasher};
 pub use limit::{BucketSettings, KeyedBuckets, TokenBucket};
 pub use outlier::{Ejection, OutlierRecord, OutlierSettings, Tally, eject_outliers};
-pub use pace::Pace;
 pub use path::{InvalidPath, NormalPath};
 pub use retry::RetryBudget;
 pub use route::{Fit, InvalidRoute, PathPattern, RouteTable, Routed};
