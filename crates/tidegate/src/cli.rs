@@ -23,6 +23,8 @@ Exit codes:
 Signals (run, dev):
   SIGTERM, SIGINT   drain: readiness fails, listeners close, clients are told to move, then exit 0
   a second one      end at once
+  SIGHUP            run: read the config again and put it in force; a bad one changes nothing
+  SIGUSR1           open the log files again, after they were moved away
 
 Examples:
   tidegate dev
