@@ -8,16 +8,18 @@ use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal};
 use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
 use tidegate_metrics::{AuthFailure, AuthFailureLabels, Recovery, StoreLabels, StoreOperation};
-use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey};
+use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
 use tidegate_wire::socket_io;
 use tokio::task::spawn_blocking;
 
 use crate::call::Call;
-use crate::connection::{Conn, Socket};
+use crate::connection::{Conn, NamespaceSocket};
+use crate::emit::emit;
 use crate::encoded::Encoded;
 use crate::id;
 use crate::input::Handled;
 use crate::mailbox::Item;
+use crate::namespaces::{Behaviour, Entrance};
 use crate::node::{Node, SpaceCell, now_ms};
 use crate::rooms_api;
 use crate::shard::Shard;
@@ -43,10 +45,10 @@ fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
 }
 
 pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, auth: &str) -> Handled {
-    if !namespace.is_root() {
+    let Some(settings) = shard.node.settings.namespaces.get(&namespace).cloned() else {
         refuse(shard, conn, &namespace, "Invalid namespace");
         return Handled::Done;
-    }
+    };
     let auth = if auth.is_empty() {
         Some(Auth::default())
     } else {
@@ -54,7 +56,14 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
     };
     let verified = match auth.as_ref() {
         None => Err(AuthError::Invalid),
-        Some(auth) => verify(&shard.node, auth.token.as_deref().or(conn.bearer.borrow().as_deref())),
+        Some(auth) => {
+            let bearer = conn.bearer.borrow();
+            let token = auth.token.as_deref().or(bearer.as_deref()).filter(|token| !token.is_empty());
+            match (token, settings.entrance) {
+                (None, Entrance::Open) => stranger(),
+                (token, Entrance::Token | Entrance::Open) => verify(&shard.node, token),
+            }
+        }
     };
     let principal = match verified {
         Ok(principal) => Arc::new(principal),
@@ -73,7 +82,9 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
             return Handled::Done;
         }
     };
-    let comeback = auth.and_then(|auth| Some((Pid::from(auth.pid?), auth.offset?.parse::<SessionOffset>())));
+    let comeback = auth
+        .filter(|_| settings.recovery)
+        .and_then(|auth| Some((Pid::from(auth.pid?), auth.offset?.parse::<SessionOffset>())));
     match comeback {
         None => enter(shard, conn, &space, principal),
         Some((_, Err(_))) => {
@@ -90,6 +101,12 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
         }
     }
     Handled::Done
+}
+
+/// Somebody who shows no token where none is needed.
+fn stranger() -> Result<Principal, AuthError> {
+    let user = UserId::try_from(format!("anonymous:{}", id::socket_id())).map_err(|_| AuthError::Failed)?;
+    Ok(Principal::new(TenantId::default_tenant(), user))
 }
 
 /// Checks a token, if there is one.
@@ -129,15 +146,22 @@ fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: 
         hub.connect(conn.id, who(&principal), session, now, effects);
         SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }
     });
-    let socket = Socket { space: space.clone(), principal, socket_id, pid, rooms: SmallVec::new() };
+    let socket = NamespaceSocket { space: space.clone(), principal, socket_id, pid, rooms: SmallVec::new() };
     welcome(shard, conn, socket, offset);
 }
 
 /// Answers CONNECT and says hello. The hello carries an offset, so that a client that hears nothing else can recover.
-fn welcome(shard: &Rc<Shard>, conn: &Rc<Conn>, socket: Socket, offset: SessionOffset) {
+fn welcome(shard: &Rc<Shard>, conn: &Rc<Conn>, socket: NamespaceSocket, offset: SessionOffset) {
     let namespace = socket.space.key.namespace.clone();
-    let reply = format!(r#"{{"sid":"{}","pid":"{}"}}"#, socket.socket_id.as_str(), socket.pid.as_str());
-    let hello = rooms_api::established(&socket);
+    let settings = socket.space.settings.clone();
+    let reply = if settings.recovery {
+        format!(r#"{{"sid":"{}","pid":"{}"}}"#, socket.socket_id.as_str(), socket.pid.as_str())
+    } else {
+        format!(r#"{{"sid":"{}"}}"#, socket.socket_id.as_str())
+    };
+    let hello = match &settings.behaviour {
+        Behaviour::Rooms => rooms_api::established(&socket),
+    };
     conn.session.borrow_mut().accept(namespace.clone());
     socket.space.metrics.connections.inc();
     socket.space.metrics.connected.inc();
@@ -146,7 +170,8 @@ fn welcome(shard: &Rc<Shard>, conn: &Rc<Conn>, socket: Socket, offset: SessionOf
         packet.push(b'4');
         socket_io::connect(packet, namespace.as_str(), &reply);
     });
-    rooms_api::emit(shard, conn, &namespace, "connection:established", &hello, Some(&offset.to_string()));
+    let offset = settings.recovery.then(|| offset.to_string());
+    emit(shard, conn, &namespace, "connection:established", &hello, offset.as_deref());
 }
 
 /// Gives a session back to its client; false if it has to start afresh.
@@ -189,13 +214,18 @@ async fn come_back(
     match resumed {
         Resume::Recovered { socket_id, rooms, missed, seq } => {
             space.metrics.recovery(Recovery::Recovered);
-            let mut socket =
-                Socket { space: space.clone(), principal: principal.clone(), socket_id, pid, rooms: SmallVec::new() };
+            let mut socket = NamespaceSocket {
+                space: space.clone(),
+                principal: principal.clone(),
+                socket_id,
+                pid,
+                rooms: SmallVec::new(),
+            };
             for (_, room) in &rooms {
                 shard.add_member(conn, &mut socket, *room, seq);
             }
             let missed: Vec<Arc<Encoded>> =
-                missed.into_iter().map(|publication| Arc::new(Encoded::message(publication))).collect();
+                missed.into_iter().map(|publication| Arc::new(space.encode(publication))).collect();
             shard.hold_back(conn, &missed);
             let epoch = space.lock().epoch();
             welcome(shard, conn, socket, SessionOffset { epoch, seq });

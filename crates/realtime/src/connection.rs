@@ -1,4 +1,5 @@
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -72,7 +73,7 @@ impl WebSocket {
 }
 
 /// One Socket.IO socket (a namespace of a session), or an SSE stream's subscription.
-pub(crate) struct Socket {
+pub(crate) struct NamespaceSocket {
     pub space: Arc<SpaceCell>,
     pub principal: Arc<Principal>,
     pub socket_id: SocketId,
@@ -102,10 +103,12 @@ pub(crate) struct Traffic {
 /// attached to it.
 pub(crate) struct Conn {
     pub id: ConnId,
+    #[allow(dead_code, reason = "limits per address count by it")]
+    pub address: IpAddr,
     pub sid: Option<Box<Sid>>,
     pub io: RefCell<Io>,
     pub session: RefCell<Session>,
-    pub sockets: RefCell<SmallVec<[Socket; 1]>>,
+    pub sockets: RefCell<SmallVec<[NamespaceSocket; 1]>>,
     /// The bearer token of the handshake, for the namespaces that name none.
     pub bearer: RefCell<Option<Box<str>>>,
     pub limit: RefCell<Option<Arc<UserLimit>>>,
@@ -224,7 +227,7 @@ impl Conn {
     }
 
     /// The socket of a namespace, if connected.
-    pub fn with_socket<T>(&self, namespace: &str, read: impl FnOnce(&Socket) -> T) -> Option<T> {
+    pub fn with_socket<T>(&self, namespace: &str, read: impl FnOnce(&NamespaceSocket) -> T) -> Option<T> {
         self.sockets.borrow().iter().find(|socket| socket.space.key.namespace.as_str() == namespace).map(read)
     }
 

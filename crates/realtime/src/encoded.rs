@@ -21,18 +21,27 @@ pub(crate) struct Encoded {
     publication: Arc<Publication>,
     /// Presence goes to Socket.IO members only.
     presence: bool,
+    /// Whether its packets carry the offset that recovery needs.
+    offset: bool,
     frames: OnceLock<Bytes>,
     payload: OnceLock<Bytes>,
     event: OnceLock<Bytes>,
 }
 
 impl Encoded {
-    pub fn message(publication: Arc<Publication>) -> Self {
-        Self { publication, presence: false, frames: OnceLock::new(), payload: OnceLock::new(), event: OnceLock::new() }
+    pub fn message(publication: Arc<Publication>, offset: bool) -> Self {
+        Self {
+            publication,
+            presence: false,
+            offset,
+            frames: OnceLock::new(),
+            payload: OnceLock::new(),
+            event: OnceLock::new(),
+        }
     }
 
     pub fn presence(publication: Arc<Publication>) -> Self {
-        Self { presence: true, ..Self::message(publication) }
+        Self { presence: true, ..Self::message(publication, false) }
     }
 
     pub fn publication(&self) -> &Arc<Publication> {
@@ -57,7 +66,7 @@ impl Encoded {
 
     fn packet(&self, prefix: &[u8]) -> Vec<u8> {
         let publication = &*self.publication;
-        let offset = publication.session_offset().map(|offset| {
+        let offset = publication.session_offset().filter(|_| self.offset).map(|offset| {
             let mut text = Vec::with_capacity(40);
             offset.push(&mut text);
             String::from_utf8(text).unwrap_or_default()

@@ -1,6 +1,7 @@
 //! Engine.IO over HTTP: handshakes, polls, posts, and the opening of WebSockets.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -125,6 +126,7 @@ fn open_packet(shard: &Rc<Shard>, sid: &Sid, upgrades: &[&str]) -> String {
 
 /// Parts of a connection that come from its first request.
 struct Origin {
+    address: IpAddr,
     bearer: Option<Box<str>>,
     on_end: OnEnd,
 }
@@ -132,6 +134,7 @@ struct Origin {
 fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transport, io: Io) -> Rc<Conn> {
     let conn = shard.open(|id| Conn {
         id,
+        address: origin.address,
         sid: sid.map(Box::new),
         io: RefCell::new(io),
         session: RefCell::new(new_session(transport)),
@@ -152,7 +155,8 @@ fn open_polling(shard: &Rc<Shard>, request: &Request<Incoming>, client: Client) 
         return answer;
     }
     let sid = mint(shard);
-    let origin = Origin { bearer: bearer(request.headers()).map(Box::from), on_end: client.on_end };
+    let origin =
+        Origin { address: client.address, bearer: bearer(request.headers()).map(Box::from), on_end: client.on_end };
     enter(shard, Some(sid), origin, Transport::Polling, Io::Polling(PollState::default()));
     answers::full(StatusCode::OK, "text/plain; charset=UTF-8", open_packet(shard, &sid, &["websocket"]))
 }
@@ -175,7 +179,7 @@ fn open_websocket(
     }
     let accept = websocket::accept_key(key);
     let take_back = client.take_back;
-    let origin = Origin { bearer: bearer(headers).map(Box::from), on_end: client.on_end };
+    let origin = Origin { address: client.address, bearer: bearer(headers).map(Box::from), on_end: client.on_end };
     match session {
         Some((sid, owner)) => {
             if owner.node != shard.node.settings.node || (owner.shard == shard.id.0 && shard.conn_of(&sid).is_none()) {

@@ -1,6 +1,7 @@
 //! The HTTP requests of the realtime server: which is which, and what each is answered with.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub type TakeBack = fn(hyper::upgrade::Upgraded) -> (tidegate_transport::Transpo
 
 /// Who sent a request, as far as the listener knows.
 pub struct Client {
+    /// The client's address, as the listener believes it.
+    pub address: IpAddr,
     /// The request's id, for error bodies.
     pub request_id: Box<str>,
     /// Gives the stream underneath an upgraded connection back, with the bytes that were read ahead: only the listener

@@ -10,6 +10,7 @@ use tidegate_wire::engine_io::Packet;
 
 use crate::connect;
 use crate::connection::Conn;
+use crate::namespaces::Behaviour;
 use crate::rooms_api;
 use crate::shard::Shard;
 
@@ -32,8 +33,13 @@ pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> 
         Ok(Input::Nothing) => Handled::Done,
         Ok(Input::Close) => Handled::Close(CloseReason::ClientClosed),
         Ok(Input::Connect { namespace, auth }) => connect::connect(shard, conn, namespace, auth),
-        Ok(Input::Event { ack_id, payload, attachments, .. }) => {
-            rooms_api::event(shard, conn, ack_id, &payload, attachments)
+        Ok(Input::Event { namespace, ack_id, payload, attachments }) => {
+            let Some(space) = conn.with_socket(namespace.as_str(), |socket| socket.space.clone()) else {
+                return Handled::Close(CloseReason::ProtocolError);
+            };
+            match &space.settings.behaviour {
+                Behaviour::Rooms => rooms_api::event(shard, conn, space, ack_id, &payload, attachments),
+            }
         }
         // The rooms API asks clients for no acks; a stray one is as harmless as it is in the reference server.
         Ok(Input::Ack { .. }) => Handled::Done,

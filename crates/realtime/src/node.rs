@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::encoded::Encoded;
 use crate::limits::UserLimits;
 use crate::mailbox::{Delivery, Item, Mailbox};
+use crate::namespaces::{Behaviour, NamespaceSettings};
 use crate::rooms_api;
 use crate::settings::Settings;
 use crate::shard::Shard;
@@ -38,6 +39,8 @@ pub enum OpenError {
 pub(crate) struct SpaceCell {
     pub index: u32,
     pub key: Arc<SpaceKey>,
+    /// How its namespace behaves.
+    pub settings: Arc<NamespaceSettings>,
     pub metrics: Arc<TenantMetrics>,
     /// What this space last added to its tenant's gauge of rooms.
     rooms_shown: AtomicI64,
@@ -45,6 +48,11 @@ pub(crate) struct SpaceCell {
 }
 
 impl SpaceCell {
+    /// A publication on its way to sockets of this space.
+    pub fn encode(&self, publication: Arc<Publication>) -> Encoded {
+        Encoded::message(publication, self.settings.recovery)
+    }
+
     /// Looks at the space. Changes go through [`Node::with_space`], so that their effects happen.
     pub fn lock(&self) -> MutexGuard<'_, Space> {
         self.space.lock().unwrap_or_else(PoisonError::into_inner)
@@ -151,10 +159,13 @@ impl Node {
             ..SpaceConfig::default()
         };
         let metrics = self.metrics.tenant(&key.tenant);
+        // A namespace that is no longer served keeps its messages; nobody can connect to it.
+        let served = self.settings.namespaces.get(&key.namespace).cloned();
+        let settings = served.unwrap_or_else(|| Arc::new(NamespaceSettings::new(Behaviour::Rooms)));
         let key = Arc::new(key);
         let space = Mutex::new(Space::new(key.clone(), config, start));
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        Arc::new(SpaceCell { index, key, metrics, rooms_shown: AtomicI64::new(0), space })
+        Arc::new(SpaceCell { index, key, settings, metrics, rooms_shown: AtomicI64::new(0), space })
     }
 
     /// The part of the node that one worker owns. To be called on the worker's thread, inside its local runtime.
@@ -238,7 +249,7 @@ impl Node {
     fn happen(&self, cell: &SpaceCell, effect: Effect, writes: &mut Vec<Write>) {
         match effect {
             Effect::Deliver { room_id, shards, publication } => {
-                let encoded = Arc::new(Encoded::message(publication));
+                let encoded = Arc::new(cell.encode(publication));
                 for shard in shards.iter() {
                     if let Some(mailbox) = self.mailbox(shard) {
                         let encoded = encoded.clone();
@@ -252,7 +263,9 @@ impl Node {
                 }
             }
             Effect::Presence { room_id, room, shards, change, except } => {
-                let (event, data) = rooms_api::presence_event(&room, &change);
+                let (event, data) = match &cell.settings.behaviour {
+                    Behaviour::Rooms => rooms_api::presence_event(&room, &change),
+                };
                 let publication = Publication {
                     space: cell.key.clone(),
                     room,

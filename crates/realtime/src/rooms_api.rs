@@ -9,18 +9,19 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tidegate_auth::RoomAction;
-use tidegate_hub::{JoinError, Message, PresenceChange};
+use tidegate_hub::{Message, PresenceChange};
 use tidegate_metrics::{EventLabel, RateLimit};
 use tidegate_types::{
     Class, CloseReason, EventName, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName, Status, push_number,
 };
 use tidegate_wire::{socket_io, write_string};
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_blocking;
 
-use crate::connection::{Conn, Socket};
-use crate::encoded::json_data;
+use crate::connection::{Conn, NamespaceSocket};
+use crate::emit::{ack, emit, quoted};
 use crate::input::Handled;
-use crate::node::{Durable, SpaceCell, event_name, now_ms};
+use crate::node::{SpaceCell, event_name, now_ms};
+use crate::operations::{self, SendRefused, Senders, when_saved};
 use crate::shard::Shard;
 
 /// Members listed in a snapshot after a join; `query:presence` lists more.
@@ -31,8 +32,6 @@ const MOST_LISTED: usize = 10_000;
 const HISTORY: usize = 100;
 /// The most messages in one reply of `room:history`.
 const MOST_HISTORY: usize = 1_000;
-/// Persistent messages of one connection whose ack may be outstanding before its next packet waits.
-const MOST_IN_FLIGHT: u16 = 256;
 
 /// An event in progress: who sent it, and how to answer.
 struct Context<'a> {
@@ -105,10 +104,11 @@ struct History<'a> {
     limit: Option<usize>,
 }
 
-/// Handles an event of a connected client.
+/// Handles an event of a client that is connected to the space.
 pub(crate) fn event(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
+    space: Arc<SpaceCell>,
     ack_id: Option<u64>,
     payload: &str,
     attachments: Vec<Bytes>,
@@ -116,8 +116,6 @@ pub(crate) fn event(
     let Ok((name, args)) = socket_io::event_parts(payload) else {
         return Handled::Close(CloseReason::ProtocolError);
     };
-    let root = conn.with_socket("/", |socket| socket.space.clone());
-    let Some(space) = root else { return Handled::Close(CloseReason::ProtocolError) };
     let label = EventLabel::of(&name);
     space.metrics.received(label).inc();
     let context = Context { shard, conn, space, ack_id, label, started: Instant::now(), now: now_ms() };
@@ -155,7 +153,7 @@ fn within_limits(context: &Context<'_>) -> Result<(), Refusal> {
     if settings.rate == 0 {
         return Ok(());
     }
-    let Some(principal) = context.conn.with_socket("/", |socket| socket.principal.clone()) else { return Ok(()) };
+    let Some(principal) = context.socket(|socket| socket.principal.clone()) else { return Ok(()) };
     let mut limit = context.conn.limit.borrow_mut();
     let limit = limit.get_or_insert_with(|| node.limits.of(&principal.tenant, &principal.user, settings, context.now));
     limit.take(settings, context.now).map_err(|retry_after_ms| Refusal {
@@ -179,6 +177,10 @@ fn room_name(name: &str, code: &'static str) -> Result<RoomName, Refusal> {
 }
 
 impl Context<'_> {
+    fn socket<T>(&self, read: impl FnOnce(&NamespaceSocket) -> T) -> Option<T> {
+        self.conn.with_socket(self.space.key.namespace.as_str(), read)
+    }
+
     fn ack(&self, data: &str) {
         observe(&self.space, self.label, self.started);
         ack(self.shard, self.conn, &self.space.key.namespace, self.ack_id, data);
@@ -203,7 +205,7 @@ impl Context<'_> {
     }
 
     fn allowed(&self, action: RoomAction, room: &RoomName) -> bool {
-        self.conn.with_socket("/", |socket| socket.principal.may(action, room)).unwrap_or(false)
+        self.socket(|socket| socket.principal.may(action, room)).unwrap_or(false)
     }
 }
 
@@ -219,40 +221,7 @@ fn refuse(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, ack_id: Option<
     ack(shard, conn, namespace, ack_id, &answer.to_string());
 }
 
-/// Sends an event to one client. `trailing` is the offset that recovery needs.
-pub(crate) fn emit(
-    shard: &Rc<Shard>,
-    conn: &Rc<Conn>,
-    namespace: &Namespace,
-    event: &str,
-    data: &str,
-    trailing: Option<&str>,
-) {
-    shard.send(conn, &[], |packet| {
-        packet.push(b'4');
-        socket_io::event(packet, namespace.as_str(), None, event, data, trailing);
-    });
-    count_sent(conn, namespace, EventLabel::of(event));
-}
-
-fn count_sent(conn: &Conn, namespace: &Namespace, label: EventLabel) {
-    let _ = conn.with_socket(namespace.as_str(), |socket| socket.space.metrics.sent(label).inc());
-}
-
-fn ack(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, ack_id: Option<u64>, data: &str) {
-    let Some(ack_id) = ack_id else { return };
-    shard.send(conn, &[], |packet| {
-        packet.push(b'4');
-        socket_io::ack(packet, namespace.as_str(), ack_id, data);
-    });
-    count_sent(conn, namespace, EventLabel::Ack);
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
-}
-
-pub(crate) fn established(socket: &Socket) -> String {
+pub(crate) fn established(socket: &NamespaceSocket) -> String {
     let tenant = quoted(socket.principal.tenant.as_str());
     format!(r#"{{"connectionId":"{}","tenantId":{tenant}}}"#, socket.socket_id.as_str())
 }
@@ -304,68 +273,26 @@ fn room_join(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     if !context.allowed(RoomAction::Join, &room) {
         return Err(Refusal::new(FAILED, "Unauthorized"));
     }
-    let (shard, conn, space) = (context.shard, context.conn, &context.space);
-    let rooms = conn.with_socket("/", |socket| socket.rooms.len()).unwrap_or(0);
-    if rooms >= shard.node.settings.max_rooms_per_connection && !space.lock().is_member(conn.id, &room) {
-        space.metrics.limited(RateLimit::Room).inc();
-        return Err(Refusal::new(FAILED, "Too many rooms"));
-    }
-    let (joined, saved) = shard.node.with_session(space, |hub, effects| hub.join(conn.id, &room, context.now, effects));
-    let joined = joined.map_err(|JoinError::NotConnected| Refusal::new(FAILED, "Not connected"))?;
-    if !joined.already {
-        let mut sockets = conn.sockets.borrow_mut();
-        let socket = sockets.iter_mut().find(|socket| socket.space.index == space.index);
-        if let Some(socket) = socket {
-            shard.add_member(conn, socket, joined.room_id, joined.seq);
-        }
-    }
+    let entered = operations::join(context.shard, context.conn, &context.space, &room, context.now)
+        .map_err(|refused| Refusal::new(FAILED, refused.to_string()))?;
     let quoted_room = quoted(room.as_str());
     let data = match join.metadata.map(RawValue::get) {
         Some(metadata) => format!(r#"{{"room":{quoted_room},"metadata":{metadata}}}"#),
         None => format!(r#"{{"room":{quoted_room}}}"#),
     };
     let answer = context.answer(String::new());
-    Ok(when_saved(saved, move || {
+    Ok(when_saved(entered.saved, move || {
         answer.emit("room:joined", &data);
         answer.succeeded();
         send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
     }))
 }
 
-/// Goes on at once, or as soon as the session's record is stored.
-fn when_saved(saved: Option<tokio::sync::oneshot::Receiver<()>>, rest: impl FnOnce() + 'static) -> Handled {
-    match saved {
-        None => {
-            rest();
-            Handled::Done
-        }
-        Some(saved) => Handled::Later(Box::pin(async move {
-            // A record that is lost is not waited for: its client starts afresh after a kill.
-            let _ = saved.await;
-            rest();
-        })),
-    }
-}
-
 fn room_leave(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     const FAILED: &str = "ROOM_LEAVE_FAILED";
     let leave: InRoom<'_> = argument(args, FAILED)?;
     let room = room_name(&leave.room, FAILED)?;
-    let (shard, conn, space) = (context.shard, context.conn, &context.space);
-    let (left, saved) = shard.node.with_session(space, |hub, effects| hub.leave(conn.id, &room, context.now, effects));
-    if let Some(room_id) = left {
-        let membership = {
-            let mut sockets = conn.sockets.borrow_mut();
-            sockets.iter_mut().find(|socket| socket.space.index == space.index).and_then(|socket| {
-                let index = socket.rooms.iter().position(|membership| membership.room == room_id)?;
-                Some(socket.rooms.remove(index))
-            })
-        };
-        if let Some(membership) = membership {
-            shard.remove_member(space.index, membership);
-            space.metrics.room_subscriptions.dec();
-        }
-    }
+    let saved = operations::leave(context.shard, context.conn, &context.space, &room, context.now);
     let data = format!(r#"{{"room":{}}}"#, quoted(room.as_str()));
     let answer = context.answer(String::new());
     Ok(when_saved(saved, move || {
@@ -398,7 +325,7 @@ fn room_send(context: &Context<'_>, args: &str, attachments: Vec<Bytes>) -> Resu
     if !context.allowed(RoomAction::Send, &room) {
         return Err(Refusal::new(FAILED, "Unauthorized"));
     }
-    let from = context.conn.with_socket("/", |socket| socket.principal.user.clone());
+    let from = context.socket(|socket| socket.principal.user.clone());
     let from = from.ok_or_else(|| Refusal::new(FAILED, "Not connected"))?;
     let id = context.shard.node.message_ids.next(context.now);
     let payload = send.payload.map_or("null", RawValue::get);
@@ -411,16 +338,11 @@ fn room_send(context: &Context<'_>, args: &str, attachments: Vec<Bytes>) -> Resu
     let attachments = if attachments.is_empty() { no_attachments() } else { Arc::from(attachments) };
     let message = Message { room, event: event_name("room:message"), data, attachments, class };
     let answer = context.answer(id);
-    if context.shard.node.can_publish() {
-        return Ok(publish(answer, message, context.now).map_or(Handled::Done, Handled::Later));
-    }
-    let now = context.now;
-    Ok(Handled::Later(Box::pin(async move {
-        answer.shard.node.publishable().await;
-        if let Some(rest) = publish(answer, message, now) {
-            rest.await;
-        }
-    })))
+    let (shard, conn, space) = (context.shard, context.conn, &context.space);
+    Ok(operations::send(shard, conn, space, message, Senders::Members, context.now, move |sent| match sent {
+        Ok(_) => answer.sent(),
+        Err(refused) => answer.send_refused(refused),
+    }))
 }
 
 thread_local! {
@@ -469,38 +391,13 @@ impl Answer {
         refuse(&self.shard, &self.conn, &self.space, self.ack_id, refusal);
     }
 
-    async fn when_durable(self, durable: Durable) {
-        let stored = durable.await == Ok(true);
-        self.conn.in_flight.set(self.conn.in_flight.get().saturating_sub(1));
-        if stored {
-            self.sent();
-        } else {
-            self.refused(&Refusal::new("MESSAGE_SEND_FAILED", "The message could not be stored; send it again"));
-        }
+    fn send_refused(&self, refused: SendRefused) {
+        let code = match refused {
+            SendRefused::NotInRoom => "NOT_IN_ROOM",
+            SendRefused::StoreBehind | SendRefused::NotStored => "MESSAGE_SEND_FAILED",
+        };
+        self.refused(&Refusal::new(code, refused.to_string()));
     }
-}
-
-fn publish(answer: Answer, message: Message, now: Millis) -> Option<crate::input::Later> {
-    let (conn, space) = (&answer.conn, &answer.space);
-    if !space.lock().is_member(conn.id, &message.room) {
-        answer.refused(&Refusal::new("NOT_IN_ROOM", "Not in room"));
-        return None;
-    }
-    let Some((_, durable)) = answer.shard.node.publish(space, message, now) else {
-        answer.refused(&Refusal::new("MESSAGE_SEND_FAILED", "The history store is behind; send it again"));
-        return None;
-    };
-    let Some(durable) = durable else {
-        answer.sent();
-        return None;
-    };
-    let in_flight = conn.in_flight.get() + 1;
-    conn.in_flight.set(in_flight);
-    if in_flight < MOST_IN_FLIGHT {
-        spawn_local(answer.when_durable(durable));
-        return None;
-    }
-    Some(Box::pin(answer.when_durable(durable)))
 }
 
 fn room_history(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
@@ -518,7 +415,7 @@ fn room_history(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     let history = context.shard.node.history.clone();
     let answer = context.answer(String::new());
     Ok(Handled::Later(Box::pin(async move {
-        match spawn_blocking(move || page(&*history, &key, head, since, limit)).await {
+        match spawn_blocking(move || operations::page(&*history, &key, head, since, limit)).await {
             Ok(Ok(page)) => answer.ack(&page),
             Ok(Err(error)) => {
                 tracing::error!(%error, "the history cannot be read");
@@ -527,45 +424,6 @@ fn room_history(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
             Err(_) => answer.refused(&Refusal::new(FAILED, "The history cannot be read now")),
         }
     })))
-}
-
-/// A page of a room's history as JSON: `messages` oldest first, `position` to go on from, and `truncated` when messages
-/// that the page should have begun with are no longer kept.
-pub(crate) fn page(
-    history: &dyn tidegate_cluster::History,
-    room: &RoomKey,
-    head: Position,
-    since: Option<Position>,
-    limit: usize,
-) -> Result<String, tidegate_cluster::HistoryError> {
-    let known = since.filter(|since| since.epoch == head.epoch && since.offset <= head.offset);
-    let first_kept = history.bounds(room).map(|(first, _)| first);
-    let (messages, truncated) = match known {
-        Some(since) => {
-            let messages = history.read(room, since.offset, limit)?;
-            let lost = since.offset < head.offset && first_kept.is_none_or(|first| first > since.offset + 1);
-            (messages, lost)
-        }
-        None => {
-            let messages = history.tail(room, None, limit)?;
-            let first = messages.first().and_then(|message| message.position).map(|position| position.offset);
-            (messages, since.is_some() || first.is_some_and(|first| first > 1))
-        }
-    };
-    let last = messages.last().and_then(|message| message.position);
-    let position = match (known, last) {
-        (Some(_), Some(last)) if messages.len() == limit => last,
-        (_, last) => last.filter(|last| last.offset > head.offset).unwrap_or(head),
-    };
-    let mut page = String::from(r#"{"messages":["#);
-    for (index, message) in messages.iter().enumerate() {
-        if index > 0 {
-            page.push(',');
-        }
-        page.push_str(&json_data(message));
-    }
-    page.push_str(&format!(r#"],"position":"{position}","truncated":{truncated}}}"#));
-    Ok(page)
 }
 
 fn presence_heartbeat(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {

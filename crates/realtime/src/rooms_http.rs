@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::body::Body;
 use crate::connect;
-use crate::connection::{Conn, Io, Socket};
+use crate::connection::{Conn, Io, NamespaceSocket};
 use crate::heartbeat::new_session;
 use crate::http::{Answer, BodyFailure, Client, Streams, bearer, decode, error, header, json, parameter, read_body};
 use crate::id;
@@ -123,7 +123,7 @@ async fn events(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, 
         return Err(refused(ErrorCode::Forbidden, "This token does not open the room"));
     }
     let query = request.uri().query();
-    let namespace = namespace(parameter(query, "namespace").as_deref())?;
+    let namespace = namespace(shard, parameter(query, "namespace").as_deref())?;
     let since = header(request.headers(), &LAST_EVENT_ID)
         .map(str::to_owned)
         .or_else(|| parameter(query, "since").or_else(|| parameter(query, "lastEventId")).map(String::from))
@@ -149,9 +149,9 @@ async fn events(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, 
     Ok(response)
 }
 
-fn namespace(name: Option<&str>) -> Result<Namespace, Refused> {
+fn namespace(shard: &Shard, name: Option<&str>) -> Result<Namespace, Refused> {
     let namespace = Namespace::try_from(name.unwrap_or("/"));
-    let namespace = namespace.ok().filter(Namespace::is_root);
+    let namespace = namespace.ok().filter(|namespace| shard.node.settings.namespaces.get(namespace).is_some());
     namespace.ok_or_else(|| refused(ErrorCode::NotFound, "Invalid namespace"))
 }
 
@@ -184,6 +184,7 @@ fn subscribe(
 ) -> (Rc<Conn>, Option<Incomplete>) {
     let conn = shard.open(|id| Conn {
         id,
+        address: client.address,
         sid: None,
         io: RefCell::new(Io::Events(EventQueue::new())),
         session: RefCell::new(new_session(Transport::Polling)),
@@ -207,7 +208,7 @@ fn subscribe(
     });
     space.metrics.connections.inc();
     space.metrics.listening.inc();
-    let mut socket = Socket {
+    let mut socket = NamespaceSocket {
         space: space.clone(),
         principal,
         socket_id: SocketId::from(""),
@@ -305,7 +306,7 @@ async fn publish(shard: &Rc<Shard>, request: Request<Incoming>, room: RoomName) 
         (Some(bound), _) => bound.clone(),
         (None, named) => named.unwrap_or_else(TenantId::default_tenant),
     };
-    let namespace = namespace(body.namespace.as_deref())?;
+    let namespace = namespace(shard, body.namespace.as_deref())?;
     let from = body.from.unwrap_or_else(|| key.id().to_owned());
     let from = UserId::try_from(from)
         .map_err(|error| refused(ErrorCode::BadRequest, format!("Invalid sender: it {error}")))?;

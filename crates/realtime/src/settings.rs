@@ -3,6 +3,8 @@ use std::sync::Arc;
 use tidegate_auth::ApiKeys;
 use tidegate_types::Millis;
 
+use crate::namespaces::Namespaces;
+
 /// What the realtime server needs to know; every field has the default of the rooms API.
 #[derive(Clone)]
 pub struct Settings {
@@ -10,6 +12,8 @@ pub struct Settings {
     pub path: String,
     /// Path under which SSE, publishing and tickets lie, without a slash at its end.
     pub api_path: String,
+    /// The namespaces that are served.
+    pub namespaces: Namespaces,
     /// Heartbeat, timeouts and packet limits of a session.
     pub session: tidegate_session::Settings,
     /// The most connections of this process (Socket.IO sessions and SSE streams together).
@@ -51,6 +55,7 @@ impl Default for Settings {
         Self {
             path: "/socket.io/".to_owned(),
             api_path: "/realtime".to_owned(),
+            namespaces: Namespaces::default(),
             session: tidegate_session::Settings::default(),
             max_connections: 10_000,
             max_rooms_per_connection: 100,

@@ -14,7 +14,7 @@ use tidegate_types::{CloseReason, ConnId, Phase, ShardId};
 use tokio::task::spawn_local;
 
 use crate::call::Call;
-use crate::connection::{Conn, Io, Membership, Socket};
+use crate::connection::{Conn, Io, Membership, NamespaceSocket};
 use crate::encoded::Encoded;
 use crate::mailbox::{Delivery, Item, Mailbox};
 use crate::node::{Node, now_ms};
@@ -153,7 +153,7 @@ impl Shard {
     }
 
     /// Takes one socket (namespace) out of its rooms and its space.
-    pub(crate) fn forget_socket(&self, conn: &Conn, socket: &Socket, listening: bool, keep_session: bool) {
+    pub(crate) fn forget_socket(&self, conn: &Conn, socket: &NamespaceSocket, listening: bool, keep_session: bool) {
         let space = socket.space.index;
         for membership in &socket.rooms {
             self.remove_member(space, *membership);
@@ -168,12 +168,13 @@ impl Shard {
         metrics.connected.dec();
         metrics.room_subscriptions.dec_by(socket.rooms.len() as i64);
         let now = now_ms();
-        node.with_space(&socket.space, |space, effects| space.disconnect(conn.id, keep_session, now, effects));
+        let keep = keep_session && socket.space.settings.recovery;
+        node.with_space(&socket.space, |space, effects| space.disconnect(conn.id, keep, now, effects));
     }
 
     /// Makes a connection a local member of a room that its space has just let it into. Messages up to `after_seq` are
     /// not delivered to it.
-    pub(crate) fn add_member(&self, conn: &Conn, socket: &mut Socket, room: RoomId, after_seq: u64) {
+    pub(crate) fn add_member(&self, conn: &Conn, socket: &mut NamespaceSocket, room: RoomId, after_seq: u64) {
         let mut rooms = self.rooms.borrow_mut();
         let local = rooms.entry((socket.space.index, room)).or_default();
         let index = local.add(Member { slot: conn.id.slot, after_seq });

@@ -60,7 +60,7 @@ impl EventQueue {
         let older = older
             .into_iter()
             .filter(|publication| publication.position.is_some_and(|position| position.offset <= head.offset));
-        let older = older.map(|publication| Arc::new(Encoded::message(publication)));
+        let older = older.map(|publication| Arc::new(Encoded::message(publication, false)));
         for encoded in older.chain(held) {
             let Some(position) = encoded.publication().position else {
                 volatile.push(encoded);
@@ -209,12 +209,12 @@ mod tests {
     fn what_the_store_has_and_the_mailbox_still_brings_is_sent_once() {
         let mut queue = EventQueue::new();
         queue.hold();
-        let held = Arc::new(Encoded::message(message(3)));
+        let held = Arc::new(Encoded::message(message(3), false));
         queue.push_run(&[&held], 1_000);
         // 3 and 4 came after the stream had joined at 2; 4 is still in the mailbox.
         let room = RoomName::try_from("r").unwrap();
         queue.release(&room, 0, at(2), vec![message(1), message(2), message(3), message(4)]);
-        let live = Arc::new(Encoded::message(message(4)));
+        let live = Arc::new(Encoded::message(message(4), false));
         queue.push_run(&[&live], 1_000);
         let ids: Vec<String> =
             sent(&queue).lines().filter_map(|line| line.strip_prefix("id: ")).map(str::to_owned).collect();

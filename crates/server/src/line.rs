@@ -84,6 +84,11 @@ impl Line {
         self
     }
 
+    /// The client's address, as the listener believes it.
+    pub fn client(&self) -> SocketAddr {
+        self.client
+    }
+
     pub fn entry<'a>(&'a self, request_id: &'a str, kind: &'static str, status: u16) -> Entry<'a> {
         Entry {
             kind,

@@ -186,6 +186,7 @@ pub(crate) async fn serve(
     mut line: Line,
 ) -> Response<Body> {
     let request_id = worker.ids.of(request.headers());
+    let address = line.client().ip();
     line.route = Some("realtime".into());
     let report = Rc::new(Report {
         worker: worker.clone(),
@@ -203,6 +204,7 @@ pub(crate) async fn serve(
     }
     let at_end = report.clone();
     let client = Client {
+        address,
         request_id: Box::from(&*request_id),
         take_back,
         on_end: Box::new(move |summary: StreamSummary| at_end.stream_ended(&summary)),

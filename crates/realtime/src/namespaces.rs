@@ -1,0 +1,73 @@
+//! Which namespaces are served, and how each behaves.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use tidegate_types::Namespace;
+
+/// What the events of a namespace do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// The rooms API.
+    Rooms,
+}
+
+/// Who is let into a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entrance {
+    /// Who shows a valid token.
+    Token,
+    /// Everybody. Who shows a token is verified all the same; who shows none is a stranger of the default tenant.
+    Open,
+}
+
+/// How a namespace behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceSettings {
+    /// What its events do.
+    pub behaviour: Behaviour,
+    /// Who is let in.
+    pub entrance: Entrance,
+    /// Whether cut sessions can be recovered by stock clients. Without it CONNECT is answered without a `pid`, and
+    /// events carry no offset as their last argument.
+    pub recovery: bool,
+}
+
+impl NamespaceSettings {
+    /// A namespace that behaves so, with a token at the door and recovery.
+    pub fn new(behaviour: Behaviour) -> Self {
+        Self { behaviour, entrance: Entrance::Token, recovery: true }
+    }
+}
+
+/// The namespaces that are served.
+#[derive(Clone, Debug)]
+pub struct Namespaces {
+    served: FxHashMap<Namespace, Arc<NamespaceSettings>>,
+}
+
+impl Namespaces {
+    /// No namespace at all.
+    pub fn none() -> Self {
+        Self { served: FxHashMap::default() }
+    }
+
+    /// Serves one more, or another way than before.
+    #[must_use]
+    pub fn with(mut self, namespace: Namespace, settings: NamespaceSettings) -> Self {
+        self.served.insert(namespace, Arc::new(settings));
+        self
+    }
+
+    /// How the namespace behaves; `None` if it is not served.
+    pub fn get(&self, namespace: &Namespace) -> Option<&Arc<NamespaceSettings>> {
+        self.served.get(namespace)
+    }
+}
+
+impl Default for Namespaces {
+    /// The rooms API in the root namespace.
+    fn default() -> Self {
+        Self::none().with(Namespace::root(), NamespaceSettings::new(Behaviour::Rooms))
+    }
+}
