@@ -36,7 +36,7 @@ const IMPURE_CALLS: [&str; 9] = [
 ];
 
 /// Who may depend on whom, inside the workspace. `types` is everybody's. The binary composes, the tests see all.
-const DIRECTION: [(&str, &[&str]); 16] = [
+const DIRECTION: [(&str, &[&str]); 17] = [
     ("types", &[]),
     ("wire", &[]),
     ("session", &["wire"]),
@@ -46,15 +46,17 @@ const DIRECTION: [(&str, &[&str]); 16] = [
     ("metrics", &[]),
     ("rules", &[]),
     ("transport", &[]),
+    ("outbound", &["transport"]),
     ("config", &["auth", "rules"]),
     ("nginx", &["config"]),
     ("cluster", &["hub", "wire", "metrics"]),
     ("proxy", &["balance", "rules", "auth", "wire", "metrics", "transport"]),
-    ("realtime", &["session", "hub", "cluster", "auth", "wire", "metrics", "balance", "transport"]),
+    ("realtime", &["session", "hub", "cluster", "auth", "wire", "metrics", "balance", "transport", "outbound"]),
     (
         "server",
         &[
             "transport",
+            "outbound",
             "rules",
             "proxy",
             "realtime",

@@ -262,6 +262,11 @@ impl Requests {
     pub fn record(&self, request: Message) {
         self.0.requests.borrow_mut().push(request);
     }
+
+    /// How many it has noted.
+    pub fn count(&self) -> usize {
+        self.0.requests.borrow().len()
+    }
 }
 
 impl Drop for Upstream {

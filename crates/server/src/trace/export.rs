@@ -1,20 +1,15 @@
 //! Sending spans to a collector: OTLP over HTTP with protobuf (opentelemetry.io/docs/specs/otlp).
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
-use http::{Request, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
 use tidegate_config as config;
 use tidegate_metrics::{Metrics, SpanOutcome};
-use tokio::net::TcpStream;
+use tidegate_outbound::{Endpoint, Outbound};
 use tokio::sync::mpsc;
-use tokio::task::spawn_local;
 
 use super::Finished;
 use super::protobuf::Message;
@@ -28,6 +23,8 @@ const GATHER: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pauses before a batch is sent again; then it is given up. Meanwhile the queue fills.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// What a collector may answer, bytes; nobody needs it.
+const MOST_ANSWER: usize = 64 * 1024;
 /// How long the end of the process waits for the last batches.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -35,9 +32,7 @@ const LAST: Duration = Duration::from_secs(5);
 pub(crate) struct Exporter {
     receiver: mpsc::Receiver<Finished>,
     metrics: Arc<Metrics>,
-    address: String,
-    authority: String,
-    path: String,
+    collector: Arc<Endpoint>,
     /// The fields of a `ResourceSpans` before its spans.
     resource: Vec<u8>,
     failing: bool,
@@ -56,15 +51,9 @@ impl Exporter {
         receiver: mpsc::Receiver<Finished>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let fault = |why: &str| StartError::Config(format!("[trace] endpoint {:?}: {why}", settings.endpoint));
-        let uri: Uri = settings.endpoint.parse().map_err(|_| fault("this is no URL; e.g. http://127.0.0.1:4318"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(fault(
-                "only http:// is spoken here: send to a collector on this host or network, which speaks TLS to others",
-            ));
-        }
-        let host = uri.host().ok_or_else(|| fault("a host is missing"))?;
-        let port = uri.port_u16().unwrap_or(80);
+        let url = format!("{}/v1/traces", settings.endpoint.trim_end_matches('/'));
+        let collector = Endpoint::new(&url, None)
+            .map_err(|error| StartError::Config(format!("[trace] endpoint {:?}: {error}", settings.endpoint)))?;
         let mut resource = Message::new();
         resource.nested(1, |resource| {
             for (key, value) in
@@ -76,15 +65,7 @@ impl Exporter {
                 });
             }
         });
-        Ok(Self {
-            receiver,
-            metrics,
-            address: format!("{host}:{port}"),
-            authority: uri.authority().map(ToString::to_string).unwrap_or_default(),
-            path: format!("{}/v1/traces", uri.path().trim_end_matches('/')),
-            resource: resource.into_bytes(),
-            failing: false,
-        })
+        Ok(Self { receiver, metrics, collector: Arc::new(collector), resource: resource.into_bytes(), failing: false })
     }
 
     /// Sends until every worker has ended; what is left when `closing` has resolved gets a few seconds more.
@@ -100,6 +81,7 @@ impl Exporter {
     }
 
     async fn send_all(&mut self) {
+        let client = Outbound::new(self.collector.clone(), MOST_ANSWER);
         let mut batch = Vec::new();
         while self.receiver.recv_many(&mut batch, BATCH).await > 0 {
             let more = async {
@@ -115,7 +97,7 @@ impl Exporter {
             let spans = batch.iter().map(|finished| finished.spans).sum();
             let body = self.request(&batch);
             batch.clear();
-            let outcome = if self.deliver(body).await { SpanOutcome::Exported } else { SpanOutcome::Failed };
+            let outcome = if self.deliver(&client, body).await { SpanOutcome::Exported } else { SpanOutcome::Failed };
             self.metrics.trace_spans(outcome).inc_by(spans);
         }
     }
@@ -139,14 +121,13 @@ impl Exporter {
     }
 
     /// Whether the collector took it.
-    async fn deliver(&mut self, body: Bytes) -> bool {
+    async fn deliver(&mut self, client: &Outbound, body: Bytes) -> bool {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let sent = tokio::time::timeout(PATIENCE, self.post(body.clone())).await;
-            let refusal = match sent.unwrap_or_else(|_| Err(Refusal::Later("no answer in time".to_owned()))) {
+            let refusal = match post(client, body.clone()).await {
                 Ok(()) => {
                     if std::mem::take(&mut self.failing) {
-                        tracing::info!(collector = self.authority, "traces are taken again");
+                        tracing::info!(collector = self.collector.authority(), "traces are taken again");
                     }
                     return true;
                 }
@@ -160,40 +141,28 @@ impl Exporter {
                 (Refusal::Later(error) | Refusal::Never(error), _) => error,
             };
             if !std::mem::replace(&mut self.failing, true) {
-                tracing::error!(error, collector = self.authority, "traces are not taken; they are lost, and counted");
+                tracing::error!(
+                    error,
+                    collector = self.collector.authority(),
+                    "traces are not taken; they are lost, and counted"
+                );
             }
             return false;
         }
     }
+}
 
-    async fn post(&self, body: Bytes) -> Result<(), Refusal> {
-        let later = |error: io::Error| Refusal::Later(error.to_string());
-        let broken = |error: hyper::Error| Refusal::Later(error.to_string());
-        let stream = TcpStream::connect(&self.address).await.map_err(later)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let driving = spawn_local(connection);
-        let request = Request::post(&self.path)
-            .header(HOST, &self.authority)
-            .header(CONTENT_TYPE, "application/x-protobuf")
-            .body(Full::new(body))
-            .map_err(|error| Refusal::Never(error.to_string()))?;
-        let result = async {
-            let response = sender.send_request(request).await.map_err(broken)?;
-            let status = response.status();
-            // Read to its end, for a collector that minds; nobody needs it.
-            let _ = http_body_util::Limited::new(response.into_body(), 64 * 1024).collect().await;
-            match status {
-                status if status.is_success() => Ok(()),
-                // Those that the specification calls retryable.
-                StatusCode::TOO_MANY_REQUESTS
-                | StatusCode::BAD_GATEWAY
-                | StatusCode::SERVICE_UNAVAILABLE
-                | StatusCode::GATEWAY_TIMEOUT => Err(Refusal::Later(format!("the collector answers {status}"))),
-                status => Err(Refusal::Never(format!("the collector answers {status}"))),
-            }
-        };
-        let result = result.await;
-        driving.abort();
-        result
+async fn post(client: &Outbound, body: Bytes) -> Result<(), Refusal> {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, const { HeaderValue::from_static("application/x-protobuf") });
+    let answer = client.call(Method::POST, headers, body, PATIENCE).await;
+    match answer.map_err(|error| Refusal::Later(error.to_string()))?.status() {
+        status if status.is_success() => Ok(()),
+        // Those that the specification calls retryable.
+        status @ (StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::BAD_GATEWAY
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT) => Err(Refusal::Later(format!("the collector answers {status}"))),
+        status => Err(Refusal::Never(format!("the collector answers {status}"))),
     }
 }

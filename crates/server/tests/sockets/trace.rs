@@ -226,7 +226,7 @@ fn what_a_collector_refuses_is_counted_and_costs_no_request() {
 #[test]
 fn a_collector_that_cannot_be_spoken_to_is_a_mistake_of_the_config() {
     let mut config = config(None, AccessLog::Off);
-    config.trace = Some(Trace { endpoint: "https://collector.example.org".into(), ..Trace::default() });
+    config.trace = Some(Trace { endpoint: "grpc://collector.example.org".into(), ..Trace::default() });
     let error = Server::start(config, Extras::default()).err().unwrap().to_string();
-    assert!(error.contains("https://collector.example.org") && error.contains("only http://"), "{error}");
+    assert!(error.contains("grpc://collector.example.org") && error.contains("only http:// and https://"), "{error}");
 }
