@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 10] = [
+const NEEDED: [(&str, &str); 11] = [
     ("node", "nodejs"),
     ("npm", "npm"),
     ("chromium", "chromium"),
@@ -18,12 +18,14 @@ const NEEDED: [(&str, &str); 10] = [
     ("h2load", "nghttp2-client"),
     ("slowhttptest", "slowhttptest"),
     ("testssl", "testssl.sh"),
+    ("python3", "python3-venv"),
     ("prometheus-nginx-exporter", "prometheus-nginx-exporter"),
 ];
 
 pub fn run(names: &[String]) -> Result<()> {
     install_programs(&NEEDED)?;
     install_modules(&root().join("tests/e2e/node"))?;
+    install_venv(&root().join("tests/e2e/python"))?;
     build()?;
     let cargo = cargo();
     if Command::new(&cargo)
@@ -86,6 +88,10 @@ pub fn install_programs(needed: &[(&str, &str)]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
+    install_packages(&packages)
+}
+
+fn install_packages(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     if !found("apt-get") || !is_root() {
         bail!("these are missing: {list}. Install them and try again (Debian: apt-get install {list})");
@@ -97,7 +103,7 @@ pub fn install_programs(needed: &[(&str, &str)]) -> Result<()> {
     };
     apt(&["update", "-q"])?;
     let mut install = vec!["install", "-y", "-q", "--no-install-recommends"];
-    install.extend(&packages);
+    install.extend(packages);
     apt(&install)
 }
 
@@ -123,5 +129,34 @@ pub fn install_modules(folder: &Path) -> Result<()> {
             .stdin(Stdio::null()),
     )?;
     std::fs::write(&stamp, lock)?;
+    Ok(())
+}
+
+/// A virtual environment with what `requirements.txt` lists, unless that is what it has.
+fn install_venv(folder: &Path) -> Result<()> {
+    let wanted = std::fs::read(folder.join("requirements.txt"))
+        .with_context(|| format!("no requirements.txt in {}", folder.display()))?;
+    let venv = folder.join("venv");
+    let stamp = venv.join(".installed-requirements");
+    if std::fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(());
+    }
+    let python = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(arguments).current_dir(folder).stdin(Stdio::null());
+        command
+    };
+    // Debian's python3 alone cannot make one.
+    if !python(&["-c", "import ensurepip, venv"]).stderr(Stdio::null()).status().is_ok_and(|it| it.success()) {
+        install_packages(&["python3-venv"])?;
+    }
+    must(&mut python(&["-m", "venv", "--clear", "venv"]))?;
+    must(
+        Command::new(venv.join("bin/pip"))
+            .args(["install", "--quiet", "--requirement", "requirements.txt"])
+            .current_dir(folder)
+            .stdin(Stdio::null()),
+    )?;
+    std::fs::write(&stamp, wanted)?;
     Ok(())
 }

@@ -295,6 +295,24 @@ fn run_against(server: &mut Server, file: &str, name: &str) {
     run(file, name, &settings, |action| act(server, action));
 }
 
+/// Runs a script of `python/` against a server of its own and fails with what it says.
+pub fn python_scenario(script: &str, arguments: &[&str]) {
+    let server = Server::start();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
+    let python = folder.join("venv/bin/python");
+    assert!(python.exists(), "{} is missing: run `cargo xtask test`", python.display());
+    let output = Command::new(python)
+        .arg(script)
+        .args(arguments)
+        .current_dir(folder)
+        .env("TIDEGATE_URL", server.url())
+        .env("TIDEGATE_JWT_SECRET", server.jwt_secret())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    server.assert_no_panic();
+}
+
 /// Runs `node run.mjs file name` with these variables; what the scenario asks for goes to `act`.
 pub fn run(file: &str, name: &str, settings: &[(&str, String)], mut act: impl FnMut(&str) -> Value) {
     let folder = node_folder();
