@@ -2,6 +2,7 @@
 //! The one integration-test binary of the package; see the crate's documentation.
 
 mod browser;
+mod conformance;
 mod foreign;
 mod gateway;
 mod harness;
