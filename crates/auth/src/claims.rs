@@ -1,6 +1,8 @@
 use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use serde_json::{Number, Value};
 use tidegate_types::Millis;
+
+use crate::terms::Audience;
 
 /// The claims of a token, as they are signed. Times are seconds since the Unix epoch (RFC 7519, NumericDate).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -18,6 +20,9 @@ pub struct Claims {
     /// The name to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
+    /// What the user is: `user`, `agent` or `anonymous`; `user` when missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Roles.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
@@ -33,6 +38,15 @@ pub struct Claims {
     /// When it was signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iat: Option<u64>,
+    /// Its own name, by which it can be revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// Who signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+    /// Whom it is meant for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aud: Vec<String>,
 }
 
 /// The claims as other issuers write them. A claim of another type makes the whole token invalid; `null` is as missing.
@@ -48,6 +62,16 @@ pub(crate) struct Received {
     pub permissions: Option<Vec<Box<str>>>,
     pub exp: Option<Number>,
     pub nbf: Option<Number>,
+    pub iat: Option<Number>,
+    pub aud: Option<Audience>,
+    /// Asked for only where an issuer is configured; then it must be text.
+    pub iss: Option<Value>,
+    /// Issuers that count write a number.
+    pub jti: Option<Value>,
+    /// Applications have uses of their own for both; only our three words count.
+    pub kind: Option<Value>,
+    #[serde(rename = "type")]
+    pub type_: Option<Value>,
 }
 
 /// A NumericDate, which may have a fraction, in milliseconds. What is beyond the range stays at its end, so that a

@@ -1,13 +1,18 @@
 use std::fmt;
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tidegate_types::{Millis, TenantId, UserId};
+use tidegate_types::Millis;
 
+use crate::Algorithm;
 use crate::VerifiedClaims;
-use crate::claims::{Claims, Received, millis};
-use crate::principal::{Principal, username};
+use crate::claims::{Claims, Received};
+use crate::key::Key;
+use crate::principal::Principal;
+use crate::terms::Terms;
 
 /// The longest token read, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -24,62 +29,100 @@ pub enum AuthError {
     /// The token is malformed, is not signed by a key of ours, or has claims that cannot be.
     #[error("Invalid token")]
     Invalid,
-    /// Refused for another reason, such as that no key is configured.
+    /// The token was right, but it or its user has been shut out since.
+    #[error("Token revoked")]
+    Revoked,
+    /// Refused for another reason, such as that no key is there (yet).
     #[error("Authentication failed")]
     Failed,
 }
 
-/// One key that tokens may be signed with. A closed set: other algorithms become further variants.
-#[derive(Clone)]
-enum Key {
-    Hs256 { verifying: DecodingKey, signing: EncodingKey },
+/// The keys that tokens may be signed with, and what their claims must say. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct KeySet {
+    keys: Arc<[Key]>,
+    terms: Arc<Terms>,
 }
 
-impl Key {
-    /// The only algorithm that the key is ever used with.
-    fn algorithm(&self) -> Algorithm {
-        match self {
-            Self::Hs256 { .. } => Algorithm::HS256,
-        }
-    }
-
-    fn verifying(&self) -> &DecodingKey {
-        match self {
-            Self::Hs256 { verifying, .. } => verifying,
-        }
-    }
+/// The header of a token (RFC 7515 section 4.1). What else stands in it, a key of its own above all, is not read.
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default)]
+    kid: Option<std::borrow::Cow<'a, str>>,
+    crit: Option<serde_json::Value>,
 }
 
-/// The keys that tokens may be signed with. Cheap to clone.
-#[derive(Clone)]
-pub struct KeySet(Arc<[(Key, Validation)]>);
+/// A token taken apart; nothing of it is known to be true.
+struct Parts<'a> {
+    /// What is signed: header and claims as they stand.
+    message: &'a str,
+    header: Vec<u8>,
+    claims: &'a str,
+    signature: Vec<u8>,
+}
+
+impl<'a> Parts<'a> {
+    /// RFC 7515 section 7.1: three parts in base64url without padding.
+    fn of(token: &'a str) -> Option<Self> {
+        let (message, signature) = token.rsplit_once('.')?;
+        let (header, claims) = message.split_once('.')?;
+        Some(Self { message, header: BASE64.decode(header).ok()?, claims, signature: BASE64.decode(signature).ok()? })
+    }
+
+    fn header(&self) -> Option<Header<'_>> {
+        let header: Header<'_> = serde_json::from_slice(&self.header).ok()?;
+        // RFC 7515 section 4.1.11: what is marked critical and not understood makes the token invalid. We understand none.
+        header.crit.is_none().then_some(header)
+    }
+}
 
 impl KeySet {
+    /// These keys, in the order in which they are tried.
+    pub fn new(keys: impl IntoIterator<Item = Key>, terms: Terms) -> Self {
+        Self { keys: keys.into_iter().collect(), terms: Arc::new(terms) }
+    }
+
     /// No key: every token is refused with [`AuthError::Failed`].
     pub fn none() -> Self {
-        Self(Arc::default())
+        Self::default()
     }
 
     /// HMAC with SHA-256 under one shared secret.
     pub fn hs256(secret: impl AsRef<[u8]>) -> Self {
-        let secret = secret.as_ref();
-        let key = Key::Hs256 { verifying: DecodingKey::from_secret(secret), signing: EncodingKey::from_secret(secret) };
-        let validation = signature_only(key.algorithm());
-        Self(Arc::new([(key, validation)]))
+        Self::new([Key::hs256(secret.as_ref())], Terms::default())
     }
 
     /// Whose token this is, `now` being ms since the Unix epoch.
     ///
     /// The user is the claim `userId`, or else `sub`; the tenant is `tenantId`, or else `default`. `exp` and `nbf`
-    /// count without leeway (RFC 7519 sections 4.1.4 and 4.1.5), and may be missing.
+    /// (RFC 7519 sections 4.1.4 and 4.1.5) may be missing.
+    ///
+    /// # Errors
+    /// [`AuthError`] but `Revoked`, which is not known here.
     pub fn verify(&self, token: &str, now: Millis) -> Result<Principal, AuthError> {
-        principal(self.decode::<Received>(token)?, now)
+        Principal::from_claims(self.decode::<Received>(token)?, &self.terms, now)
     }
 
-    /// What the token says, whoever it is about; for gateways, which need no user. `exp` and `nbf` count as in
+    /// What the token says, whoever it is about; for gateways, which need no user. Everything else counts as in
     /// [`Self::verify`].
+    ///
+    /// # Errors
+    /// [`AuthError`] but `Revoked`, which is not known here.
     pub fn claims(&self, token: &str, now: Millis) -> Result<VerifiedClaims, AuthError> {
-        VerifiedClaims::new(self.decode(token)?, now)
+        VerifiedClaims::new(self.decode(token)?, &self.terms, now)
+    }
+
+    /// Whether the token names a key that is not here, so that a newer set may hold it. Says nothing of a token that is
+    /// of no use with any key.
+    pub fn lacks_key_of(&self, token: &str) -> bool {
+        let parts = Some(token).filter(|token| token.len() <= MAX_TOKEN_BYTES).and_then(Parts::of);
+        let header = parts.as_ref().and_then(Parts::header);
+        header.is_some_and(|header| {
+            header.alg.parse::<Algorithm>().is_ok()
+                && header.kid.is_some_and(|kid| !self.keys.iter().any(|key| key.id() == Some(&*kid)))
+        })
     }
 
     /// The claims of a token that a key of the set has signed.
@@ -87,80 +130,55 @@ impl KeySet {
         if token.is_empty() {
             return Err(AuthError::Missing);
         }
-        if self.0.is_empty() {
+        if self.keys.is_empty() {
             return Err(AuthError::Failed);
         }
         if token.len() > MAX_TOKEN_BYTES {
             return Err(AuthError::Invalid);
         }
-        let header = decode_header(token).map_err(|_| AuthError::Invalid)?;
-        // RFC 7515 section 4.1.11: what is marked critical and not understood makes the token invalid. We understand none.
-        if header.crit.is_some() {
-            return Err(AuthError::Invalid);
-        }
-        self.0
+        let parts = Parts::of(token).ok_or(AuthError::Invalid)?;
+        let header = parts.header().ok_or(AuthError::Invalid)?;
+        let algorithm: Algorithm = header.alg.parse().map_err(|_| AuthError::Invalid)?;
+        // A key without a name may be meant by any; a named one only by a token with its name or with none.
+        let meant = |key: &&Key| match (key.id(), &header.kid) {
+            (Some(id), Some(kid)) => id == kid,
+            (Some(_), None) | (None, _) => true,
+        };
+        self.keys
             .iter()
-            .filter(|(key, _)| key.algorithm() == header.alg)
-            .find_map(|(key, validation)| decode::<T>(token, key.verifying(), validation).ok())
-            .map(|data| data.claims)
-            .ok_or(AuthError::Invalid)
+            .filter(|key| key.algorithm() == algorithm)
+            .filter(meant)
+            .find(|key| key.signed(parts.message.as_bytes(), &parts.signature))
+            .ok_or(AuthError::Invalid)?;
+        let claims = BASE64.decode(parts.claims).map_err(|_| AuthError::Invalid)?;
+        serde_json::from_slice(&claims).map_err(|_| AuthError::Invalid)
     }
 
-    /// Signs claims with the first key. Empty if there is none.
+    /// Signs claims with the first shared secret. Empty if there is none.
     pub fn sign(&self, claims: &Claims) -> String {
-        let Some((Key::Hs256 { signing, .. }, _)) = self.0.first() else { return String::new() };
-        // Fails only on a key of another algorithm or on claims that are no JSON; neither can be here.
-        encode(&Header::new(Algorithm::HS256), claims, signing).unwrap_or_default()
+        let secret = |key: &Key| {
+            let message = message(key.algorithm(), key.id(), claims)?;
+            let tag = key.sign(message.as_bytes())?;
+            Some(format!("{message}.{}", BASE64.encode(tag)))
+        };
+        self.keys.iter().find_map(secret).unwrap_or_default()
     }
+}
+
+/// Header and claims as they are signed (RFC 7515 section 5.1).
+pub(crate) fn message(algorithm: Algorithm, kid: Option<&str>, claims: &Claims) -> Option<String> {
+    let mut header = serde_json::json!({ "alg": algorithm.as_str(), "typ": "JWT" });
+    if let (Some(kid), Some(header)) = (kid, header.as_object_mut()) {
+        header.insert("kid".to_owned(), kid.into());
+    }
+    let claims = serde_json::to_vec(claims).ok()?;
+    Some(format!("{}.{}", BASE64.encode(header.to_string()), BASE64.encode(claims)))
 }
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(key, _)| key.algorithm())).finish()
+        f.debug_list().entries(self.keys.iter()).finish()
     }
-}
-
-/// Leaves all claims to us: the library would read the system's clock, and refuse any `aud`.
-fn signature_only(algorithm: Algorithm) -> Validation {
-    let mut validation = Validation::new(algorithm);
-    validation.required_spec_claims.clear();
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.validate_aud = false;
-    validation
-}
-
-fn principal(claims: Received, now: Millis) -> Result<Principal, AuthError> {
-    let date = |date: Option<_>| date.as_ref().map(|date| millis(date).ok_or(AuthError::Invalid)).transpose();
-    let (expires_at, not_before) = (date(claims.exp)?, date(claims.nbf)?);
-    let user = claims.user_id.or(claims.sub).ok_or(AuthError::Invalid)?;
-    let principal = Principal {
-        tenant: match claims.tenant_id {
-            Some(tenant) => TenantId::try_from(tenant).map_err(|_| AuthError::Invalid)?,
-            None => TenantId::default_tenant(),
-        },
-        user: UserId::try_from(user).map_err(|_| AuthError::Invalid)?,
-        username: match claims.username.or(claims.name) {
-            // An empty name is as none; issuers write it for accounts without one.
-            Some(name) if !name.is_empty() => Some(username(&name).map_err(|_| AuthError::Invalid)?),
-            Some(_) | None => None,
-        },
-        roles: shared(claims.roles),
-        permissions: shared(claims.permissions),
-        expires_at,
-    };
-    if principal.expired(now) {
-        Err(AuthError::Expired)
-    } else if not_before.is_some_and(|start| now < start) {
-        Err(AuthError::Invalid)
-    } else {
-        Ok(principal)
-    }
-}
-
-/// An empty list, which most tokens have, takes no memory of its own.
-fn shared(list: Option<Vec<Box<str>>>) -> Arc<[Box<str>]> {
-    list.filter(|list| !list.is_empty()).map(Arc::from).unwrap_or_default()
 }
 
 /// The token of an `Authorization` header's value with the scheme `Bearer` (RFC 6750 section 2.1), in any case.

@@ -1,6 +1,42 @@
 use std::sync::Arc;
 
+use serde_json::Value;
 use tidegate_types::{InvalidName, Millis, RoomName, TenantId, UserId};
+
+use crate::AuthError;
+use crate::claims::{Received, millis};
+use crate::terms::{Asked, Terms};
+
+/// The longest `jti`, bytes.
+const MAX_TOKEN_ID_BYTES: usize = 256;
+
+/// What somebody is to the application.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PrincipalKind {
+    /// A person with an account.
+    #[default]
+    User,
+    /// A person or program of the operator, such as one who answers chats.
+    Agent,
+    /// A visitor without an account.
+    Anonymous,
+}
+
+impl PrincipalKind {
+    /// Its name in a token's `kind`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Agent => "agent",
+            Self::Anonymous => "anonymous",
+        }
+    }
+
+    fn read(claim: Option<&Value>) -> Option<Self> {
+        let name = claim?.as_str()?;
+        [Self::User, Self::Agent, Self::Anonymous].into_iter().find(|kind| kind.as_str() == name)
+    }
+}
 
 /// Somebody who showed a valid credential. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +53,12 @@ pub struct Principal {
     pub permissions: Arc<[Box<str>]>,
     /// When the credential ends, ms since the Unix epoch.
     pub expires_at: Option<Millis>,
+    /// When it was issued, ms since the Unix epoch.
+    pub issued_at: Option<Millis>,
+    /// Its own name (`jti`), by which it can be revoked.
+    pub token_id: Option<Arc<str>>,
+    /// What the user is.
+    pub kind: PrincipalKind,
 }
 
 /// What can be done with a room.
@@ -44,7 +86,62 @@ impl RoomAction {
 impl Principal {
     /// Somebody without a name, roles, permissions or an end.
     pub fn new(tenant: TenantId, user: UserId) -> Self {
-        Self { tenant, user, username: None, roles: Arc::default(), permissions: Arc::default(), expires_at: None }
+        Self {
+            tenant,
+            user,
+            username: None,
+            roles: Arc::default(),
+            permissions: Arc::default(),
+            expires_at: None,
+            issued_at: None,
+            token_id: None,
+            kind: PrincipalKind::User,
+        }
+    }
+
+    /// Whom claims are about whose signature was checked.
+    pub(crate) fn from_claims(claims: Received, terms: &Terms, now: Millis) -> Result<Self, AuthError> {
+        let issued_at = claims.iat.as_ref().map(|date| millis(date).ok_or(AuthError::Invalid)).transpose()?;
+        let user = claims.user_id.or(claims.sub).ok_or(AuthError::Invalid)?;
+        let mut principal = Self {
+            tenant: match claims.tenant_id {
+                Some(tenant) => TenantId::try_from(tenant).map_err(|_| AuthError::Invalid)?,
+                None => TenantId::default_tenant(),
+            },
+            user: UserId::try_from(user).map_err(|_| AuthError::Invalid)?,
+            username: match claims.username.or(claims.name) {
+                // An empty name is as none; issuers write it for accounts without one.
+                Some(name) if !name.is_empty() => Some(username(&name).map_err(|_| AuthError::Invalid)?),
+                Some(_) | None => None,
+            },
+            roles: shared(claims.roles),
+            permissions: shared(claims.permissions),
+            expires_at: None,
+            issued_at,
+            token_id: token_id(claims.jti.as_ref())?,
+            kind: PrincipalKind::read(claims.kind.as_ref())
+                .or_else(|| PrincipalKind::read(claims.type_.as_ref()))
+                .unwrap_or_default(),
+        };
+        let asked = Asked {
+            exp: claims.exp.as_ref(),
+            nbf: claims.nbf.as_ref(),
+            aud: claims.aud.as_ref(),
+            iss: claims.iss.as_ref().and_then(Value::as_str),
+        };
+        principal.expires_at = terms.check(&asked, now)?;
+        Ok(principal)
+    }
+
+    /// The same with more permissions, such as room grants that a backend gave at the connect. Where the token has no
+    /// room grant, the first one given closes every other room; see [`Self::may`].
+    #[must_use]
+    pub fn with_grants(mut self, grants: impl IntoIterator<Item = Box<str>>) -> Self {
+        let mut grants = grants.into_iter().peekable();
+        if grants.peek().is_some() {
+            self.permissions = self.permissions.iter().cloned().chain(grants).collect();
+        }
+        self
     }
 
     /// Whether this principal may do that with a room of its tenant.
@@ -66,6 +163,21 @@ impl Principal {
     /// Whether the credential has ended.
     pub fn expired(&self, now: Millis) -> bool {
         self.expires_at.is_some_and(|end| now >= end)
+    }
+}
+
+/// An empty list, which most tokens have, takes no memory of its own.
+fn shared(list: Option<Vec<Box<str>>>) -> Arc<[Box<str>]> {
+    list.filter(|list| !list.is_empty()).map(Arc::from).unwrap_or_default()
+}
+
+/// A token with a name that could not be revoked is not let in.
+fn token_id(jti: Option<&Value>) -> Result<Option<Arc<str>>, AuthError> {
+    match jti {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(id)) if id.len() <= MAX_TOKEN_ID_BYTES => Ok(Some(Arc::from(&**id))),
+        Some(Value::Number(id)) => Ok(Some(id.to_string().into())),
+        Some(Value::String(_) | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => Err(AuthError::Invalid),
     }
 }
 
@@ -146,6 +258,16 @@ mod tests {
         assert!(!may(&["room::"], RoomAction::Join, "a"));
         assert!(!may(&["room:a:JOIN"], RoomAction::Join, "a"));
         assert!(may(&["room:a:jion, join"], RoomAction::Join, "a"));
+    }
+
+    #[test]
+    fn grants_given_later_count_as_those_of_the_token() {
+        let room = RoomName::try_from("lobby").unwrap();
+        let open = principal(&[]);
+        assert!(open.clone().with_grants([]).may(RoomAction::Join, &room));
+        let narrowed = open.with_grants([Box::from("room:case:*:*")]);
+        assert!(!narrowed.may(RoomAction::Join, &room));
+        assert!(narrowed.with_grants([Box::from("room:lobby:join")]).may(RoomAction::Join, &room));
     }
 
     #[test]

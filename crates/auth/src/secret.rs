@@ -51,6 +51,26 @@ impl fmt::Display for Secret {
     }
 }
 
+/// What a secret of a production server has at least, bytes: as much as the largest HMAC takes in whole.
+pub const STRONG_SECRET_BYTES: usize = 64;
+
+/// Whether a secret is too short for production, or is one of those that everybody knows: a single byte over and over,
+/// or a word of the documentation made long enough.
+pub fn is_weak(secret: &Secret) -> bool {
+    let bytes = secret.expose().as_bytes();
+    if bytes.len() < STRONG_SECRET_BYTES {
+        return true;
+    }
+    let mut seen = [false; 256];
+    for byte in bytes {
+        if let Some(seen) = seen.get_mut(usize::from(*byte)) {
+            *seen = true;
+        }
+    }
+    // 64 random hexadecimal digits have fewer than 8 different ones once in about 10^20 secrets.
+    seen.iter().filter(|seen| **seen).count() < 8
+}
+
 /// Whether two byte strings are equal, in a time that tells neither where they differ nor how long the right one is.
 pub fn constant_time_eq(left: &[u8], right: &[u8]) -> bool {
     digests_eq(&Sha256::digest(left).into(), &Sha256::digest(right).into())
@@ -71,6 +91,16 @@ mod tests {
         let secret = Secret::from("hunter2");
         assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn a_short_or_monotonous_secret_is_weak() {
+        let strong = "0123456789abcdef".repeat(4);
+        assert!(!is_weak(&Secret::from(strong.as_str())));
+        assert!(is_weak(&Secret::from(&strong[..63])));
+        assert!(is_weak(&Secret::from("secret".repeat(20).as_str())));
+        assert!(is_weak(&Secret::from("x".repeat(64).as_str())));
+        assert!(is_weak(&Secret::from("")));
     }
 
     #[test]

@@ -1,27 +1,30 @@
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tidegate_types::Millis;
 
 use crate::AuthError;
-use crate::claims::millis;
+use crate::terms::{Asked, Audience, Terms};
 
 /// The claims of a token whose signature and times were checked, as text by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifiedClaims(Vec<(Box<str>, Box<str>)>);
 
 impl VerifiedClaims {
-    pub(crate) fn new(claims: Map<String, Value>, now: Millis) -> Result<Self, AuthError> {
+    pub(crate) fn new(claims: Map<String, Value>, terms: &Terms, now: Millis) -> Result<Self, AuthError> {
         let date = |name| match claims.get(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::Number(date)) => millis(date).map(Some).ok_or(AuthError::Invalid),
+            Some(Value::Number(date)) => Ok(Some(date)),
             Some(Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => Err(AuthError::Invalid),
         };
-        let (expires_at, not_before) = (date("exp")?, date("nbf")?);
-        if expires_at.is_some_and(|end| now >= end) {
-            return Err(AuthError::Expired);
-        }
-        if not_before.is_some_and(|start| now < start) {
-            return Err(AuthError::Invalid);
-        }
+        let aud = claims.get("aud").filter(|aud| !aud.is_null()).map(Audience::deserialize).transpose();
+        let aud = aud.map_err(|_| AuthError::Invalid)?;
+        let asked = Asked {
+            exp: date("exp")?,
+            nbf: date("nbf")?,
+            aud: aud.as_ref(),
+            iss: claims.get("iss").and_then(Value::as_str),
+        };
+        terms.check(&asked, now)?;
         Ok(Self(claims.into_iter().filter_map(|(name, value)| Some((name.into(), text(&value)?.into()))).collect()))
     }
 
@@ -49,7 +52,7 @@ mod tests {
     use super::*;
 
     fn claims(json: &str, now: Millis) -> Result<VerifiedClaims, AuthError> {
-        VerifiedClaims::new(serde_json::from_str(json).unwrap(), now)
+        VerifiedClaims::new(serde_json::from_str(json).unwrap(), &Terms::default(), now)
     }
 
     #[test]
