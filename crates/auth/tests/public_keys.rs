@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::rand::SystemRandom;
 use serde_json::{Value, json};
 use tidegate_auth::{
-    Algorithm, AuthError, Claims, Jwks, JwksFault, Key, KeyFault, KeySet, LiveKeys, Secrets, SigningKey, Terms,
+    Algorithm, AuthError, Claims, Jwks, JwksFault, Key, KeyFault, KeyKind, KeySet, LiveKeys, Secrets, SigningKey, Terms,
 };
 
 const NOW: u64 = 1_700_000_000_000;
@@ -49,11 +49,11 @@ fn pair_of(algorithm: Algorithm) -> &'static Pair {
     static P256: OnceLock<Pair> = OnceLock::new();
     static P384: OnceLock<Pair> = OnceLock::new();
     static ED25519: OnceLock<Pair> = OnceLock::new();
-    match algorithm {
-        Algorithm::Es256 => pair(&P256, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
-        Algorithm::Es384 => pair(&P384, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"]),
-        Algorithm::EdDsa => pair(&ED25519, &["-algorithm", "ED25519"]),
-        _ => pair(&RSA, &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
+    match algorithm.kind() {
+        KeyKind::P256 => pair(&P256, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]),
+        KeyKind::P384 => pair(&P384, &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"]),
+        KeyKind::Ed25519 => pair(&ED25519, &["-algorithm", "ED25519"]),
+        KeyKind::Rsa | KeyKind::Secret => pair(&RSA, &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]),
     }
 }
 
@@ -118,12 +118,14 @@ fn jwk(algorithm: Algorithm, kid: &str) -> Value {
         let (x, y) = der[der.len() - 2 * size..].split_at(size);
         json!({ "kty": "EC", "crv": curve, "x": BASE64.encode(x), "y": BASE64.encode(y) })
     };
-    let mut jwk = match algorithm {
-        Algorithm::Es256 => point("P-256", 32),
-        Algorithm::Es384 => point("P-384", 48),
-        Algorithm::EdDsa => json!({ "kty": "OKP", "crv": "Ed25519", "x": last(32) }),
+    let mut jwk = match algorithm.kind() {
+        KeyKind::P256 => point("P-256", 32),
+        KeyKind::P384 => point("P-384", 48),
+        KeyKind::Ed25519 => json!({ "kty": "OKP", "crv": "Ed25519", "x": last(32) }),
         // The modulus stands before the exponent, 02 03 01 00 01.
-        _ => json!({ "kty": "RSA", "n": BASE64.encode(&der[der.len() - 261..der.len() - 5]), "e": "AQAB" }),
+        KeyKind::Rsa | KeyKind::Secret => {
+            json!({ "kty": "RSA", "n": BASE64.encode(&der[der.len() - 261..der.len() - 5]), "e": "AQAB" })
+        }
     };
     jwk["kid"] = kid.into();
     jwk

@@ -304,7 +304,9 @@ label_enum!(
         Expired = "expired",
         /// It is malformed, or its signature does not match.
         Invalid = "invalid",
-        /// It is right, but was refused for another reason.
+        /// It is right, but it or its user was shut out since.
+        Revoked = "revoked",
+        /// It was refused for another reason, such as that no key is known yet.
         Failed = "failed",
     }
 );

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use smallvec::SmallVec;
-use tidegate_auth::{AuthError, Principal};
+use tidegate_auth::{AuthError, Principal, PrincipalKind};
 use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
 use tidegate_metrics::{AuthFailure, AuthFailureLabels, Recovery, StoreLabels, StoreOperation};
 use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
@@ -106,7 +106,7 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
 /// Somebody who shows no token where none is needed.
 fn stranger() -> Result<Principal, AuthError> {
     let user = UserId::try_from(format!("anonymous:{}", id::socket_id())).map_err(|_| AuthError::Failed)?;
-    Ok(Principal::new(TenantId::default_tenant(), user))
+    Ok(Principal { kind: PrincipalKind::Anonymous, ..Principal::new(TenantId::default_tenant(), user) })
 }
 
 /// Checks a token, if there is one.
@@ -119,6 +119,7 @@ pub(crate) fn count_failure(node: &Node, error: AuthError) {
         AuthError::Missing => AuthFailure::Missing,
         AuthError::Expired => AuthFailure::Expired,
         AuthError::Invalid => AuthFailure::Invalid,
+        AuthError::Revoked => AuthFailure::Revoked,
         AuthError::Failed => AuthFailure::Failed,
     };
     node.metrics.auth_failures.get_or_create(&AuthFailureLabels { reason }).inc();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap;
-use tidegate_auth::KeySet;
+use tidegate_auth::LiveKeys;
 use tidegate_balance::BucketSettings;
 use tidegate_cluster::{History, HistoryError, Write, Written};
 use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
@@ -65,7 +65,7 @@ pub(crate) type Durable = oneshot::Receiver<bool>;
 /// The realtime server of one process: what its shards share.
 pub struct Node {
     pub(crate) settings: Settings,
-    pub(crate) keys: KeySet,
+    pub(crate) keys: LiveKeys,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) sid_key: SidKey,
@@ -107,7 +107,7 @@ impl Node {
         settings: Settings,
         history: impl FnOnce(OnWritten) -> Result<Arc<dyn History>, HistoryError>,
         durable: bool,
-        keys: KeySet,
+        keys: LiveKeys,
         metrics: Arc<Metrics>,
         phase: watch::Receiver<Phase>,
     ) -> Result<Arc<Self>, OpenError> {

@@ -71,7 +71,7 @@ impl Answer {
             AuthError::Expired => {
                 "Bearer realm=\"gateway\", error=\"invalid_token\", error_description=\"Token expired\""
             }
-            AuthError::Invalid | AuthError::Failed => {
+            AuthError::Invalid | AuthError::Revoked | AuthError::Failed => {
                 "Bearer realm=\"gateway\", error=\"invalid_token\", error_description=\"Invalid token\""
             }
         };

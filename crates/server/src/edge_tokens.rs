@@ -4,14 +4,14 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::HeaderName;
-use tidegate_auth::{AuthError, KeySet, VerifiedClaims, bearer};
+use tidegate_auth::{AuthError, KeySet, LiveKeys, VerifiedClaims, bearer};
 use tidegate_config::Jwt;
 use tidegate_rules::{Facts, Place, Template, TemplateError};
 
 /// Where tokens are found, and whose they may be.
 #[derive(Debug)]
 pub(crate) struct EdgeTokens {
-    keys: KeySet,
+    keys: LiveKeys,
     header: Option<HeaderName>,
     /// Of a cookie and a query parameter, in the order in which they are asked.
     elsewhere: Vec<Template>,
@@ -25,7 +25,7 @@ impl EdgeTokens {
         let query = jwt.query.iter().map(|name| format!("{{query.{name}}}"));
         let elsewhere = cookie.chain(query).map(|template| Template::parse(&template, Place::Key));
         Ok(Self {
-            keys: KeySet::hs256(jwt.secret.expose()),
+            keys: KeySet::hs256(jwt.secret.expose()).into(),
             header: header.map_err(|error| fault(&error.to_string()))?,
             elsewhere: elsewhere.collect::<Result<_, _>>()?,
         })

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
-use tidegate_auth::{ApiKeys, KeySet};
+use tidegate_auth::{ApiKeys, KeySet, LiveKeys};
 use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
 use tidegate_config::{Config, StoreKind};
 use tidegate_metrics::Metrics;
@@ -77,7 +77,7 @@ pub(crate) fn open(
         session_grace_ms: millis(realtime.recovery_window),
         ..HistorySettings::default()
     };
-    let keys = KeySet::hs256(realtime.auth.jwt_secret.expose());
+    let keys = LiveKeys::new(KeySet::hs256(realtime.auth.jwt_secret.expose()));
     let (metrics, phase) = (metrics.clone(), phase.clone());
     let node = match &store.kind {
         StoreKind::Memory => Node::open(
