@@ -5,7 +5,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use ring::hmac;
-use ring::rand::SecureRandom;
+// Only the trait is used: randomness itself comes in as an argument.
+use ring::rand as randomness;
 use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, RsaKeyPair};
 use rustls_pki_types::pem::{PemObject, SectionKind};
 
@@ -42,7 +43,11 @@ impl SigningKey {
     ///
     /// # Errors
     /// [`KeyFault`] if there is no such key, or it does not fit the algorithm.
-    pub fn from_pem(text: &str, algorithm: Option<Algorithm>, random: &dyn SecureRandom) -> Result<Self, KeyFault> {
+    pub fn from_pem(
+        text: &str,
+        algorithm: Option<Algorithm>,
+        random: &dyn randomness::SecureRandom,
+    ) -> Result<Self, KeyFault> {
         for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes()) {
             let (kind, der) = section.map_err(|_| KeyFault::Malformed("it is no PEM text"))?;
             let material = match kind {
@@ -86,13 +91,13 @@ impl SigningKey {
     }
 
     /// A token with these claims. `None` if the system has no randomness to give.
-    pub fn sign(&self, claims: &Claims, random: &dyn SecureRandom) -> Option<String> {
+    pub fn sign(&self, claims: &Claims, random: &dyn randomness::SecureRandom) -> Option<String> {
         let message = message(self.algorithm, self.id.as_deref(), claims)?;
         let signature = self.signature(message.as_bytes(), random)?;
         Some(format!("{message}.{}", BASE64.encode(signature)))
     }
 
-    fn signature(&self, message: &[u8], random: &dyn SecureRandom) -> Option<Vec<u8>> {
+    fn signature(&self, message: &[u8], random: &dyn randomness::SecureRandom) -> Option<Vec<u8>> {
         match &self.material {
             Material::Secret(key) => Some(hmac::sign(key, message).as_ref().to_vec()),
             Material::Elliptic(pair) => Some(pair.sign(random, message).ok()?.as_ref().to_vec()),
@@ -118,7 +123,7 @@ impl Material {
     }
 }
 
-fn pkcs8(der: &[u8], random: &dyn SecureRandom) -> Result<Material, KeyFault> {
+fn pkcs8(der: &[u8], random: &dyn randomness::SecureRandom) -> Result<Material, KeyFault> {
     // Each reader refuses a key of another type by its first bytes, so the order does not matter.
     if let Ok(pair) = RsaKeyPair::from_pkcs8(der) {
         return Ok(Material::Rsa(Box::new(pair)));
