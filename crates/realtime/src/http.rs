@@ -18,7 +18,7 @@ use tidegate_wire::engine_io::HttpError;
 use crate::body::Body;
 use crate::connection::OnEnd;
 use crate::shard::Shard;
-use crate::{engine, rooms_http};
+use crate::{api, engine};
 
 /// See [`Client::take_back`].
 pub type TakeBack = fn(hyper::upgrade::Upgraded) -> (tidegate_transport::Transport, Bytes);
@@ -60,7 +60,7 @@ impl Shard {
         let mut response = if request.method() == Method::OPTIONS {
             preflight(origin.is_some())
         } else if request.uri().path().starts_with(self.node.settings.api_path.as_str()) {
-            rooms_http::serve(self, request, client).await
+            api::serve(self, request, client).await
         } else {
             engine::serve(self, request, client).await
         };

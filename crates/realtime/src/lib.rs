@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod api;
 mod body;
 mod call;
 mod connect;
@@ -37,7 +38,6 @@ mod outbox;
 mod polling;
 mod room;
 mod rooms_api;
-mod rooms_http;
 mod settings;
 mod shard;
 mod sse;

@@ -1,0 +1,197 @@
+//! A room as an event stream.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+use tidegate_auth::{Principal, RoomAction};
+use tidegate_hub::{Pid, Since, SocketId};
+use tidegate_session::Transport;
+use tidegate_types::{ErrorCode, Phase, Position, Publication, RoomKey, RoomName};
+use tokio::task::spawn_blocking;
+
+use super::refused::{Outcome, Refused};
+use super::request::{namespace, space};
+use super::ticket::unauthorized;
+use crate::body::Body;
+use crate::connect;
+use crate::connection::{Conn, Io, NamespaceSocket};
+use crate::heartbeat::new_session;
+use crate::http::{Client, Streams, bearer, header, parameter};
+use crate::node::{SpaceCell, now_ms};
+use crate::shard::Shard;
+use crate::sse::EventQueue;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// The cookie that `EventSource` may bring its token in.
+const COOKIE_NAME: &str = "tidegate_token";
+/// As many stored messages are replayed to a stream that resumes.
+const MOST_REPLAYED: usize = 10_000;
+/// A client that lost its stream waits so long, ms; jittered, so that not all come back at once.
+const RETRY_MS: u64 = 2_000;
+
+/// Who wants to listen: by header, by one-time ticket, or by cookie.
+fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Principal>, Refused> {
+    let headers = request.headers();
+    if let Some(ticket) = parameter(request.uri().query(), "ticket") {
+        return shard
+            .node
+            .tickets
+            .take(&ticket, now_ms())
+            .ok_or_else(|| Refused::new(ErrorCode::Unauthorized, "The ticket is unknown, used or expired"));
+    }
+    let token = bearer(headers).or_else(|| cookie(headers));
+    connect::verify(&shard.node, token).map(Arc::new).map_err(|error| unauthorized(shard, error))
+}
+
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';')).find_map(
+        |pair| {
+            let (name, value) = pair.trim().split_once('=')?;
+            (name == COOKIE_NAME).then_some(value)
+        },
+    )
+}
+
+/// Opens the stream.
+pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, client: Client) -> Outcome {
+    if shard.phase() != Phase::Serving {
+        return Err(Refused::unavailable("The server is shutting down"));
+    }
+    let principal = listener(shard, &request)?;
+    if !principal.may(RoomAction::Join, room) {
+        return Err(Refused::new(ErrorCode::Forbidden, "This token does not open the room"));
+    }
+    let query = request.uri().query();
+    let namespace = namespace(shard, parameter(query, "namespace").as_deref())?;
+    let since = header(request.headers(), &LAST_EVENT_ID)
+        .map(str::to_owned)
+        .or_else(|| parameter(query, "since").or_else(|| parameter(query, "lastEventId")).map(String::from))
+        .filter(|since| !since.is_empty());
+    let space = space(shard, principal.tenant.clone(), namespace)?;
+    if !shard.node.connection_opened() {
+        return Err(Refused::unavailable("Too many connections"));
+    }
+    let (conn, incomplete) = subscribe(shard, &space, principal, room, client, since.as_deref());
+    let body = match &*conn.io.borrow() {
+        Io::Events(events) => Body::Events(events.stream(shard, &conn)),
+        Io::WebSocket(_) | Io::Polling(_) | Io::Closed => Body::Empty,
+    };
+    if let Some(incomplete) = incomplete {
+        fill_in(shard, &conn, &space, room, incomplete).await;
+    }
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.extensions_mut().insert(Streams);
+    Ok(response)
+}
+
+/// A stream whose live messages wait for older ones from the store.
+struct Incomplete {
+    /// The last offset that the reader has.
+    after: u64,
+    /// The room's position when the live messages began.
+    head: Position,
+    /// What memory had of the room then.
+    ring: Vec<Arc<Publication>>,
+}
+
+/// Enters a listener. What it missed is queued at once if memory reaches back; otherwise live messages wait for
+/// [`fill_in`].
+fn subscribe(
+    shard: &Rc<Shard>,
+    space: &Arc<SpaceCell>,
+    principal: Arc<Principal>,
+    room: &RoomName,
+    client: Client,
+    since: Option<&str>,
+) -> (Rc<Conn>, Option<Incomplete>) {
+    let conn = shard.open(|id| Conn {
+        id,
+        address: client.address,
+        sid: None,
+        io: RefCell::new(Io::Events(EventQueue::new())),
+        session: RefCell::new(new_session(Transport::Polling)),
+        sockets: RefCell::new(SmallVec::new()),
+        bearer: RefCell::new(None),
+        limit: RefCell::new(None),
+        traffic: Cell::default(),
+        in_flight: Cell::new(0),
+        waker: RefCell::new(None),
+        on_end: RefCell::new(Some(client.on_end)),
+    });
+    shard.event_wheel.borrow_mut().enter(conn.id);
+    let (joined, missed, ring) = shard.node.with_space(space, |hub, _| {
+        let joined = hub.subscribe(conn.id, room, now_ms());
+        let missed = since.map(|since| match since.parse::<Position>() {
+            Ok(since) => hub.since(room, since),
+            Err(_) => Since::Unknown,
+        });
+        let ring = if matches!(missed, Some(Since::Store { .. })) { hub.ring_of(room) } else { Vec::new() };
+        (joined, missed, ring)
+    });
+    space.metrics.connections.inc();
+    space.metrics.listening.inc();
+    let mut socket = NamespaceSocket {
+        space: space.clone(),
+        principal,
+        socket_id: SocketId::from(""),
+        pid: Pid::from(""),
+        rooms: SmallVec::new(),
+    };
+    shard.add_member(&conn, &mut socket, joined.room_id, joined.seq);
+    conn.sockets.borrow_mut().push(socket);
+    let mut incomplete = None;
+    if let Io::Events(events) = &mut *conn.io.borrow_mut() {
+        let retry = RETRY_MS + now_ms() % 1_000;
+        match missed {
+            None | Some(Since::UpToDate) => events.begin(retry, joined.position),
+            Some(Since::Ring(publications)) => {
+                events.retry(retry);
+                let first = publications.first().and_then(|publication| publication.position);
+                let from = first.map_or(joined.position.offset, |position| position.offset.saturating_sub(1));
+                events.hold();
+                events.release(room, from, joined.position, publications);
+            }
+            Some(Since::Store { after_offset }) => {
+                events.retry(retry);
+                events.hold();
+                incomplete = Some(Incomplete { after: after_offset, head: joined.position, ring });
+            }
+            // A cursor of another life: everything up to now may be missing.
+            Some(Since::Unknown) => {
+                events.gap(room, 1, joined.position.offset);
+                events.begin(retry, joined.position);
+            }
+        }
+    }
+    (conn, incomplete)
+}
+
+/// Reads from the store what memory no longer has, and merges it with what memory and the live room have.
+async fn fill_in(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, room: &RoomName, incomplete: Incomplete) {
+    let Incomplete { after, head, ring } = incomplete;
+    let history = shard.node.history.clone();
+    let key = RoomKey { tenant: space.key.tenant.clone(), namespace: space.key.namespace.clone(), room: room.clone() };
+    let read = spawn_blocking(move || history.read(&key, after, MOST_REPLAYED)).await;
+    let mut older = match read {
+        Ok(Ok(stored)) => stored,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the history cannot be read for an event stream");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    };
+    older.extend(ring);
+    older.sort_by_key(|publication| publication.position.map(|position| position.offset));
+    if let Io::Events(events) = &mut *conn.io.borrow_mut() {
+        events.release(room, after, head, older);
+    }
+}
