@@ -1,6 +1,7 @@
-//! Project tasks: `cargo xtask test`, `cargo xtask bench`, `cargo xtask tidy`.
+//! Project tasks: `cargo xtask test`, `cargo xtask fuzz`, `cargo xtask bench`, `cargo xtask tidy`.
 
 mod bench;
+mod fuzz;
 mod tests;
 mod tidy;
 
@@ -14,6 +15,8 @@ usage: cargo xtask TASK
 
   test [NAME…]    everything: unit, property, simulation, end-to-end and browser tests; installs what they need.
                   Names select tests (as `cargo nextest run NAME…` does).
+  fuzz [TARGET…] [--seconds 60]
+                  runs the fuzz targets, all by default, for so long each
   tidy            checks the invariants that a program can check
   screenshot      takes docs/screenshot.png with the browser test
   bench …         measures beside nginx, HAProxy and Node (`cargo xtask bench --help`)";
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let done = match task.as_str() {
         "test" => tests::run(&rest),
+        "fuzz" => fuzz::run(&rest),
         "tidy" => tidy::run(),
         "screenshot" => tests::screenshot(),
         "bench" => bench::run(&rest),
