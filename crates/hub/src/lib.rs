@@ -13,23 +13,38 @@
 //! - A resumed session gets exactly what it missed, or is told that this cannot be proven.
 //! - The shard set of a delivery is exact.
 //! - Presence leaves and joins balance; a storm of n of them costs O(n) deliveries.
+//! - A message sent again under the same key within its window is published once.
 //!
-//! Start reading at [`Space::publish`], then `pending.rs` (order of release), `ring.rs`, `recovery.rs`, `presence.rs`.
+//! Start reading at [`Space::publish`], then `pending.rs` (order of release), `ring.rs`, `once.rs` (repeated sends),
+//! `recovery.rs`, `presence.rs`, `listing.rs` (what operators ask).
 
 mod effects;
 mod ids;
+mod listing;
+mod once;
 mod pending;
 mod presence;
+mod publish;
+mod queries;
+mod rate;
 mod recovery;
 mod ring;
 mod room;
+mod seeded;
 mod session;
+mod sizes;
 mod space;
 mod start;
+mod users;
 
 pub use effects::{Effect, Effects, PresenceChange};
 pub use ids::{Pid, RoomId, SocketId};
+pub use listing::{ConnectionInfo, Cursor, Member, Page, RoomSummary};
+pub use once::Idempotency;
+pub use presence::PresenceUpdate;
+pub use publish::{GAP_EVENT, Message, Published};
+pub use queries::Since;
 pub use recovery::{Resume, ResumeFailure};
 pub use session::{NewSession, SessionRecord, Who};
-pub use space::{GAP_EVENT, JoinError, Joined, Message, Published, Since, Space};
+pub use space::{JoinError, Joined, Space};
 pub use start::{RoomStart, SpaceConfig, SpaceStart, SpaceStats};

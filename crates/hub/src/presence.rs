@@ -9,144 +9,34 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
-use slab::Slab;
-use smallvec::SmallVec;
 use tidegate_types::{ConnId, Millis, PresenceInfo, RoomName, Status, UserId};
 
-use crate::session::Who;
 use crate::space::Space;
+use crate::start::apart;
+use crate::users::{User, UserKey, Users};
 use crate::{Effect, Effects, PresenceChange, RoomId};
 
-/// What a user may say about themselves, in all: a merge that would exceed it is refused as a whole.
-const METADATA_KEYS: usize = 64;
-const METADATA_BYTES: usize = 8 * 1024;
+/// Presence entries that snapshots may send in one room, per second.
+const SNAPSHOT_ENTRIES_PER_SECOND: u64 = 200_000;
 
-/// Index of a user in [`Users`]; valid while the user has a connection.
-pub(crate) type UserKey = u32;
-
-pub(crate) struct User {
-    pub id: UserId,
-    username: Option<Arc<str>>,
-    /// Set by the user; outranks what the connections say, until the last of them has gone.
-    by_hand: Option<Status>,
-    /// Connections by status, indexed as `Status` is ordered.
-    by_status: [u32; 4],
-    last_seen: Millis,
-    metadata: Option<Arc<Map<String, Value>>>,
-    pub conns: SmallVec<[ConnId; 1]>,
-}
-
-impl User {
-    fn status(&self) -> Status {
-        self.by_hand.unwrap_or_else(|| {
-            let ranked = [Status::Online, Status::Busy, Status::Away, Status::Offline];
-            let most = ranked.into_iter().find(|status| self.by_status.get(*status as usize).is_some_and(|n| *n > 0));
-            most.unwrap_or(Status::Offline)
-        })
-    }
-
-    fn info(&self) -> PresenceInfo {
-        PresenceInfo {
-            user_id: self.id.clone(),
-            username: self.username.clone(),
-            status: self.status(),
-            last_seen: self.last_seen,
-            metadata: self.metadata.clone(),
-        }
-    }
-
-    fn count(&mut self, status: Status, step: i32) {
-        if let Some(count) = self.by_status.get_mut(status as usize) {
-            *count = count.saturating_add_signed(step);
-        }
-    }
-}
-
-pub(crate) struct Attached {
-    pub user: UserKey,
-    /// Where the connection stands among the user's, so that its end costs no search.
-    pub index: usize,
-    /// The merged status is another.
-    pub changed: bool,
-}
-
-#[derive(Default)]
-pub(crate) struct Detached {
-    /// The merged status of the connections that remain is another.
-    pub changed: bool,
-    /// The connection that now stands where the ended one stood.
-    pub moved: Option<ConnId>,
-}
-
-/// The users of a space who have a connection.
-#[derive(Default)]
-pub(crate) struct Users {
-    slots: Slab<User>,
-    by_id: FxHashMap<UserId, UserKey>,
-}
-
-impl Users {
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    pub fn get(&self, key: UserKey) -> Option<&User> {
-        self.slots.get(key as usize)
-    }
-
-    fn get_mut(&mut self, key: UserKey) -> Option<&mut User> {
-        self.slots.get_mut(key as usize)
-    }
-
-    /// Adds a connection, online at first.
-    pub fn attach(&mut self, who: Who, conn: ConnId, now: Millis) -> Attached {
-        let slots = &mut self.slots;
-        let key = *self.by_id.entry(who.user).or_insert_with_key(|id| {
-            let user = User {
-                id: id.clone(),
-                username: None,
-                by_hand: None,
-                by_status: [0; 4],
-                last_seen: now,
-                metadata: None,
-                conns: SmallVec::new(),
-            };
-            slots.insert(user) as UserKey
-        });
-        let Some(user) = self.get_mut(key) else { return Attached { user: key, index: 0, changed: false } };
-        let before = (!user.conns.is_empty()).then(|| user.status());
-        user.username = who.username.or_else(|| user.username.take());
-        user.last_seen = now;
-        user.count(Status::Online, 1);
-        user.conns.push(conn);
-        let index = user.conns.len().saturating_sub(1);
-        Attached { user: key, index, changed: before.is_some_and(|before| before != user.status()) }
-    }
-
-    /// Ends the connection at `index` of the user's.
-    pub fn detach(&mut self, key: UserKey, index: usize, status: Status) -> Detached {
-        let Some(user) = self.get_mut(key) else { return Detached::default() };
-        let before = user.status();
-        user.count(status, -1);
-        if index < user.conns.len() {
-            user.conns.swap_remove(index);
-        }
-        let moved = user.conns.get(index).copied();
-        if user.conns.is_empty() {
-            let user = self.slots.try_remove(key as usize);
-            if let Some(user) = user {
-                self.by_id.remove(&user.id);
-            }
-            return Detached::default();
-        }
-        Detached { changed: before != user.status(), moved }
-    }
+/// What a user says about themselves; `None` leaves a part as it is.
+#[derive(Clone, Debug, Default)]
+pub struct PresenceUpdate {
+    /// Holds for the user, whatever their connections do, until the last of them ends or `Online` is set: then the
+    /// connections speak for themselves again.
+    pub status: Option<Status>,
+    /// Merged key by key, up to 64 keys and 8 KiB.
+    pub metadata: Option<Map<String, Value>>,
+    /// What the user is doing, up to 256 bytes; an empty text takes it back.
+    pub current_activity: Option<Arc<str>>,
+    /// As `current_activity`.
+    pub custom_status: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
 pub(crate) enum Diff {
     Join { user: UserKey, except: ConnId },
-    Leave { user: UserId, was: Status, had_metadata: bool },
+    Leave { user: UserId, was: Status, had_said: bool },
 }
 
 /// Diffs that wait for the room's next window.
@@ -163,8 +53,9 @@ struct Batch {
 #[derive(Default)]
 pub(crate) struct RoomPresence {
     leases: FxHashMap<UserKey, u32>,
-    /// Nothing is sent before this time.
-    next_at: Millis,
+    /// When something was last sent, and for how long after that nothing is.
+    sent_at: Millis,
+    pause: u32,
     batch: Option<Box<Batch>>,
     /// Whether the room stands in the space's list of rooms with a batch.
     queued: bool,
@@ -174,57 +65,60 @@ impl RoomPresence {
     pub fn forget_batch(&mut self) {
         self.batch = None;
     }
+
+    /// How many users are in the room.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// The users in the room, in no order.
+    pub fn users(&self) -> impl Iterator<Item = UserKey> {
+        self.leases.keys().copied()
+    }
+
+    /// A clock that is set back must not silence the room until it has caught up.
+    fn may_send(&self, now: Millis) -> bool {
+        apart(now, self.sent_at) >= u64::from(self.pause)
+    }
 }
 
 impl Space {
-    /// Updates the presence of the connection's user: `None` leaves a part as it is, `metadata` is merged key by key.
-    /// A status is taken as set by hand: it holds for the user, whatever other connections say, until their last
-    /// connection ends. Also the heartbeat (`lastSeen`). False: unknown connection, or the metadata would grow beyond
-    /// 64 keys or 8 KiB and were left as they are.
-    pub fn set_presence(
-        &mut self,
-        conn: ConnId,
-        status: Option<Status>,
-        metadata: Option<Map<String, Value>>,
-        now: Millis,
-        fx: &mut Effects,
-    ) -> bool {
+    /// Updates the presence of the connection's user. Also the heartbeat (`lastSeen`). False: unknown connection, or a
+    /// part would be too large and was left as it was.
+    pub fn update_presence(&mut self, conn: ConnId, update: PresenceUpdate, now: Millis, fx: &mut Effects) -> bool {
         let Some(key) = self.conns.get(&conn).map(|connection| connection.user) else { return false };
         let Some(user) = self.users.get_mut(key) else { return false };
-        let before = user.status();
-        user.last_seen = user.last_seen.max(now);
-        user.by_hand = status.or(user.by_hand);
-        let mut changed = before != user.status();
-        let mut accepted = true;
-        if let Some(metadata) = metadata {
-            match merge(user.metadata.as_deref(), metadata) {
-                Merge::Same => {}
-                Merge::Changed(merged) => {
-                    user.metadata = Some(Arc::new(merged));
-                    changed = true;
-                }
-                Merge::TooLarge => accepted = false,
-            }
-        }
+        let (changed, accepted) = user.say(update, now);
         if changed {
             self.user_changed(key, now, fx);
         }
         accepted
     }
 
-    /// Sets what one connection says without its user's doing, e.g. `away` after a time without activity. The user's
-    /// status is that of the most present connection, unless set by hand.
-    pub fn set_idle(&mut self, conn: ConnId, status: Status, now: Millis, fx: &mut Effects) {
+    /// The connection has had no activity since `seen_at`. A user all of whose connections are idle is away.
+    pub fn idle(&mut self, conn: ConnId, seen_at: Millis, now: Millis, fx: &mut Effects) {
+        self.turn(conn, true, seen_at, now, fx);
+    }
+
+    /// The connection is active again.
+    pub fn active(&mut self, conn: ConnId, now: Millis, fx: &mut Effects) {
+        self.turn(conn, false, now, now, fx);
+    }
+
+    fn turn(&mut self, conn: ConnId, idle: bool, seen_at: Millis, now: Millis, fx: &mut Effects) {
         let Some(connection) = self.conns.get_mut(&conn) else { return };
-        let old = std::mem::replace(&mut connection.status, status);
+        if std::mem::replace(&mut connection.idle, idle) == idle {
+            return;
+        }
         let key = connection.user;
-        let Some(user) = self.users.get_mut(key) else { return };
-        let before = user.status();
-        user.count(old, -1);
-        user.count(status, 1);
-        if before != user.status() {
+        if self.users.get_mut(key).is_some_and(|user| user.turn(idle, seen_at)) {
             self.user_changed(key, now, fx);
         }
+    }
+
+    /// The presence of a user who has a connection; everybody else is offline.
+    pub fn presence_of(&self, user: &UserId) -> Option<PresenceInfo> {
+        self.users.find(user).map(User::info)
     }
 
     /// At most `limit` users of the room, and how many there are.
@@ -248,6 +142,9 @@ impl Space {
         let leases = room.presence.leases.entry(user).or_insert(0);
         *leases += 1;
         if *leases == 1 {
+            if let Some(user) = self.users.get_mut(user) {
+                user.rooms += 1;
+            }
             self.note(id, Diff::Join { user, except: conn }, now, fx);
         }
     }
@@ -264,8 +161,9 @@ impl Space {
         if room.presence.leases.is_empty() {
             room.presence.leases = FxHashMap::default();
         }
-        let Some(gone) = self.users.get(user) else { return };
-        let diff = Diff::Leave { user: gone.id.clone(), was: gone.status(), had_metadata: gone.metadata.is_some() };
+        let Some(gone) = self.users.get_mut(user) else { return };
+        gone.rooms = gone.rooms.saturating_sub(1);
+        let diff = Diff::Leave { user: gone.id.clone(), was: gone.status(), had_said: gone.has_said() };
         self.note(id, diff, now, fx);
     }
 
@@ -278,7 +176,7 @@ impl Space {
         ids.dedup();
         for id in ids {
             let Some(room) = self.rooms.get_mut(id) else { continue };
-            let at_once = room.presence.batch.is_none() && now >= room.presence.next_at;
+            let at_once = room.presence.batch.is_none() && room.presence.may_send(now);
             room.presence.batch.get_or_insert_default().snapshot = true;
             if at_once { self.flush(id, now, fx) } else { self.queue_batch(id) }
         }
@@ -299,7 +197,7 @@ impl Space {
             presence.batch = None;
             return;
         }
-        let at_once = presence.batch.is_none() && now >= presence.next_at;
+        let at_once = presence.batch.is_none() && presence.may_send(now);
         let is_large = presence.leases.len() > large;
         let batch = presence.batch.get_or_insert_default();
         if !batch.snapshot {
@@ -341,8 +239,9 @@ impl Space {
             return;
         }
         let members = room.presence.leases.len();
-        let pause = if members > listed { coalesce.max(members as u64) } else { coalesce };
-        room.presence.next_at = now.saturating_add(pause);
+        let pause = if batch.snapshot { coalesce.max(pause_after(members, listed)) } else { coalesce };
+        room.presence.sent_at = now;
+        room.presence.pause = u32::try_from(pause).unwrap_or(u32::MAX);
         let (name, shards) = (room.name.clone(), room.shards);
         if batch.snapshot {
             let (listed, count) = self.snapshot(id, listed);
@@ -367,7 +266,7 @@ impl Space {
         let queued = std::mem::take(&mut self.batched);
         for id in queued {
             let Some(room) = self.rooms.get_mut(id) else { continue };
-            if now < room.presence.next_at && room.presence.batch.is_some() {
+            if !room.presence.may_send(now) && room.presence.batch.is_some() {
                 self.batched.push(id);
                 continue;
             }
@@ -375,6 +274,12 @@ impl Space {
             self.flush(id, now, fx);
         }
     }
+}
+
+/// How long a room is quiet after a snapshot, ms. One costs members × listed entries: when everybody's status changes, as
+/// when a whole room goes idle, the room gets so many entries a second and not members² of them.
+fn pause_after(members: usize, listed: usize) -> u64 {
+    (members * members.min(listed)) as u64 * 1_000 / SNAPSHOT_ENTRIES_PER_SECOND
 }
 
 /// The waiting diff that this one undoes.
@@ -393,35 +298,9 @@ fn opposite(diffs: &[(Diff, u32)], diff: &Diff, users: &Users) -> Option<usize> 
 /// Whether a user who left and came back within one batch came back otherwise than the room remembers them.
 fn differs(cancelled: &Diff, diff: &Diff, users: &Users) -> bool {
     match (cancelled, diff) {
-        (Diff::Leave { was, had_metadata, .. }, Diff::Join { user, .. }) => {
-            users.get(*user).is_some_and(|user| user.status() != *was || *had_metadata || user.metadata.is_some())
+        (Diff::Leave { was, had_said, .. }, Diff::Join { user, .. }) => {
+            users.get(*user).is_some_and(|user| user.status() != *was || *had_said || user.has_said())
         }
         (Diff::Join { .. }, _) | (Diff::Leave { .. }, Diff::Leave { .. }) => false,
-    }
-}
-
-enum Merge {
-    Same,
-    Changed(Map<String, Value>),
-    TooLarge,
-}
-
-fn merge(old: Option<&Map<String, Value>>, new: Map<String, Value>) -> Merge {
-    if new.iter().all(|(key, value)| old.and_then(|old| old.get(key)) == Some(value)) {
-        return Merge::Same;
-    }
-    let mut merged = old.cloned().unwrap_or_default();
-    merged.extend(new);
-    let bytes: usize = merged.iter().map(|(key, value)| key.len() + size(value)).sum();
-    if merged.len() > METADATA_KEYS || bytes > METADATA_BYTES { Merge::TooLarge } else { Merge::Changed(merged) }
-}
-
-/// Roughly the length as JSON. Depth is bounded by the parser that made the value.
-fn size(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(|item| 1 + size(item)).sum::<usize>(),
-        Value::Object(map) => 2 + map.iter().map(|(key, value)| key.len() + 4 + size(value)).sum::<usize>(),
     }
 }

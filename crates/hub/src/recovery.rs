@@ -317,8 +317,8 @@ impl Space {
         for membership in kept.rooms {
             let Some(room) = self.rooms.get_mut(membership.room) else { continue };
             room.held = room.held.saturating_sub(1);
-            room.enter(conn.shard);
             rooms.push((room.name.clone(), room.id));
+            self.rooms.enter(membership.room, conn.shard);
             if let Some(connection) = self.conns.get_mut(&conn) {
                 connection.rooms.push(membership);
             }

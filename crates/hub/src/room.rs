@@ -1,13 +1,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use slab::Slab;
 use smallvec::SmallVec;
-use tidegate_types::{Publication, RoomName, ShardId, ShardSet};
+use tidegate_types::{Millis, Publication, RoomName, ShardId, ShardSet};
 
 use crate::RoomId;
 use crate::presence::RoomPresence;
+use crate::rate::{Busy, Rate};
+use crate::seeded::{Seed, SeededMap};
+use crate::sizes::{Moved, Sizes};
 
 /// Idle rooms are kept up to this number, so that a room that empties and fills again keeps its offsets; beyond it the
 /// longest idle is forgotten.
@@ -52,11 +54,16 @@ pub(crate) struct Room {
     pub held: u32,
     /// Whether the room stands in the queue of idle rooms.
     queued_idle: bool,
+    /// Whether it is among those that may be the busiest.
+    is_candidate: bool,
+    /// Where it stands among the rooms of about its size.
+    size_place: u32,
+    pub rate: Rate,
     pub presence: RoomPresence,
 }
 
 impl Room {
-    pub fn enter(&mut self, shard: ShardId) {
+    fn enter(&mut self, shard: ShardId) {
         self.subscribers += 1;
         self.shards.insert(shard);
         match self.by_shard.iter_mut().find(|(of, _)| *of == shard) {
@@ -65,7 +72,7 @@ impl Room {
         }
     }
 
-    pub fn exit(&mut self, shard: ShardId) {
+    fn exit(&mut self, shard: ShardId) {
         self.subscribers = self.subscribers.saturating_sub(1);
         let Some(index) = self.by_shard.iter().position(|(of, _)| *of == shard) else { return };
         let Some((_, count)) = self.by_shard.get_mut(index) else { return };
@@ -87,15 +94,25 @@ impl Room {
 /// The rooms of a space by name and by id.
 pub(crate) struct Rooms {
     slots: Slab<Room>,
-    by_name: FxHashMap<RoomName, RoomId>,
+    by_name: SeededMap<RoomName, RoomId>,
     born: u64,
     pub base: Base,
     idle: VecDeque<RoomId>,
+    pub sizes: Sizes,
+    pub busy: Busy,
 }
 
 impl Rooms {
-    pub fn new(base: Base) -> Self {
-        Self { slots: Slab::new(), by_name: FxHashMap::default(), born: 0, base, idle: VecDeque::new() }
+    pub fn new(base: Base, seed: Seed) -> Self {
+        Self {
+            slots: Slab::new(),
+            by_name: SeededMap::with_hasher(seed),
+            born: 0,
+            base,
+            idle: VecDeque::new(),
+            sizes: Sizes::default(),
+            busy: Busy::default(),
+        }
     }
 
     pub fn find(&self, name: &RoomName) -> Option<&Room> {
@@ -138,10 +155,62 @@ impl Rooms {
             waiting: 0,
             held: 0,
             queued_idle: false,
+            is_candidate: false,
+            size_place: 0,
+            rate: Rate::default(),
             presence: RoomPresence::default(),
         });
         self.by_name.insert(name.clone(), id);
         id
+    }
+
+    /// One more member or listener.
+    pub fn enter(&mut self, id: RoomId, shard: ShardId) {
+        if let Some(room) = self.get_mut(id) {
+            let before = room.subscribers;
+            room.enter(shard);
+            self.resized(id, before);
+        }
+    }
+
+    /// One member or listener less.
+    pub fn exit(&mut self, id: RoomId, shard: ShardId) {
+        if let Some(room) = self.get_mut(id) {
+            let before = room.subscribers;
+            room.exit(shard);
+            self.resized(id, before);
+        }
+    }
+
+    fn resized(&mut self, id: RoomId, before: u32) {
+        let Some(room) = self.slots.get_mut(slot(id)) else { return };
+        let Some(Moved { place, filled_by }) = self.sizes.moved(id, room.size_place, before, room.subscribers) else {
+            return;
+        };
+        let old = std::mem::replace(&mut room.size_place, place);
+        if let Some(room) = filled_by.and_then(|id| self.get_mut(id)) {
+            room.size_place = old;
+        }
+    }
+
+    /// Counts a message of the room.
+    pub fn count_message(&mut self, id: RoomId, now: Millis) {
+        let Some(room) = self.get_mut(id) else { return };
+        let count = room.rate.count(now);
+        if room.is_candidate || !Busy::asks(count) {
+            return;
+        }
+        let rate = room.rate.per_second(now);
+        if let Some(other) = self.busy.challenged().and_then(|other| self.get_mut(other)) {
+            if other.rate.per_second(now) >= rate {
+                return;
+            }
+            other.is_candidate = false;
+        }
+        self.busy.take_place(id);
+        if let Some(room) = self.get_mut(id) {
+            room.is_candidate = true;
+        }
     }
 
     /// To be called when something that keeps a room alive has ended.
@@ -169,6 +238,15 @@ impl Rooms {
             self.base.floor_seq = self.base.floor_seq.max(room.floor_seq);
             self.base.stored_seq = self.base.stored_seq.max(room.stored_seq);
         }
+    }
+
+    /// The room at the place, and one more than the last place.
+    pub fn at(&self, place: usize) -> Option<&Room> {
+        self.slots.get(place)
+    }
+
+    pub fn end(&self) -> usize {
+        self.slots.capacity()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Room> {

@@ -23,6 +23,12 @@ pub struct SpaceConfig {
     pub reserve_block: u64,
     /// How many messages of a room the store keeps. A read of that many proves nothing about what lay before them.
     pub store_messages: usize,
+    /// The most message ids remembered against repeated sends; beyond it the one that would expire first is forgotten.
+    pub idempotency_entries: usize,
+    /// How much memory those may take, bytes.
+    pub idempotency_bytes: usize,
+    /// Secret seed of the hash tables whose keys clients choose: random in a server, fixed in a test.
+    pub hash_seed: [u64; 2],
 }
 
 impl Default for SpaceConfig {
@@ -37,6 +43,9 @@ impl Default for SpaceConfig {
             durable: false,
             reserve_block: 1_024,
             store_messages: 1_000,
+            idempotency_entries: 262_144,
+            idempotency_bytes: 32 << 20,
+            hash_seed: [0; 2],
         }
     }
 }
@@ -104,4 +113,9 @@ pub struct SpaceStats {
 
 pub(crate) fn elapsed(now: Millis, since: Millis) -> Millis {
     now.saturating_sub(since)
+}
+
+/// As [`elapsed`], for waits that must end even if the clock was set back meanwhile.
+pub(crate) fn apart(now: Millis, since: Millis) -> Millis {
+    now.abs_diff(since)
 }

@@ -17,7 +17,14 @@ fn commands() -> impl Strategy<Value = Vec<Command>> {
         2 => (slot.clone(), room.clone()).prop_map(|(slot, room)| Command::Unlisten { slot, room }),
         5 => (slot.clone(), any::<bool>()).prop_map(|(slot, keep)| Command::Disconnect { slot, keep }),
         24 => (room.clone(), 0..3u8, 0..200usize)
-            .prop_map(|(room, class, bytes)| Command::Publish { room, class, bytes }),
+            .prop_map(|(room, class, bytes)| Command::Publish { room, class, bytes, once: None }),
+        8 => (0..2usize, 0..3u8, 0..2usize, 0..2u8, prop_oneof![Just(80u64), Just(3_000), Just(90_000)])
+            .prop_map(|(room, class, sender, key, window_ms)| Command::Publish {
+                room,
+                class,
+                bytes: 10,
+                once: Some((sender, key, window_ms)),
+            }),
         16 => (0..8usize).prop_map(|nth| Command::Appended { nth }),
         2 => (0..8usize).prop_map(|nth| Command::AppendFailed { nth }),
         6 => Just(Command::Reserved),
@@ -26,7 +33,10 @@ fn commands() -> impl Strategy<Value = Vec<Command>> {
         10 => (slot.clone(), 0..6usize, 0..30u64, any::<bool>())
             .prop_map(|(slot, session, back, truncated)| Command::Resume { slot, session, back, truncated }),
         3 => (slot.clone(), 0..6usize).prop_map(|(slot, session)| Command::ResumeAsAnother { slot, session }),
-        3 => (slot, 0..4u8, any::<bool>()).prop_map(|(slot, status, idle)| Command::Status { slot, status, idle }),
+        3 => (slot.clone(), any::<bool>()).prop_map(|(slot, idle)| Command::Idle { slot, idle }),
+        4 => (slot, prop::option::of(0..4u8), 0..3u8, 0..3u8, 0..4u8)
+            .prop_map(|(slot, status, mood, activity, custom)| Command::Say { slot, status, mood, activity, custom }),
+        1 => (100..700_000u64).prop_map(|ms| Command::ClockBack { ms }),
         1 => Just(Command::CleanRestart),
         1 => (0..8usize).prop_map(|survive| Command::Kill { survive }),
         4 => (room, 0..20u64).prop_map(|(room, back)| Command::Since { room, back }),

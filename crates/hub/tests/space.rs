@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tidegate_hub::{
-    Effect, Effects, GAP_EVENT, Message, NewSession, PresenceChange, Published, Resume, ResumeFailure, SessionRecord,
-    Since, Space, SpaceConfig, SpaceStart, Who,
+    Effect, Effects, GAP_EVENT, Message, NewSession, PresenceChange, PresenceUpdate, Published, Resume, ResumeFailure,
+    SessionRecord, Since, Space, SpaceConfig, SpaceStart, Who,
 };
 use tidegate_types::{
     Class, ConnId, Epoch, EventName, Namespace, Position, PresenceInfo, RoomName, SessionOffset, ShardId, SpaceKey,
@@ -52,9 +52,12 @@ fn enter(space: &mut Space, n: u32, of: u32, name: &str, now: u64) -> Effects {
 
 fn publish(space: &mut Space, name: &str, class: Class, now: u64, fx: &mut Effects) -> Published {
     let event = EventName::try_from("room:message").unwrap();
-    let message =
-        Message { room: room(name), event, data: Bytes::from_static(b"1"), attachments: Arc::from([]), class };
-    space.publish(message, now, fx)
+    space.publish(message(name, event, class), now, fx)
+}
+
+fn message(name: &str, event: EventName, class: Class) -> Message {
+    let data = Bytes::from_static(b"1");
+    Message { room: room(name), event, data, attachments: Arc::from([]), class, idempotency: None }
 }
 
 fn presence(fx: &[Effect]) -> Vec<&PresenceChange> {
@@ -135,6 +138,54 @@ fn a_thousand_leaves_at_once_reach_few() {
 }
 
 #[test]
+fn a_whole_room_that_goes_idle_costs_a_few_snapshots() {
+    let mut space = space(SpaceConfig::default());
+    for n in 0..1_000 {
+        enter(&mut space, n, n, "r", 0);
+    }
+    space.tick(10_000, &mut Vec::new());
+    // Connections are looked at in turn, over 25 s. Told one by one it would be a million messages.
+    let (mut messages, mut entries) = (0, 0);
+    for n in 0..1_000u32 {
+        let (mut fx, now) = (Vec::new(), 300_000 + u64::from(n) * 25);
+        space.idle(conn(n), 0, now, &mut fx);
+        space.tick(now, &mut fx);
+        for change in presence(&fx) {
+            let PresenceChange::Update { listed, count } = change else { panic!("{change:?}") };
+            messages += count;
+            entries += count * listed.len();
+        }
+    }
+    assert!(messages <= 25_000, "{messages}");
+    assert!(entries <= 200_000 * 26, "{entries}");
+    assert!(space.presence(&room("r"), 1_000).0.iter().all(|info| info.status == Status::Away));
+}
+
+#[test]
+fn a_clock_set_back_does_not_silence_a_room() {
+    let mut space = space(SpaceConfig::default());
+    enter(&mut space, 1, 1, "r", 1_000_000);
+    enter(&mut space, 2, 2, "r", 1_000_000);
+    let mut fx = enter(&mut space, 3, 3, "r", 400_000);
+    space.tick(400_100, &mut fx);
+    assert!(matches!(presence(&fx).as_slice(), [PresenceChange::Join(_)]), "{fx:?}");
+}
+
+#[test]
+fn what_users_say_in_their_own_words_is_bounded() {
+    let mut space = space(SpaceConfig::default());
+    enter(&mut space, 1, 1, "r", 0);
+    let mut say = |activity: &str| {
+        let update = PresenceUpdate { current_activity: Some(activity.into()), ..PresenceUpdate::default() };
+        let accepted = space.update_presence(conn(1), update, 0, &mut Vec::new());
+        (accepted, space.presence_of(&user(1)).unwrap().current_activity)
+    };
+    assert_eq!(say("reading"), (true, Some("reading".into())));
+    assert_eq!(say(&"x".repeat(257)), (false, Some("reading".into())));
+    assert_eq!(say(""), (true, None));
+}
+
+#[test]
 fn the_others_hear_of_a_join_at_once_and_the_joiner_does_not() {
     let mut space = space(SpaceConfig::default());
     assert_eq!(presence(&enter(&mut space, 1, 1, "r", 0)), Vec::<&PresenceChange>::new());
@@ -211,16 +262,35 @@ fn a_user_is_as_present_as_their_most_present_tab_unless_they_said_otherwise() {
     enter(&mut space, 1, 1, "r", 0);
     enter(&mut space, 2, 1, "r", 0);
     let mut fx = Vec::new();
-    space.set_idle(conn(1), Status::Away, 1_000, &mut fx);
+    space.idle(conn(1), 500, 1_000, &mut fx);
+    space.idle(conn(1), 500, 1_000, &mut fx);
     assert_eq!(presence(&fx), Vec::<&PresenceChange>::new(), "the other tab is online");
-    space.set_idle(conn(2), Status::Busy, 2_000, &mut fx);
-    assert_eq!(only_info(&fx).status, Status::Busy);
+    space.idle(conn(2), 700, 2_000, &mut fx);
+    assert_eq!((only_info(&fx).status, only_info(&fx).last_seen), (Status::Away, 700));
     fx.clear();
-    space.set_presence(conn(1), Some(Status::Offline), None, 3_000, &mut fx);
+    space.active(conn(1), 2_500, &mut fx);
+    assert_eq!((only_info(&fx).status, only_info(&fx).last_seen), (Status::Online, 2_500));
+    fx.clear();
+    say(&mut space, 1, Some(Status::Offline), None, 3_000, &mut fx);
     assert_eq!(only_info(&fx).status, Status::Offline);
     fx.clear();
-    space.set_idle(conn(2), Status::Online, 4_000, &mut fx);
+    space.active(conn(2), 4_000, &mut fx);
+    space.idle(conn(2), 4_000, 4_000, &mut fx);
+    space.idle(conn(1), 4_000, 4_000, &mut fx);
     assert_eq!(presence(&fx), Vec::<&PresenceChange>::new(), "set by hand");
+    say(&mut space, 1, Some(Status::Online), None, 5_000, &mut fx);
+    assert_eq!(only_info(&fx).status, Status::Away, "the connections speak for themselves again");
+}
+
+fn say(
+    space: &mut Space,
+    n: u32,
+    status: Option<Status>,
+    metadata: Option<Map<String, Value>>,
+    now: u64,
+    fx: &mut Effects,
+) -> bool {
+    space.update_presence(conn(n), PresenceUpdate { status, metadata, ..PresenceUpdate::default() }, now, fx)
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -232,13 +302,13 @@ fn metadata_merge_and_a_heartbeat_tells_nobody() {
     let mut space = space(SpaceConfig::default());
     enter(&mut space, 1, 1, "r", 0);
     let mut fx = Vec::new();
-    assert!(space.set_presence(conn(1), None, Some(object(json!({"a": 1, "b": 2}))), 1_000, &mut fx));
-    assert!(space.set_presence(conn(1), None, Some(object(json!({"b": 3}))), 1_010, &mut fx));
+    assert!(say(&mut space, 1, None, Some(object(json!({"a": 1, "b": 2}))), 1_000, &mut fx));
+    assert!(say(&mut space, 1, None, Some(object(json!({"b": 3}))), 1_010, &mut fx));
     fx.clear();
     space.tick(1_200, &mut fx);
     assert_eq!(only_info(&fx).metadata.as_deref(), Some(&object(json!({"a": 1, "b": 3}))));
     fx.clear();
-    assert!(space.set_presence(conn(1), Some(Status::Online), None, 9_000, &mut fx));
+    assert!(say(&mut space, 1, Some(Status::Online), None, 9_000, &mut fx));
     assert_eq!(fx, Vec::new());
     assert_eq!(space.presence(&room("r"), 1).0[0].last_seen, 9_000);
 }
@@ -249,11 +319,11 @@ fn metadata_do_not_grow_without_bound() {
     enter(&mut space, 1, 1, "r", 0);
     let mut fx = Vec::new();
     let large = object(json!({"a": "x".repeat(9_000)}));
-    assert!(!space.set_presence(conn(1), None, Some(large), 0, &mut fx));
+    assert!(!say(&mut space, 1, None, Some(large), 0, &mut fx));
     for n in 0..64 {
-        assert!(space.set_presence(conn(1), None, Some(object(json!({format!("k{n}"): n}))), 0, &mut fx));
+        assert!(say(&mut space, 1, None, Some(object(json!({format!("k{n}"): n}))), 0, &mut fx));
     }
-    assert!(!space.set_presence(conn(1), None, Some(object(json!({"one": "more"}))), 0, &mut fx));
+    assert!(!say(&mut space, 1, None, Some(object(json!({"one": "more"}))), 0, &mut fx));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap;
+use smallvec::{SmallVec, smallvec};
 use tidegate_auth::LiveKeys;
 use tidegate_balance::BucketSettings;
 use tidegate_cluster::{History, HistoryError, Write, Written};
@@ -59,6 +60,9 @@ impl SpaceCell {
     }
 }
 
+/// Who wants to know what becomes of a message: several, if one has been sent again meanwhile.
+type Waiters = SmallVec<[oneshot::Sender<bool>; 1]>;
+
 /// What a persistent publication waits for: true once it is as durable as the store's policy says.
 pub(crate) type Durable = oneshot::Receiver<bool>;
 
@@ -75,7 +79,9 @@ pub struct Node {
     pub(crate) message_ids: crate::id::MessageIds,
     spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
     mailboxes: Box<[Arc<Mailbox>]>,
-    waiting: Mutex<FxHashMap<(u32, u64), oneshot::Sender<bool>>>,
+    /// By space and `seq`.
+    waiting: Mutex<FxHashMap<(u32, u64), Waiters>>,
+    hash_seed: [u64; 2],
     /// Session records on their way to the store, by pid, and who waits for each.
     saving: Mutex<FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>>,
     connections: AtomicUsize,
@@ -135,6 +141,7 @@ impl Node {
             spaces: RwLock::default(),
             mailboxes,
             waiting: Mutex::default(),
+            hash_seed: [u64::from_ne_bytes(crate::id::random()), u64::from_ne_bytes(crate::id::random())],
             saving: Mutex::default(),
             connections: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -156,6 +163,7 @@ impl Node {
             store_messages: self.settings.history_messages,
             session_window_ms: self.settings.recovery_window_ms,
             durable: self.durable,
+            hash_seed: self.hash_seed,
             ..SpaceConfig::default()
         };
         let metrics = self.metrics.tenant(&key.tenant);
@@ -352,7 +360,7 @@ impl Node {
 
     fn settle(&self, space: u32, seq: u64, durable: bool) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&(space, seq));
-        if let Some(waiting) = waiting {
+        for waiting in waiting.into_iter().flatten() {
             // The sender may have gone; then nobody waits for its ack.
             let _ = waiting.send(durable);
         }
@@ -417,10 +425,21 @@ impl Node {
             }
             let persistent = message.class == Class::Persistent;
             let published = space.publish(message, now, effects);
+            let key = (cell.index, published.publication.seq);
+            if published.duplicate.is_some() {
+                // What has become of the first, if that is known; else what becomes of it.
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                let durable = waiting.get_mut(&key).map(|waiting| {
+                    let (sender, receiver) = oneshot::channel();
+                    waiting.push(sender);
+                    receiver
+                });
+                return Some((published, durable));
+            }
             let durable = persistent.then(|| {
                 let (sender, receiver) = oneshot::channel();
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.insert((cell.index, published.publication.seq), sender);
+                waiting.insert(key, smallvec![sender]);
                 receiver
             });
             Some((published, durable))

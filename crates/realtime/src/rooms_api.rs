@@ -9,10 +9,11 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tidegate_auth::RoomAction;
-use tidegate_hub::{Message, PresenceChange};
+use tidegate_hub::{Idempotency, Message, PresenceChange, PresenceUpdate};
 use tidegate_metrics::{EventLabel, RateLimit};
 use tidegate_types::{
-    Class, CloseReason, EventName, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName, Status, push_number,
+    Class, CloseReason, EventName, IdempotencyKey, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName,
+    Status, push_number,
 };
 use tidegate_wire::{socket_io, write_string};
 use tokio::task::spawn_blocking;
@@ -64,10 +65,15 @@ struct Heartbeat<'a> {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct SetStatus<'a> {
     #[serde(borrow)]
     status: Cow<'a, str>,
     metadata: Option<serde_json::Map<String, serde_json::Value>>,
+    #[serde(borrow)]
+    current_activity: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    custom_status: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -94,6 +100,8 @@ struct SendMessage<'a> {
     persistent: bool,
     #[serde(default)]
     volatile: bool,
+    #[serde(borrow, rename = "clientMessageId")]
+    client_message_id: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -327,6 +335,8 @@ fn room_send(context: &Context<'_>, args: &str, attachments: Vec<Bytes>) -> Resu
     }
     let from = context.socket(|socket| socket.principal.user.clone());
     let from = from.ok_or_else(|| Refusal::new(FAILED, "Not connected"))?;
+    let key = send.client_message_id.map(|id| IdempotencyKey::try_from(&*id)).transpose();
+    let key = key.map_err(|error| Refusal::new(FAILED, format!("Invalid clientMessageId: it {error}")))?;
     let id = context.shard.node.message_ids.next(context.now);
     let payload = send.payload.map_or("null", RawValue::get);
     let class = match (send.persistent, send.volatile) {
@@ -336,11 +346,15 @@ fn room_send(context: &Context<'_>, args: &str, attachments: Vec<Bytes>) -> Resu
     };
     let data = message_data(&id, &room, from.as_str(), payload, context.now);
     let attachments = if attachments.is_empty() { no_attachments() } else { Arc::from(attachments) };
-    let message = Message { room, event: event_name("room:message"), data, attachments, class };
+    let idempotency = key.map(|key| {
+        let window_ms = context.shard.node.settings.idempotency_window_ms;
+        Box::new(Idempotency { sender: from, key, message_id: Arc::from(id.as_str()), window_ms })
+    });
+    let message = Message { room, event: event_name("room:message"), data, attachments, class, idempotency };
     let answer = context.answer(id);
     let (shard, conn, space) = (context.shard, context.conn, &context.space);
     Ok(operations::send(shard, conn, space, message, Senders::Members, context.now, move |sent| match sent {
-        Ok(_) => answer.sent(),
+        Ok(sent) => answer.sent(sent.duplicate.as_deref()),
         Err(refused) => answer.send_refused(refused),
     }))
 }
@@ -378,11 +392,12 @@ impl Answer {
         self.ack(r#"{"success":true}"#);
     }
 
-    fn sent(&self) {
+    /// `duplicate`: the id that the message was given when it came first.
+    fn sent(&self, duplicate: Option<&str>) {
         let mut data = String::with_capacity(64);
         data.push_str(r#"{"success":true,"messageId":""#);
-        data.push_str(&self.id);
-        data.push_str("\"}");
+        data.push_str(duplicate.unwrap_or(&self.id));
+        data.push_str(if duplicate.is_some() { r#"","duplicate":true}"# } else { r#""}"# });
         self.ack(&data);
     }
 
@@ -436,7 +451,8 @@ fn presence_heartbeat(context: &Context<'_>, args: &str) -> Result<Handled, Refu
         heartbeat.status.map(|status| parse_status(&status, FAILED)).transpose()?
     };
     let (conn, now) = (context.conn, context.now);
-    context.shard.node.with_space(&context.space, |hub, fx| hub.set_presence(conn.id, status, None, now, fx));
+    let update = PresenceUpdate { status, ..PresenceUpdate::default() };
+    context.shard.node.with_space(&context.space, |hub, fx| hub.update_presence(conn.id, update, now, fx));
     context.ack(r#"{"success":true}"#);
     Ok(Handled::Done)
 }
@@ -450,10 +466,13 @@ fn presence_status(context: &Context<'_>, args: &str) -> Result<Handled, Refusal
     let update: SetStatus<'_> = argument(args, FAILED)?;
     let status = parse_status(&update.status, FAILED)?;
     let (conn, now) = (context.conn, context.now);
-    context
-        .shard
-        .node
-        .with_space(&context.space, |hub, fx| hub.set_presence(conn.id, Some(status), update.metadata, now, fx));
+    let update = PresenceUpdate {
+        status: Some(status),
+        metadata: update.metadata,
+        current_activity: update.current_activity.map(Arc::from),
+        custom_status: update.custom_status.map(Arc::from),
+    };
+    context.shard.node.with_space(&context.space, |hub, fx| hub.update_presence(conn.id, update, now, fx));
     context.ack(r#"{"success":true}"#);
     Ok(Handled::Done)
 }

@@ -13,7 +13,7 @@ mod publication;
 mod text;
 
 pub use close::{CloseReason, ErrorCode};
-pub use name::{EventName, InvalidName, Namespace, RoomKey, RoomName, SpaceKey, TenantId, UserId};
+pub use name::{EventName, IdempotencyKey, InvalidName, Namespace, RoomKey, RoomName, SpaceKey, TenantId, UserId};
 pub use position::{Epoch, InvalidPosition, Position, SessionOffset};
 pub use presence::{InvalidStatus, PresenceInfo, Status};
 pub use publication::{Class, Publication};

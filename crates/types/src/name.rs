@@ -121,6 +121,11 @@ name!(
     /// A Socket.IO event's name.
     EventName, 256
 );
+name!(
+    /// What a sender calls a message of its own (`clientMessageId`, `nonce`, `Idempotency-Key`), so that sending it again
+    /// after a lost answer does not publish it twice.
+    IdempotencyKey, 128
+);
 
 impl TenantId {
     /// The tenant of tokens that name none.

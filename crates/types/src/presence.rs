@@ -73,4 +73,22 @@ pub struct PresenceInfo {
     /// What the user said about themselves; a status update merges into it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+    /// How many connections the user has; on the wire only if there are several.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub active_connections: u32,
+    /// What the user is doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current_activity: Option<Arc<str>>,
+    /// A status in the user's own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_status: Option<Arc<str>>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
 }

@@ -433,7 +433,7 @@ impl Server {
         });
         let event = EventName::try_from("room:message").ok()?;
         let data = Bytes::from(data.to_string());
-        let message = Message { room: room.clone(), event, data, attachments: Arc::from([]), class };
+        let message = Message { room: room.clone(), event, data, attachments: Arc::from([]), class, idempotency: None };
         let mut fx = Effects::new();
         let published = space.publish(message, g.now, &mut fx).publication;
         let head = space.head_seq();

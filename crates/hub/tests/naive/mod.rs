@@ -5,13 +5,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_hub::{
-    Effect, Effects, GAP_EVENT, Message, NewSession, Pid, PresenceChange, Resume, ResumeFailure, RoomId, RoomStart,
+    Effect, Effects, GAP_EVENT, Idempotency, Message, NewSession, Pid, Resume, ResumeFailure, RoomId, RoomStart,
     SessionRecord, Since, Space, SpaceConfig, SpaceStart, Who,
 };
 use tidegate_types::{
     Class, ConnId, Epoch, EventName, Namespace, Position, Publication, RoomName, SessionOffset, ShardId, ShardSet,
-    SpaceKey, Status, TenantId, UserId,
+    SpaceKey, TenantId, UserId,
 };
+
+mod listings;
+mod presence;
+
+use presence::{Person, View};
 
 const EPOCH: Epoch = Epoch(7);
 const WINDOW_MS: u64 = 60_000;
@@ -21,23 +26,80 @@ const STORE_MESSAGES: usize = 50;
 
 #[derive(Clone, Debug)]
 pub enum Command {
-    Connect { slot: usize, user: usize },
-    Join { slot: usize, room: usize },
-    Leave { slot: usize, room: usize },
-    Listen { slot: usize, room: usize },
-    Unlisten { slot: usize, room: usize },
-    Disconnect { slot: usize, keep: bool },
-    Publish { room: usize, class: u8, bytes: usize },
-    Appended { nth: usize },
-    AppendFailed { nth: usize },
+    Connect {
+        slot: usize,
+        user: usize,
+    },
+    Join {
+        slot: usize,
+        room: usize,
+    },
+    Leave {
+        slot: usize,
+        room: usize,
+    },
+    Listen {
+        slot: usize,
+        room: usize,
+    },
+    Unlisten {
+        slot: usize,
+        room: usize,
+    },
+    Disconnect {
+        slot: usize,
+        keep: bool,
+    },
+    /// `once`: sender, key and window.
+    Publish {
+        room: usize,
+        class: u8,
+        bytes: usize,
+        once: Option<(usize, u8, u64)>,
+    },
+    Appended {
+        nth: usize,
+    },
+    AppendFailed {
+        nth: usize,
+    },
     Reserved,
-    Tick { ms: u64 },
-    Resume { slot: usize, session: usize, back: u64, truncated: bool },
-    ResumeAsAnother { slot: usize, session: usize },
-    Status { slot: usize, status: u8, idle: bool },
+    Tick {
+        ms: u64,
+    },
+    Resume {
+        slot: usize,
+        session: usize,
+        back: u64,
+        truncated: bool,
+    },
+    ResumeAsAnother {
+        slot: usize,
+        session: usize,
+    },
+    Idle {
+        slot: usize,
+        idle: bool,
+    },
+    /// A number of 0 leaves a part as it is.
+    Say {
+        slot: usize,
+        status: Option<u8>,
+        mood: u8,
+        activity: u8,
+        custom: u8,
+    },
+    ClockBack {
+        ms: u64,
+    },
     CleanRestart,
-    Kill { survive: usize },
-    Since { room: usize, back: u64 },
+    Kill {
+        survive: usize,
+    },
+    Since {
+        room: usize,
+        back: u64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +130,18 @@ struct Conn {
     user: usize,
     pid: Pid,
     rooms: Vec<(usize, u64)>,
+    idle: bool,
+}
+
+/// A message that was given a key by its sender.
+struct First {
+    room: usize,
+    sender: usize,
+    key: u8,
+    message_id: String,
+    seq: u64,
+    position: Option<Position>,
+    until: u64,
 }
 
 struct Session {
@@ -75,15 +149,6 @@ struct Session {
     user: usize,
     rooms: Vec<(usize, u64)>,
     expires_at: u64,
-}
-
-/// What one member believes about the presence of one room.
-#[derive(Default)]
-struct View {
-    users: BTreeSet<UserId>,
-    /// The view began after the room's last presence message, so a leave that was under way then may come for somebody
-    /// it never saw.
-    young: bool,
 }
 
 pub struct World {
@@ -107,6 +172,8 @@ pub struct World {
     restarted: bool,
     /// The connection that a session is being given back to.
     resuming: Option<ConnId>,
+    people: HashMap<usize, Person>,
+    firsts: Vec<First>,
 }
 
 fn config() -> SpaceConfig {
@@ -163,10 +230,13 @@ impl World {
             next_offset: HashMap::new(),
             restarted: false,
             resuming: None,
+            people: HashMap::new(),
+            firsts: Vec::new(),
         }
     }
 
     pub fn apply(&mut self, command: Command) {
+        let before = self.now;
         match command.clone() {
             Command::Connect { slot, user } => self.connect(slot, user),
             Command::Join { slot, room } => self.join(slot, room),
@@ -176,11 +246,11 @@ impl World {
                 assert_eq!(joined.already, !self.listening.insert((slot, room)));
             }
             Command::Unlisten { slot, room } => {
-                self.space.unsubscribe(listener(slot), &room_name(room));
-                self.listening.remove(&(slot, room));
+                let left = self.space.unsubscribe(listener(slot), &room_name(room));
+                assert_eq!(left.is_some(), self.listening.remove(&(slot, room)));
             }
             Command::Disconnect { slot, keep } => self.disconnect(slot, keep),
-            Command::Publish { room, class, bytes } => self.publish(room, class, bytes),
+            Command::Publish { room, class, bytes, once } => self.publish(room, class, bytes, once),
             Command::Appended { nth } => self.append_done(nth, true),
             Command::AppendFailed { nth } => self.append_done(nth, false),
             Command::Reserved => {
@@ -190,26 +260,22 @@ impl World {
             Command::Tick { ms } => self.tick(ms),
             Command::Resume { slot, session, back, truncated } => self.resume(slot, session, back, truncated),
             Command::ResumeAsAnother { slot, session } => self.resume_as_another(slot, session),
-            Command::Status { slot, status, idle } => self.set_status(slot, status, idle),
+            Command::Idle { slot, idle } => self.idle(slot, idle),
+            Command::Say { slot, status, mood, activity, custom } => self.say(slot, status, mood, activity, custom),
+            Command::ClockBack { ms } => {
+                self.now = self.now.saturating_sub(ms).max(1_000);
+                self.tick(0);
+            }
             Command::CleanRestart => self.clean_restart(),
             Command::Kill { survive } => self.kill(survive),
             Command::Since { room, back } => self.since(room, back),
         }
-        let all_sent = matches!(command, Command::Tick { ms } if ms >= 100);
+        let ticked = matches!(command, Command::Tick { .. } | Command::ClockBack { .. });
+        let all_sent = ticked && self.now.abs_diff(before) >= 100;
         self.check_effects();
         self.check_counts();
         if all_sent {
             self.views.values_mut().for_each(|view| view.young = false);
-        }
-    }
-
-    /// At rest, everybody knows exactly who is there.
-    pub fn settle(&mut self) {
-        self.tick(2_000);
-        self.check_effects();
-        for ((slot, room), view) in &self.views {
-            let there: BTreeSet<UserId> = self.members(*room).map(|conn| user_id(conn.user)).collect();
-            assert_eq!(view.users, there, "ghosts or missing users in the view of {slot} on room {room}");
         }
     }
 
@@ -246,7 +312,8 @@ impl World {
         let session =
             NewSession { pid: pid.clone(), socket_id: format!("sid-{}", self.born).into(), token_expires_at: None };
         self.space.connect(id, who(user), session, self.now, &mut self.fx);
-        self.conns.insert(slot, Conn { id, user, pid, rooms: Vec::new() });
+        self.conns.insert(slot, Conn { id, user, pid, rooms: Vec::new(), idle: false });
+        self.came(user);
     }
 
     fn join(&mut self, slot: usize, room: usize) {
@@ -260,14 +327,6 @@ impl World {
             self.check_effects();
             self.see(slot, room);
         }
-    }
-
-    fn see(&mut self, slot: usize, room: usize) {
-        let (listed, count) = self.space.presence(&room_name(room), 1_000);
-        let there: BTreeSet<UserId> = self.members(room).map(|conn| user_id(conn.user)).collect();
-        let users: BTreeSet<UserId> = listed.into_iter().map(|info| info.user_id).collect();
-        assert_eq!((&users, count), (&there, there.len()));
-        self.views.insert((slot, room), View { users, young: true });
     }
 
     fn leave(&mut self, slot: usize, room: usize) {
@@ -286,13 +345,16 @@ impl World {
         self.space.disconnect(conn.id, keep, self.now, &mut self.fx);
         self.space.disconnect(conn.id, keep, self.now, &mut self.fx);
         self.views.retain(|(of, _), _| *of != slot);
+        if self.conns.values().all(|other| other.user != conn.user) {
+            self.people.remove(&conn.user);
+        }
         if keep {
             let Conn { user, pid, rooms, .. } = conn;
             self.kept.push(Session { pid, user, rooms, expires_at: self.now + WINDOW_MS });
         }
     }
 
-    fn publish(&mut self, room: usize, class: u8, bytes: usize) {
+    fn publish(&mut self, room: usize, class: u8, bytes: usize, once: Option<(usize, u8, u64)>) {
         let class = [Class::Volatile, Class::Recoverable, Class::Persistent][usize::from(class)];
         let message = Message {
             room: room_name(room),
@@ -300,9 +362,26 @@ impl World {
             data: Bytes::from(vec![b'x'; bytes]),
             attachments: Arc::from([]),
             class,
+            idempotency: once.map(|once| Box::new(self.idempotency(once))),
         };
         let published = self.space.publish(message, self.now, &mut self.fx);
         let publication = published.publication;
+        if let Some((sender, key, window_ms)) = once {
+            let is_it = |first: &&First| (first.room, first.sender, first.key) == (room, sender, key);
+            let first = self.firsts.iter().filter(is_it).find(|first| first.until > self.now);
+            let answered = first.map(|first| first.message_id.as_str());
+            assert_eq!(published.duplicate.as_deref(), answered, "within its window a key is one message");
+            if let Some(first) = first {
+                assert_eq!((publication.seq, publication.position), (first.seq, first.position));
+                assert_eq!(published.pending, first.seq > self.space.head_seq());
+                assert_eq!(self.fx, Vec::new(), "it goes to nobody");
+                return;
+            }
+            let message_id = self.idempotency((sender, key, window_ms)).message_id.to_string();
+            let (seq, position, until) = (publication.seq, publication.position, self.now + window_ms);
+            self.firsts.push(First { room, sender, key, message_id, seq, position, until });
+        }
+        assert_eq!(published.duplicate, None);
         if class == Class::Volatile {
             assert_eq!((publication.seq, publication.position), (0, None));
             let shards = self.shards(room);
@@ -327,6 +406,15 @@ impl World {
         self.log.push(Entry { publication, state: State::Waiting, released: false, in_ring: false });
     }
 
+    fn idempotency(&self, (sender, key, window_ms): (usize, u8, u64)) -> Idempotency {
+        Idempotency {
+            sender: user_id(sender),
+            key: format!("key-{key}").try_into().unwrap(),
+            message_id: format!("message-{}-{}", self.log.len(), self.firsts.len()).into(),
+            window_ms,
+        }
+    }
+
     fn append_done(&mut self, nth: usize, ok: bool) {
         let waiting = |entry: &&mut Entry| {
             entry.publication.class == Class::Persistent && entry.state == State::Waiting && !entry.released
@@ -344,6 +432,7 @@ impl World {
             self.space.append_failed(seq, &mut self.fx);
         } else {
             entry.state = State::Withdrawn;
+            self.firsts.retain(|first| first.seq != seq);
             self.space.append_failed(seq, &mut self.fx);
             self.space.appended(seq, &mut self.fx);
         }
@@ -403,9 +492,11 @@ impl World {
     fn tick(&mut self, ms: u64) {
         self.now += ms;
         let now = self.now;
-        for entry in &mut self.log {
-            entry.in_ring &= now - entry.publication.timestamp_ms <= WINDOW_MS;
+        let is_old = |entry: &&mut Entry| now.saturating_sub(entry.publication.timestamp_ms) > WINDOW_MS;
+        while let Some(front) = self.log.iter_mut().find(|entry| entry.in_ring).filter(is_old) {
+            front.in_ring = false;
         }
+        self.firsts.retain(|first| first.until > now);
         self.kept.retain(|session| session.expires_at > now);
         self.space.tick(now, &mut self.fx);
     }
@@ -439,33 +530,6 @@ impl World {
         assert_eq!(self.space.head_seq(), head.max(self.unproven));
     }
 
-    fn presence(&mut self, room: &RoomName, shards: ShardSet, change: PresenceChange, except: Option<ConnId>) {
-        let room: usize = room.as_str()["room-".len()..].parse().unwrap();
-        // A connection that resumes may change its user's status. The rooms are told of that before it enters them: it is
-        // given a snapshot of its own.
-        let entering = self.resuming.filter(|_| matches!(change, PresenceChange::Update { .. }));
-        assert_eq!(shards, self.shards_without(room, entering));
-        for ((slot, of), view) in &mut self.views {
-            if *of != room || self.conns.get(slot).is_some_and(|conn| Some(conn.id) == except) {
-                continue;
-            }
-            match &change {
-                PresenceChange::Join(info) => {
-                    let new = view.users.insert(info.user_id.clone());
-                    assert!(new || view.young, "a second join of {:?}", info.user_id);
-                }
-                PresenceChange::Leave(user) => {
-                    let known = view.users.remove(user);
-                    assert!(known || view.young, "a leave of {user:?} without a join");
-                }
-                PresenceChange::Update { listed, count } => {
-                    view.users = listed.iter().map(|info| info.user_id.clone()).collect();
-                    assert_eq!(view.users.len(), *count);
-                }
-            }
-        }
-    }
-
     fn check_counts(&self) {
         let stats = self.space.stats();
         assert_eq!(stats.connections, self.conns.len());
@@ -478,6 +542,7 @@ impl World {
             assert_eq!(self.space.rooms_of(conn.id), rooms);
             assert!(rooms.iter().all(|room| self.space.is_member(conn.id, room)));
         }
+        self.check_listings();
         let (count, bytes) = self.space.pending();
         let waiting = || self.log.iter().filter(|entry| !entry.released && entry.state != State::Lost);
         assert_eq!(count, waiting().count());
@@ -617,22 +682,13 @@ impl World {
         let second = self.space.resume(&pid, offset, &user, again, who(session.user), None, self.now, &mut self.fx);
         assert_eq!(second, Resume::Failed(ResumeFailure::UnknownSession), "a session is claimed once");
         let rooms_again = session.rooms.clone();
-        self.conns.insert(slot, Conn { id, user: session.user, pid: session.pid, rooms: session.rooms });
+        self.conns.insert(slot, Conn { id, user: session.user, pid: session.pid, rooms: session.rooms, idle: false });
+        self.came(session.user);
         self.resuming = Some(id);
         self.check_effects();
         self.resuming = None;
         for (room, _) in rooms_again {
             self.see(slot, room);
-        }
-    }
-
-    fn set_status(&mut self, slot: usize, status: u8, idle: bool) {
-        let Some(conn) = self.conns.get(&slot) else { return };
-        let status = [Status::Offline, Status::Away, Status::Busy, Status::Online][usize::from(status)];
-        if idle {
-            self.space.set_idle(conn.id, status, self.now, &mut self.fx);
-        } else {
-            assert!(self.space.set_presence(conn.id, Some(status), None, self.now, &mut self.fx));
         }
     }
 
@@ -735,6 +791,7 @@ impl World {
         };
         self.fx.clear();
         self.conns.clear();
+        self.people.clear();
         self.listening.clear();
         self.kept.clear();
         self.restart(start);
@@ -742,6 +799,7 @@ impl World {
 
     fn restart(&mut self, start: SpaceStart) {
         self.views.clear();
+        self.firsts.clear();
         self.restarted = true;
         self.space = Space::new(key(), config(), start);
         self.kept.clear();

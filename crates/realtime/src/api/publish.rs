@@ -65,7 +65,8 @@ pub(super) async fn publish(shard: &Rc<Shard>, http: Request<Incoming>, room: Ro
         (false, false) => Class::Recoverable,
     };
     let data = message_data(&id, &room, from.as_str(), body.payload.get(), now);
-    let message = Message { room, event: event_name("room:message"), data, attachments: Arc::from([]), class };
+    let (event, attachments) = (event_name("room:message"), Arc::from([]));
+    let message = Message { room, event, data, attachments, class, idempotency: None };
     let published = shard.node.publish(&space, message, now);
     let (published, durable) =
         published.ok_or_else(|| Refused::unavailable("The history store is behind; send it again"))?;
