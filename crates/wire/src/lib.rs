@@ -16,8 +16,10 @@
 
 pub mod engine_io;
 mod json;
+mod members;
 pub mod socket_io;
 pub mod sse;
 pub mod websocket;
 
 pub use json::write_string;
+pub use members::{Members, NotAnObject, members, string_value};
