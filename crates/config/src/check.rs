@@ -1,9 +1,11 @@
 //! From what stands in a file to a [`Config`]: defaults, names, and what cannot go together.
 
+mod dialect;
 mod headers;
 mod health;
 mod limit;
 mod listener;
+mod namespace;
 mod operation;
 mod overlap;
 mod realtime;
@@ -12,6 +14,9 @@ mod secret;
 mod store;
 mod streams;
 mod upstream;
+
+pub use dialect::built_in_dialects;
+pub(crate) use namespace::{namespaces_by_default, namespaces_by_themselves};
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -61,7 +66,8 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
         .realtime
         .as_ref()
         .is_some_and(|realtime| realtime.value.enabled.as_ref().is_some_and(|enabled| !enabled.value));
-    let realtime = realtime::realtime(reader, file.realtime, known);
+    let dialects = dialect::dialects(reader, file.dialect);
+    let realtime = realtime::realtime(reader, file.realtime, known, &dialects);
     if let Some(realtime) = &realtime {
         overlap::shadowed(reader, &routes, &listeners, realtime);
     }
@@ -88,6 +94,7 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
         zones: values(zones),
         routes: values(routes),
         realtime,
+        dialects: values(dialects),
         store,
     }
 }

@@ -1,5 +1,6 @@
 //! A config as a file again, with every default written out.
 
+mod dialect;
 mod listener;
 mod operation;
 mod realtime;
@@ -37,7 +38,9 @@ impl Config {
         self.routes.iter().for_each(|route| file.route(route, &self.zones));
         if let Some(realtime) = &self.realtime {
             file.realtime(realtime);
+            file.namespaces(realtime);
         }
+        self.dialects.iter().for_each(|dialect| file.dialect(dialect.definition()));
         file.store(&self.store);
         file.operation(self);
         file.0

@@ -65,6 +65,7 @@ const fn key(field: &'static str) -> &'static str {
     }
 }
 
+mod dialect;
 mod limit;
 mod listener;
 mod operation;
@@ -72,6 +73,7 @@ mod realtime;
 mod route;
 mod upstream;
 
+pub(crate) use dialect::*;
 pub(crate) use limit::*;
 pub(crate) use listener::*;
 pub(crate) use operation::*;
@@ -108,6 +110,8 @@ sections! {
         route: List<Route>,
         /// The realtime server: Socket.IO, rooms, event streams. Switched on by this section.
         realtime: Realtime,
+        /// APIs of the realtime server, declared.
+        dialect: Named<Dialect>,
         /// Where persistent messages are kept.
         store: Store,
         /// What is logged.
@@ -118,6 +122,14 @@ sections! {
         reload: Reload,
         /// How the process ends.
         drain: Drain,
+    }
+}
+
+sections! {
+    /// A file of dialects alone: those that come with Tidegate.
+    Dialects {
+        /// The dialects.
+        dialect: Named<Dialect>,
     }
 }
 

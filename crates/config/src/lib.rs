@@ -19,6 +19,7 @@ mod words;
 
 use std::path::Path;
 
+pub use check::built_in_dialects;
 pub use file::json_schema;
 pub use model::*;
 pub use problem::{Problem, Problems};

@@ -14,12 +14,16 @@ mod store;
 mod streams;
 mod upstream;
 
+use std::sync::Arc;
+
+use tidegate_dialect::Dialect;
+
 pub use headers::{Cors, HeaderChanges, SecurityHeaders};
 pub use health::{Breaker, Health, Initially, Outlier, Probe, Retry, RetryOn, StatusRanges};
 pub use limit::{Admission, Rate, Zone, ZoneKind, ZoneUse};
 pub use listener::{Admin, CertificateFiles, Client, ClientAuth, Listener, ListenerTls, RealIp, TlsVersion};
 pub use operation::{AccessFormat, AccessLog, Drain, Jwt, Log, LogFormat, LogLevel, Reload, Trace};
-pub use realtime::{Realtime, RealtimeAuth};
+pub use realtime::{Realtime, RealtimeAuth, RealtimeBehaviour, RealtimeNamespace};
 pub use route::{Action, JwtMode, PathChange, PathMatch, Patience, Route};
 pub use store::{Fsync, Store, StoreKind};
 pub use streams::{EventStreamPolicy, Inspect, WebSocketPolicy};
@@ -52,6 +56,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The realtime server; `None` if switched off.
     pub realtime: Option<Realtime>,
+    /// The realtime APIs that the file declares.
+    pub dialects: Vec<Arc<Dialect>>,
     /// Where persistent messages are kept.
     pub store: Store,
     /// What is logged.
@@ -79,6 +85,7 @@ impl Default for Config {
             jwt: None,
             routes: Vec::new(),
             realtime: None,
+            dialects: Vec::new(),
             store: Store::default(),
             log: Log::default(),
             trace: None,

@@ -1,6 +1,7 @@
 //! A typed walk over the parsed text that notes problems and goes on.
 #![expect(clippy::wildcard_enum_match_arm, reason = "TOML's types are a closed set: all that is not wanted is wrong")]
 
+mod json;
 mod strings;
 mod values;
 
@@ -16,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use crate::text::{self, Expanded};
 use crate::{Problem, Problems, Surroundings};
 
+pub(crate) use json::*;
 pub(crate) use strings::*;
 pub(crate) use values::*;
 
@@ -197,6 +199,12 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// Where a string's text begins, if it stands there as it reads, without escapes; else where the string does.
+    fn inside(&self, value: &Spanned<DeValue<'_>>, text: &str) -> usize {
+        let span = value.span();
+        span.start + self.text.get(span).and_then(|raw| raw.find(text)).unwrap_or(0)
     }
 
     /// Reads a string by a function that says what is wrong with it.

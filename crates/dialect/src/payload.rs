@@ -12,8 +12,13 @@ use crate::refusal::Reason;
 /// What a client sent, as far as it was declared and right.
 #[derive(Clone, Debug, Default)]
 pub struct Payload<'a> {
-    slots: SmallVec<[Option<Value<'a>>; 6]>,
+    // Not a SmallVec: it would tie the lifetime of what is read to that of what is rendered.
+    first: [Option<Value<'a>>; FIRST],
+    rest: Vec<Option<Value<'a>>>,
 }
+
+/// Fields that cost no allocation.
+const FIRST: usize = 6;
 
 /// The value of a field.
 #[derive(Clone, Debug)]
@@ -36,7 +41,18 @@ impl Value<'_> {
 
 impl<'a> Payload<'a> {
     pub(crate) fn slot(&self, slot: usize) -> Option<&Value<'a>> {
-        self.slots.get(slot)?.as_ref()
+        self.first.get(slot).or_else(|| self.rest.get(slot.checked_sub(FIRST)?))?.as_ref()
+    }
+
+    fn set(&mut self, slot: usize, value: Value<'a>) {
+        let rest = &mut self.rest;
+        let place = match self.first.get_mut(slot) {
+            Some(place) => Some(place),
+            None => slot.checked_sub(FIRST).and_then(|slot| rest.get_mut(slot)),
+        };
+        if let Some(place) = place {
+            *place = Some(value);
+        }
     }
 }
 
@@ -59,8 +75,8 @@ impl Fault {
 ///
 /// `attachments` are the bytes of the event's binary attachments; they count towards fields that refer to them.
 pub(crate) fn read<'a>(fields: &Fields, args: &'a str, attachments: u64) -> (Payload<'a>, Option<Fault>) {
-    let mut reading =
-        Reading { payload: Payload { slots: SmallVec::from_elem(None, fields.slots()) }, attachments, fault: None };
+    let rest = vec![None; fields.slots().saturating_sub(FIRST)];
+    let mut reading = Reading { payload: Payload { rest, ..Payload::default() }, attachments, fault: None };
     let first = socket_io::values(args).next().unwrap_or("null").trim();
     if first == "null" {
         reading.group(&fields.group, "{}");
@@ -119,8 +135,8 @@ impl<'a> Reading<'a> {
         };
         match self.value(field, json) {
             Ok(text) => {
-                if let Some(place) = field.slot.and_then(|slot| self.payload.slots.get_mut(slot)) {
-                    *place = Some(Value { json, text });
+                if let Some(slot) = field.slot {
+                    self.payload.set(slot, Value { json, text });
                 }
             }
             Err(Some(complaint)) => self.wrong(field, &complaint),

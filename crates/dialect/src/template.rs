@@ -95,7 +95,7 @@ impl Text {
 
     /// Stands in for a text that has its problem already.
     pub(crate) fn nothing() -> Self {
-        Self(Box::default())
+        Self([Piece::Source(Source::Fact(Fact::User))].into())
     }
 
     /// The text. A value that is missing leaves nothing; one that is no string stands as its JSON.

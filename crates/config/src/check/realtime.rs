@@ -2,10 +2,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidegate_auth::{ApiKey, Secret};
+use tidegate_dialect::Dialect;
 use tidegate_types::TenantId;
 
 use crate::check::secret::{MIN_HMAC_BYTES, Names, long_enough, secret};
-use crate::check::{Known, bytes, count, delay, period, small};
+use crate::check::{Known, bytes, count, delay, namespace, period, small};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
 use crate::{Realtime, RealtimeAuth};
@@ -14,7 +15,12 @@ use crate::{Realtime, RealtimeAuth};
 const MIN_API_SECRET_BYTES: usize = 16;
 
 /// The realtime server, or `None` if there is none.
-pub(super) fn realtime(reader: &Reader<'_>, found: Option<At<file::Realtime>>, known: Known<'_>) -> Option<Realtime> {
+pub(super) fn realtime(
+    reader: &Reader<'_>,
+    found: Option<At<file::Realtime>>,
+    known: Known<'_>,
+    dialects: &[At<Arc<Dialect>>],
+) -> Option<Realtime> {
     let At { value: found, place } = found?;
     let enabled = found.enabled.as_ref().is_none_or(|enabled| enabled.value);
     let auth = auth(reader, found.auth, place, enabled);
@@ -85,6 +91,7 @@ pub(super) fn realtime(reader: &Reader<'_>, found: Option<At<file::Realtime>>, k
         messages_per_second,
         message_burst,
         auth: default.auth,
+        namespaces: namespace::namespaces(reader, found.namespace, dialects),
     };
     enabled.then_some(realtime)
 }

@@ -44,6 +44,20 @@ sections! {
         message_burst: u64 = 200,
         /// Who is let in.
         auth: Auth,
+        /// Namespaces beside those that are there by themselves, or otherwise than they are: [[realtime.namespace]].
+        namespace: List<RealtimeNamespace>,
+    }
+
+    /// A namespace and how it behaves. By themselves there are "/" with the dialect rooms; "/events", "/messaging", "/notifications" and "/dashboard" with cases; "/ws/chat" with chat.
+    RealtimeNamespace {
+        /// Its name, such as "/game".
+        name: String,
+        /// "rooms", "cases", "chat", or the name of a [dialect.NAME]. One that is there by itself keeps its own.
+        dialect: String,
+        /// Whether a token is needed; who shows none is "anonymous" otherwise.
+        auth: Entrance = "required",
+        /// Whether it is there.
+        enabled: bool = true,
     }
 
     /// Who is let in to the realtime server.
@@ -86,6 +100,13 @@ sections! {
 }
 
 words! {
+    /// Whether a token is needed.
+    pub(crate) Entrance {
+        /// Nobody enters without one.
+        Required = "required",
+        /// Who shows none is a stranger.
+        Optional = "optional",
+    }
     /// Where persistent messages are kept.
     pub(crate) StoreKind {
         /// On disk.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_auth::{ApiKey, Secret};
+use tidegate_dialect::Dialect;
+use tidegate_types::Namespace;
 
 /// The realtime server. Its paths win over routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,38 @@ pub struct Realtime {
     pub message_burst: u32,
     /// Who is let in.
     pub auth: RealtimeAuth,
+    /// The namespaces that are served, names all different.
+    pub namespaces: Vec<RealtimeNamespace>,
+}
+
+/// A namespace that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealtimeNamespace {
+    /// Its name.
+    pub name: Namespace,
+    /// What its events do.
+    pub behaviour: RealtimeBehaviour,
+    /// Whether a token is needed.
+    pub needs_token: bool,
+}
+
+/// What the events of a namespace do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RealtimeBehaviour {
+    /// The rooms API.
+    Rooms,
+    /// What a dialect declares.
+    Dialect(Arc<Dialect>),
+}
+
+impl RealtimeBehaviour {
+    /// As in the file.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Rooms => "rooms",
+            Self::Dialect(dialect) => dialect.name(),
+        }
+    }
 }
 
 impl Realtime {
@@ -68,6 +102,7 @@ impl Realtime {
             messages_per_second: 100,
             message_burst: 200,
             auth,
+            namespaces: crate::check::namespaces_by_default(),
         }
     }
 }
