@@ -99,7 +99,7 @@ impl Compiler {
     pub fn disconnect(&mut self, definition: &Definition) -> Box<[Step]> {
         let names = Names { scene: Scene::Disconnect, fields: None };
         for step in &definition.disconnect {
-            match &step.act {
+            match &step.value {
                 Act::Emit { class: Class::Volatile | Class::Recoverable, .. } => {}
                 Act::Emit { class: Class::Persistent, .. } => {
                     self.problem(
@@ -108,7 +108,10 @@ impl Compiler {
                     );
                 }
                 Act::Join { .. } | Act::Leave { .. } | Act::Presence { .. } => {
-                    self.problem(step.place, "on disconnect only \"emit\" makes sense: the socket leaves all its rooms");
+                    self.problem(
+                        step.place,
+                        "on disconnect only \"emit\" makes sense: the socket leaves all its rooms",
+                    );
                 }
             }
         }
@@ -145,7 +148,7 @@ impl Compiler {
     }
 
     fn step(&mut self, step: &StepDefinition, names: Names<'_>) -> Step {
-        match &step.act {
+        match &step.value {
             Act::Join { room } => Step::Join(self.room(room, names)),
             Act::Leave { room } => Step::Leave(self.room(room, names)),
             Act::Presence { status, metadata } => {

@@ -276,14 +276,8 @@ pub enum FieldKind {
     },
 }
 
-/// One thing that happens.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepDefinition {
-    /// What.
-    pub act: Act,
-    /// Where it stands.
-    pub place: usize,
-}
+/// One thing that happens, and where it stands.
+pub type StepDefinition = Placed<Act>;
 
 /// What can happen.
 #[derive(Clone, Debug, PartialEq)]

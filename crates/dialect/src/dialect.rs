@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 
 use tidegate_types::{Class, EventName};
 
@@ -12,7 +13,7 @@ use crate::refusal::{Codes, ConnectRefused, Limits, Reason, Refusal};
 use crate::template::{Json, Text};
 
 /// What a namespace does, compiled.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dialect {
     definition: Definition,
     events: HashMap<Box<str>, Event>,
@@ -22,6 +23,12 @@ pub struct Dialect {
     refusal: Option<(EventName, Json)>,
     refusal_data: Json,
     refusal_ack: Json,
+}
+
+impl fmt::Debug for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dialect({:?})", self.name())
+    }
 }
 
 /// By the definition: the rest follows from it.
@@ -216,11 +223,7 @@ impl Dialect {
     }
 
     /// The event that tells a client of a refusal, and its data; `None` if it is told by the ack alone.
-    pub fn refusal_event<'a>(
-        &'a self,
-        event: Option<&'a Event>,
-        facts: &Facts<'_>,
-    ) -> Option<(&'a EventName, String)> {
+    pub fn refusal_event<'a>(&'a self, event: Option<&'a Event>, facts: &Facts<'_>) -> Option<(&'a EventName, String)> {
         let own = event.and_then(|event| event.refused.as_ref());
         let (name, data) = own.or(self.refusal.as_ref())?;
         Some((name, data.text(facts)))

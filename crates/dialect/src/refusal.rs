@@ -91,13 +91,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with what it is called by default.
     pub fn new(codes: &Codes, reason: Reason, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            code: codes.of(reason).clone(),
-            message: message.into(),
-            retry_after_s: None,
-            room_count: None,
-        }
+        Self { reason, code: codes.of(reason).clone(), message: message.into(), retry_after_s: None, room_count: None }
     }
 }
 

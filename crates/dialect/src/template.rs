@@ -56,7 +56,8 @@ impl Names<'_> {
                 if self.fact(field).is_some() { format!("{{{PAYLOAD}{field}}}") } else { format!("{{{field}}}") }
             }));
         }
-        let hint = if self.fields.is_some() { "; declare a field of the payload, or use one of " } else { "; known are " };
+        let hint =
+            if self.fields.is_some() { "; declare a field of the payload, or use one of " } else { "; known are " };
         format!("{{{name}}} is not known here{hint}{}", known.join(", "))
     }
 }

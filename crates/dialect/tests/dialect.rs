@@ -27,7 +27,7 @@ fn emit(room: Option<&str>, data: JsonDefinition) -> StepDefinition {
         class: Class::Recoverable,
         nonce: None,
     };
-    StepDefinition { act, place: 0 }
+    StepDefinition::new(act, 0)
 }
 
 /// A dialect with one event of these fields, which sends this data.
@@ -292,27 +292,33 @@ fn with_step(act: Act) -> Vec<String> {
     problems(|definition| {
         let mut event = EventDefinition::new("in");
         event.payload = Some(vec![FieldDefinition::new("room", text())]);
-        event.steps.push(StepDefinition { act, place: 0 });
+        event.steps.push(StepDefinition::new(act, 0));
         definition.events.push(event);
     })
 }
 
 #[test]
 fn all_that_is_wrong_with_a_definition_is_told() {
-    assert_eq!(with_step(Act::Join { room: placed("a:{rom}") }), [
-        "{rom} is not known here; declare a field of the payload, or use one of {user}, {username}, {tenant}, {kind}, \
+    assert_eq!(
+        with_step(Act::Join { room: placed("a:{rom}") }),
+        [
+            "{rom} is not known here; declare a field of the payload, or use one of {user}, {username}, {tenant}, {kind}, \
          {socket}, {now}, {now_ms}, {id}, {count}, {room}"
-    ]);
-    assert_eq!(with_step(Act::Join { room: placed("a{room") }), [
-        "this \"{\" is never closed; a literal \"{\" is written \"{{\""
-    ]);
-    assert_eq!(with_step(Act::Join { room: placed("{now}") }), [
-        "{now} is another each time; a room needs a name that stays"
-    ]);
+        ]
+    );
+    assert_eq!(
+        with_step(Act::Join { room: placed("a{room") }),
+        ["this \"{\" is never closed; a literal \"{\" is written \"{{\""]
+    );
+    assert_eq!(
+        with_step(Act::Join { room: placed("{now}") }),
+        ["{now} is another each time; a room needs a name that stays"]
+    );
     assert_eq!(with_step(Act::Leave { room: placed("") }), ["the name of a room must not be empty"]);
-    assert_eq!(with_step(Act::Presence { status: placed("gone"), metadata: None }), [
-        "\"gone\": a status must be one of online, away, busy, offline"
-    ]);
+    assert_eq!(
+        with_step(Act::Presence { status: placed("gone"), metadata: None }),
+        ["\"gone\": a status must be one of online, away, busy, offline"]
+    );
     let out = |event: &str, room: Option<&str>, others, class, data: &str| Act::Emit {
         event: placed(event),
         room: room.map(placed),
@@ -322,14 +328,17 @@ fn all_that_is_wrong_with_a_definition_is_told() {
         class,
         nonce: None,
     };
-    assert_eq!(with_step(out("connect", Some("r"), true, Class::Recoverable, "{count}")), [
-        "what is replayed cannot leave out its sender: with others = true, take class = \"volatile\"",
-        "\"connect\" is an event of Socket.IO itself; take another name",
-    ]);
-    assert_eq!(with_step(out("", None, false, Class::Volatile, "{count}")), [
-        "{count} is that of a room: name the \"room\" to send to",
-        "the name of an event must not be empty",
-    ]);
+    assert_eq!(
+        with_step(out("connect", Some("r"), true, Class::Recoverable, "{count}")),
+        [
+            "what is replayed cannot leave out its sender: with others = true, take class = \"volatile\"",
+            "\"connect\" is an event of Socket.IO itself; take another name",
+        ]
+    );
+    assert_eq!(
+        with_step(out("", None, false, Class::Volatile, "{count}")),
+        ["{count} is that of a room: name the \"room\" to send to", "the name of an event must not be empty",]
+    );
     assert_eq!(
         problems(|definition| {
             let mut event = EventDefinition::new("in");
@@ -339,7 +348,7 @@ fn all_that_is_wrong_with_a_definition_is_told() {
             event.ack = Some(JsonDefinition::text("{count}"));
             definition.events.push(event);
             definition.private.push(placed(""));
-            definition.disconnect.push(StepDefinition { act: Act::Join { room: placed("a") }, place: 0 });
+            definition.disconnect.push(StepDefinition::new(Act::Join { room: placed("a") }, 0));
             definition.connect.push(emit(None, JsonDefinition::text("{code}")));
         }),
         [
@@ -362,14 +371,20 @@ fn rooms_that_a_client_names_are_told_from_others() {
     let mut event = EventDefinition::new("in");
     event.payload = Some(vec![FieldDefinition::new("room", text())]);
     event.steps = ["{room}", "case:{room}", "{user}{room}"]
-        .map(|room| StepDefinition { act: Act::Join { room: placed(room) }, place: 0 })
+        .map(|room| StepDefinition::new(Act::Join { room: placed(room) }, 0))
         .into();
     definition.events.push(event);
     let dialect = Dialect::new(definition).unwrap();
-    let begins: Vec<bool> = dialect.event("in").unwrap().steps().iter().map(|step| match step {
-        Step::Join(room) => room.begins_with_payload(),
-        Step::Leave(_) | Step::Emit(_) | Step::Presence { .. } => panic!(),
-    }).collect();
+    let begins: Vec<bool> = dialect
+        .event("in")
+        .unwrap()
+        .steps()
+        .iter()
+        .map(|step| match step {
+            Step::Join(room) => room.begins_with_payload(),
+            Step::Leave(_) | Step::Emit(_) | Step::Presence { .. } => panic!(),
+        })
+        .collect();
     assert_eq!(begins, [true, false, false]);
     assert!(dialect.is_private("user:eve") && !dialect.is_private("users"));
 }

@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn what_is_no_object_is_an_error_and_ends() {
-        for bad in ["", "[]", "1", "{", r#"{"a"}"#, r#"{"a":1"#, r#"{"a":1,}"#, "{}x", r#"{"a":1}{"#, r#"{"\ud800":1}"#] {
+        for bad in ["", "[]", "1", "{", r#"{"a"}"#, r#"{"a":1"#, r#"{"a":1,}"#, "{}x", r#"{"a":1}{"#, r#"{"\ud800":1}"#]
+        {
             assert_eq!(all(bad), Err(NotAnObject), "{bad}");
             assert!(members(bad).count() < 3, "{bad}");
         }

@@ -221,9 +221,19 @@ fn field(reader: &Reader<'_>, name: At<String>, found: file::Field) -> FieldDefi
     only("min", found.min.as_ref().map(|found| found.place), &counted, "strings, numbers and lists");
     only("max", found.max.as_ref().map(|found| found.place), &counted, "strings, numbers and lists");
     only("pattern", found.pattern.as_ref().map(|found| found.place), &[Text], "strings");
-    only("one_of", found.one_of.as_ref().map(|found| found.place), &[Text], "strings");
+    only(
+        "one_of",
+        found.one_of.as_ref().filter(|found| found.value.1 > 0).map(|found| found.place),
+        &[Text],
+        "strings",
+    );
     only("fields", found.fields.as_ref().map(|found| found.place), &[Object], "objects");
-    only("unknown_keys", found.unknown_keys.as_ref().map(|found| found.place), &[Object], "objects");
+    only(
+        "unknown_keys",
+        found.unknown_keys.as_ref().filter(|found| found.value).map(|found| found.place),
+        &[Object],
+        "objects",
+    );
     only("items", found.items.as_ref().map(|found| found.place), &[ListType], "lists");
     let (min, max) = (found.min, found.max);
     let kind = match kind {
@@ -242,7 +252,8 @@ fn field(reader: &Reader<'_>, name: At<String>, found: file::Field) -> FieldDefi
         Some(FieldType::Boolean) => FieldKind::Boolean,
         Some(Object) => {
             if found.fields.is_none() && !flag(found.unknown_keys.clone(), false) {
-                let message = "an object needs \"fields\", or unknown_keys = true; for any object, take the type \"any\"";
+                let message =
+                    "an object needs \"fields\", or unknown_keys = true; for any object, take the type \"any\"";
                 reader.problem(name.place, message);
             }
             FieldKind::Object {
@@ -332,5 +343,5 @@ fn step(reader: &Reader<'_>, found: At<file::Step>) -> Option<StepDefinition> {
             nonce: found.nonce.map(template),
         }
     };
-    Some(StepDefinition { act, place })
+    Some(StepDefinition::new(act, place))
 }

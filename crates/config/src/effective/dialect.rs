@@ -1,13 +1,14 @@
 //! Dialects and namespaces as they would stand in a file.
 
+use std::fmt::{self, Display};
+
 use tidegate_dialect::{
     Act, ConnectRefused, Definition, EventDefinition, FieldDefinition, FieldKind, JsonDefinition, Reason, Shape,
     StepDefinition,
 };
 use tidegate_types::Class;
-use toml::{Table, Value};
 
-use super::{File, name};
+use super::{File, name, quoted};
 use crate::check::namespaces_by_themselves;
 use crate::{Realtime, RealtimeNamespace};
 
@@ -89,41 +90,48 @@ impl File {
     }
 }
 
-/// A text of a file: `$` is doubled, since it would begin a variable.
-fn text(text: &str) -> Value {
-    Value::String(text.replace('$', "$$"))
-}
+/// A value as it stands in a file. Not TOML's own type: that sorts keys, and here their order is part of the meaning.
+struct Written(String);
 
-fn list<T>(items: &[T], value: impl Fn(&T) -> Value) -> Value {
-    Value::Array(items.iter().map(value).collect())
-}
-
-fn table(pairs: impl IntoIterator<Item = (&'static str, Option<Value>)>) -> Value {
-    let pairs = pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    Value::Table(pairs.collect())
-}
-
-fn json(given: &JsonDefinition) -> Value {
-    match given {
-        JsonDefinition::Text(given) => text(&given.value),
-        JsonDefinition::Plain(plain) => match (plain.parse::<i64>(), plain.parse::<f64>()) {
-            (Ok(number), _) => Value::Integer(number),
-            (Err(_), Ok(number)) => Value::Float(number),
-            (Err(_), Err(_)) => Value::Boolean(plain == "true"),
-        },
-        JsonDefinition::List(items) => list(items, json),
-        JsonDefinition::Object(members) => {
-            Value::Table(members.iter().map(|(key, value)| (key.clone(), json(value))).collect())
-        }
+impl Display for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
-fn shape(told: &Shape) -> Value {
+fn text(text: &str) -> Written {
+    Written(quoted(text))
+}
+
+fn plain(value: impl Display) -> Written {
+    Written(value.to_string())
+}
+
+fn list<T>(items: &[T], written: impl Fn(&T) -> Written) -> Written {
+    let items: Vec<String> = items.iter().map(|item| written(item).0).collect();
+    Written(format!("[{}]", items.join(", ")))
+}
+
+fn table<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<Written>)>) -> Written {
+    let pairs = pairs.into_iter().filter_map(|(key, value)| Some(format!("{} = {}", name(key), value?)));
+    Written(format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", ")))
+}
+
+fn json(given: &JsonDefinition) -> Written {
+    match given {
+        JsonDefinition::Text(given) => text(&given.value),
+        JsonDefinition::Plain(value) => plain(value),
+        JsonDefinition::List(items) => list(items, json),
+        JsonDefinition::Object(members) => table(members.iter().map(|(key, value)| (&**key, Some(json(value))))),
+    }
+}
+
+fn shape(told: &Shape) -> Written {
     table([("event", Some(text(&told.event.value))), ("data", Some(json(&told.data)))])
 }
 
-fn step(step: &StepDefinition) -> Value {
-    match &step.act {
+fn step(step: &StepDefinition) -> Written {
+    match &step.value {
         Act::Join { room } => table([("join", Some(text(&room.value)))]),
         Act::Leave { room } => table([("leave", Some(text(&room.value)))]),
         Act::Presence { status, metadata } => {
@@ -138,8 +146,8 @@ fn step(step: &StepDefinition) -> Value {
             table([
                 ("emit", Some(text(&event.value))),
                 ("room", room.as_ref().map(|room| text(&room.value))),
-                ("others", others.then_some(Value::Boolean(true))),
-                ("members_only", Some(Value::Boolean(*members_only))),
+                ("others", others.then_some(plain(true))),
+                ("members_only", Some(plain(members_only))),
                 ("data", data.as_ref().map(json)),
                 ("class", Some(text(class))),
                 ("nonce", nonce.as_ref().map(|nonce| text(&nonce.value))),
@@ -148,19 +156,16 @@ fn step(step: &StepDefinition) -> Value {
     }
 }
 
-fn fields(given: &[FieldDefinition]) -> Value {
-    let mut table = Table::new();
-    for definition in given {
-        table.insert(definition.name.value.clone(), field(definition));
-    }
-    Value::Table(table)
+fn fields(given: &[FieldDefinition]) -> Written {
+    table(given.iter().map(|definition| (&*definition.name.value, Some(field(definition)))))
 }
 
-fn field(definition: &FieldDefinition) -> Value {
+fn field(definition: &FieldDefinition) -> Written {
     let FieldDefinition { name: _, kind, required, not_empty, max_bytes, code } = definition;
-    let whole = |number: &Option<u64>| number.map(|number| Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)));
-    let bound = |number: &Option<f64>| number.map(Value::Float);
-    let own: Vec<(&'static str, Option<Value>)> = match kind {
+    let whole = |number: &Option<u64>| number.map(plain);
+    // With a point, so that TOML does not take a large one for an integer.
+    let bound = |number: &Option<f64>| number.map(|number| Written(format!("{number:?}")));
+    let own: Vec<(&str, Option<Written>)> = match kind {
         FieldKind::Text { min, max, pattern, one_of } => vec![
             ("type", Some(text("string"))),
             ("min", whole(min)),
@@ -179,29 +184,16 @@ fn field(definition: &FieldDefinition) -> Value {
         FieldKind::Object { fields: inner, unknown_keys } => vec![
             ("type", Some(text("object"))),
             ("fields", Some(fields(inner))),
-            ("unknown_keys", Some(Value::Boolean(*unknown_keys))),
+            ("unknown_keys", Some(plain(unknown_keys))),
         ],
-        FieldKind::List { items, min, max } => vec![
-            ("type", Some(text("list"))),
-            ("items", Some(field(items))),
-            ("min", whole(min)),
-            ("max", whole(max)),
-        ],
+        FieldKind::List { items, min, max } => {
+            vec![("type", Some(text("list"))), ("items", Some(field(items))), ("min", whole(min)), ("max", whole(max))]
+        }
     };
     table(own.into_iter().chain([
-        ("required", Some(Value::Boolean(*required))),
-        ("not_empty", not_empty.then_some(Value::Boolean(true))),
+        ("required", Some(plain(required))),
+        ("not_empty", not_empty.then_some(plain(true))),
         ("max_bytes", whole(max_bytes)),
         ("code", code.as_deref().map(text)),
     ]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dollar_is_doubled() {
-        assert_eq!(text("^a$"), Value::String("^a$$".to_owned()));
-    }
 }

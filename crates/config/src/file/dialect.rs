@@ -66,10 +66,10 @@ sections! {
     Refusal {
         /// The event; "" for none.
         event: String = "error",
-        /// Its data.
-        data: Json = { "code": "{code}", "message": "{error}", "retryAfter": "{retry_after}" },
-        /// The ack.
-        ack: Json = { "success": false, "error": "{error}" },
+        /// Its data; without it, { code, message, retryAfter }.
+        data: Json,
+        /// The ack; without it, { success = false, error }.
+        ack: Json,
         /// How a connection is refused: by "connect_error", or by the "event", after which it is closed.
         connect: ConnectRefusal = "connect_error",
     }
