@@ -63,7 +63,7 @@ impl Key {
     ///
     /// # Errors
     /// [`KeyFault::NotAllowed`] if the algorithm is none of HMAC. How long it must be is the caller's business:
-    /// [`Algorithm::least_secret_bytes`], [`crate::is_weak`].
+    /// [`Algorithm::least_secret_bytes`], [`crate::weakness`].
     pub fn secret(algorithm: Algorithm, secret: impl AsRef<[u8]>) -> Result<Self, KeyFault> {
         let hash = hmac_of(algorithm).ok_or(KeyFault::NotAllowed(crate::KeyKind::Secret))?;
         Ok(Self::of_secret(algorithm, hash, secret.as_ref()))

@@ -1,14 +1,12 @@
 //! Keys that change while they are in use.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tidegate_types::Millis;
 
 use crate::{AuthError, KeySet, Principal, VerifiedClaims};
-
-/// Called when a token names a key that is not there. Must not block.
-pub type OnUnknownKey = Box<dyn Fn() + Send + Sync>;
 
 /// The keys as they are now. All clones see the same ones; a change counts from the next token on.
 #[derive(Clone)]
@@ -17,18 +15,14 @@ pub struct LiveKeys(Arc<Inner>);
 struct Inner {
     /// Held only to read or to swap the pointer.
     keys: RwLock<KeySet>,
-    on_unknown: OnceLock<OnUnknownKey>,
+    /// A token has named a key that is not there.
+    wished: AtomicBool,
 }
 
 impl LiveKeys {
     /// Begins with these keys.
     pub fn new(keys: KeySet) -> Self {
-        Self(Arc::new(Inner { keys: RwLock::new(keys), on_unknown: OnceLock::new() }))
-    }
-
-    /// Asks for being told of tokens with an unknown `kid`; the issuer may have new keys. Only the first asker is told.
-    pub fn on_unknown_key(&self, told: OnUnknownKey) {
-        let _ = self.0.on_unknown.set(told);
+        Self(Arc::new(Inner { keys: RwLock::new(keys), wished: AtomicBool::new(false) }))
     }
 
     /// Other keys from now on.
@@ -39,6 +33,17 @@ impl LiveKeys {
     /// The keys as they are now.
     pub fn current(&self) -> KeySet {
         self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether both are the same keys, now and later.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether a token named a key that is not there, since this was last asked: the issuer may have new ones. Who keeps
+    /// the keys asks; who checks tokens never waits for it.
+    pub fn take_wish(&self) -> bool {
+        self.0.wished.swap(false, Ordering::Relaxed)
     }
 
     /// As [`KeySet::verify`].
@@ -60,11 +65,8 @@ impl LiveKeys {
     fn check<T>(&self, token: &str, check: impl FnOnce(&KeySet) -> Result<T, AuthError>) -> Result<T, AuthError> {
         let keys = self.current();
         let checked = check(&keys);
-        if matches!(checked, Err(AuthError::Invalid | AuthError::Failed))
-            && let Some(told) = self.0.on_unknown.get()
-            && keys.lacks_key_of(token)
-        {
-            told();
+        if matches!(checked, Err(AuthError::Invalid | AuthError::Failed)) && keys.lacks_key_of(token) {
+            self.0.wished.store(true, Ordering::Relaxed);
         }
         checked
     }

@@ -54,12 +54,33 @@ impl fmt::Display for Secret {
 /// What a secret of a production server has at least, bytes: as much as the largest HMAC takes in whole.
 pub const STRONG_SECRET_BYTES: usize = 64;
 
-/// Whether a secret is too short for production, or is one of those that everybody knows: a single byte over and over,
-/// or a word of the documentation made long enough.
-pub fn is_weak(secret: &Secret) -> bool {
+/// Words of examples. Longer than what chance puts into a random text.
+const PLACEHOLDERS: [&str; 8] =
+    ["changeme", "change-me", "change_me", "change-this", "change_this", "your-secret", "placeholder", "development"];
+
+/// Why a secret is none for production.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Weakness {
+    /// It is too short.
+    #[error("has {0} bytes; it must have at least {STRONG_SECRET_BYTES}: openssl rand -hex 32")]
+    Short(usize),
+    /// It has hardly any different bytes, so that it can be guessed.
+    #[error("is the same few characters over and over; make a random one: openssl rand -hex 32")]
+    Monotonous,
+    /// Everybody who read an example knows it, or how it begins.
+    #[error("is one for development; make a random one: openssl rand -hex 32")]
+    Placeholder,
+}
+
+/// Why a secret is too weak for production, if it is.
+pub fn weakness(secret: &Secret) -> Option<Weakness> {
     let bytes = secret.expose().as_bytes();
+    let lower = secret.expose().to_ascii_lowercase();
+    if PLACEHOLDERS.iter().any(|word| lower.contains(word)) {
+        return Some(Weakness::Placeholder);
+    }
     if bytes.len() < STRONG_SECRET_BYTES {
-        return true;
+        return Some(Weakness::Short(bytes.len()));
     }
     let mut seen = [false; 256];
     for byte in bytes {
@@ -68,7 +89,7 @@ pub fn is_weak(secret: &Secret) -> bool {
         }
     }
     // 64 random hexadecimal digits have fewer than 8 different ones once in about 10^20 secrets.
-    seen.iter().filter(|seen| **seen).count() < 8
+    (seen.iter().filter(|seen| **seen).count() < 8).then_some(Weakness::Monotonous)
 }
 
 /// Whether two byte strings are equal, in a time that tells neither where they differ nor how long the right one is.
@@ -94,13 +115,15 @@ mod tests {
     }
 
     #[test]
-    fn a_short_or_monotonous_secret_is_weak() {
+    fn a_short_a_monotonous_and_an_examples_secret_are_weak() {
+        let weakness = |text: &str| weakness(&Secret::from(text));
         let strong = "0123456789abcdef".repeat(4);
-        assert!(!is_weak(&Secret::from(strong.as_str())));
-        assert!(is_weak(&Secret::from(&strong[..63])));
-        assert!(is_weak(&Secret::from("secret".repeat(20).as_str())));
-        assert!(is_weak(&Secret::from("x".repeat(64).as_str())));
-        assert!(is_weak(&Secret::from("")));
+        assert_eq!(weakness(&strong), None);
+        assert_eq!(weakness(&strong[..63]), Some(Weakness::Short(63)));
+        assert_eq!(weakness(""), Some(Weakness::Short(0)));
+        assert_eq!(weakness(&"secret".repeat(20)), Some(Weakness::Monotonous));
+        assert_eq!(weakness(&"x".repeat(64)), Some(Weakness::Monotonous));
+        assert_eq!(weakness(&format!("{strong}-Change-Me")), Some(Weakness::Placeholder));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod route;
 mod secret;
 mod store;
 mod streams;
+mod tokens;
 mod upstream;
 
 pub use dialect::built_in_dialects;
@@ -53,6 +54,10 @@ impl Known<'_> {
 
 /// Makes the config; what stands in for a value that has a problem does not matter, since the problem is noted.
 pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config {
+    let production = flag(file.production.clone(), false);
+    if production {
+        reader.expect_production();
+    }
     let has_routes = !file.lacks("route");
     let has_realtime_section = !file.lacks("realtime");
     let has_jwt = !file.lacks("jwt");
@@ -80,6 +85,7 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
     let store = store::store(reader, file.store, realtime.as_ref());
     Config {
         workers: u16::try_from(number(reader, file.workers, "workers", 0, 0..=u64::from(MAX_WORKERS))).unwrap_or(0),
+        production,
         max_connections: small(reader, file.max_connections, "max_connections", 0, 0),
         client: listener::client(reader, file.client),
         admission: limit::admission(reader, file.admission),

@@ -18,6 +18,7 @@ impl Config {
     pub fn effective(&self) -> String {
         let mut file = File::default();
         file.key("workers", self.workers);
+        file.key("production", self.production);
         file.key("max_connections", self.max_connections);
         file.client(&self.client);
         self.listeners.iter().for_each(|listener| file.listener(listener));
@@ -30,7 +31,7 @@ impl Config {
         file.time("retry_after", self.admission.retry_after);
         if let Some(jwt) = &self.jwt {
             file.section("[jwt]");
-            file.text("secret", &jwt.secret);
+            file.tokens(&jwt.tokens, "secret");
             file.text("header", jwt.header.as_deref().unwrap_or_default());
             file.text("cookie", jwt.cookie.as_deref().unwrap_or_default());
             file.text("query", jwt.query.as_deref().unwrap_or_default());

@@ -88,6 +88,8 @@ sections! {
     TidegateConfig {
         /// Worker threads; 0 is one for each core.
         workers: u64 = 0,
+        /// Refuses what has no place in production: secrets that are short or known, origins that are everybody's or one's own machine's.
+        production: bool = false,
         /// The most open client connections of the process; beyond, 503 with Retry-After. 0 is no cap.
         max_connections: u64 = 0,
         /// Patience with clients, on all listeners.

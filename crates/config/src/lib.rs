@@ -32,7 +32,7 @@ pub const MAX_WORKERS: u16 = tidegate_types::MAX_SHARDS;
 pub struct Surroundings<'a> {
     /// Reads an environment variable, for `${NAME}`.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
-    /// Reads a file that holds a secret.
+    /// Reads a file that holds a secret or keys.
     pub read_file: &'a dyn Fn(&Path) -> std::io::Result<String>,
 }
 

@@ -12,6 +12,7 @@ mod realtime;
 mod route;
 mod store;
 mod streams;
+mod tokens;
 mod upstream;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use realtime::{Realtime, RealtimeAuth, RealtimeBehaviour, RealtimeNamespace}
 pub use route::{Action, JwtMode, PathChange, PathMatch, Patience, Route};
 pub use store::{Fsync, Store, StoreKind};
 pub use streams::{EventStreamPolicy, Inspect, WebSocketPolicy};
+pub use tokens::{PublicKeys, Tokens};
 pub use upstream::{
     Balance, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer, UpstreamTls,
 };
@@ -36,6 +38,8 @@ pub use upstream::{
 pub struct Config {
     /// Worker threads; 0 is one for each core.
     pub workers: u16,
+    /// What has no place in production was refused when the config was read.
+    pub production: bool,
     /// The most open client connections of the process; 0 is no cap.
     pub max_connections: u32,
     /// Patience with clients.
@@ -75,6 +79,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             workers: 0,
+            production: false,
             max_connections: 0,
             client: Client::default(),
             listeners: vec![Listener::default()],

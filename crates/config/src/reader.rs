@@ -5,7 +5,7 @@ mod json;
 mod strings;
 mod values;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -85,17 +85,28 @@ pub(crate) struct Reader<'a> {
     directory: PathBuf,
     surroundings: Surroundings<'a>,
     problems: RefCell<Vec<(usize, String)>>,
+    production: Cell<bool>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(file: &str, text: &'a str, surroundings: Surroundings<'a>) -> Self {
         let directory = Path::new(file).parent().map(Path::to_path_buf).unwrap_or_default();
-        Self { text, directory, surroundings, problems: RefCell::default() }
+        Self { text, directory, surroundings, problems: RefCell::default(), production: Cell::new(false) }
     }
 
     /// Notes a problem at a byte of the text.
     pub fn problem(&self, place: usize, message: impl Into<String>) {
         self.problems.borrow_mut().push((place, message.into()));
+    }
+
+    /// From here on, what has no place in production is a problem.
+    pub fn expect_production(&self) {
+        self.production.set(true);
+    }
+
+    /// Whether the file says that it is for production.
+    pub fn production(&self) -> bool {
+        self.production.get()
     }
 
     /// The line of a byte, from 1, to refer to.

@@ -160,6 +160,12 @@ pub(crate) fn percent(text: &str) -> Result<u32, String> {
     if parts <= 1_000_000 { Ok(parts) } else { Err(wanted()) }
 }
 
+/// How a token is signed, by its name in RFC 7518.
+pub(crate) fn algorithm(text: &str) -> Result<tidegate_auth::Algorithm, String> {
+    let names = tidegate_auth::Algorithm::ALL.map(tidegate_auth::Algorithm::as_str);
+    text.parse().map_err(|_| format!("is none of {}{}", names.join(", "), suggest(text, names.into_iter())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,7 +27,7 @@ fn read(text: &str) -> Config {
 fn a_secret_alone_is_a_realtime_server() {
     let config = read("realtime.auth.jwt_secret = \"${JWT}\"");
     let realtime = config.realtime.as_ref().unwrap();
-    assert_eq!(realtime.auth.jwt_secret.expose(), SECRET);
+    assert_eq!(realtime.auth.tokens.secret.as_ref().unwrap().expose(), SECRET);
     assert_eq!(realtime.listeners, ["public".into()]);
     assert_eq!((&*realtime.path, &*realtime.api_path), ("/socket.io/", "/realtime"));
     assert_eq!(config.listeners[0].address, ([0, 0, 0, 0], 8080).into());
@@ -116,7 +116,7 @@ fn every_part_of_a_file_is_read() {
     assert_eq!((&*realtime.path, &*realtime.api_path), ("/ws/io/", "/rt"));
     assert_eq!((realtime.max_payload, realtime.messages_per_second), (65_536, 0));
     assert_eq!(realtime.cors_origins, ["https://a.example:8443"]);
-    assert_eq!(realtime.auth.jwt_secret.expose(), format!("{SECRET}-s"), "without the line's end");
+    assert_eq!(realtime.auth.tokens.secret.as_ref().unwrap().expose(), format!("{SECRET}-s"), "without the line's end");
     assert_eq!(realtime.auth.api_keys[0].tenant().unwrap().as_str(), "t");
     let fsync = Fsync::Interval(Duration::from_millis(250));
     assert_eq!(config.store.kind, StoreKind::Embedded { path: PathBuf::from("data"), fsync });
@@ -130,7 +130,7 @@ fn every_part_of_a_file_is_read() {
 fn paths_are_relative_to_the_file() {
     let text = "[realtime.auth]\njwt_secret_file = \"s\"\n[store]\npath = \"data\"\n[log]\naccess = \"/var/log/a.log\"";
     let config = try_read("/etc/tidegate/tidegate.toml", text).unwrap();
-    assert_eq!(config.realtime.unwrap().auth.jwt_secret.expose(), format!("{SECRET}-/etc/tidegate/s"));
+    assert_eq!(config.realtime.unwrap().auth.tokens.secret.unwrap().expose(), format!("{SECRET}-/etc/tidegate/s"));
     let path = PathBuf::from("/etc/tidegate/data");
     assert_eq!(config.store.kind, StoreKind::Embedded { path, fsync: Fsync::Always });
     assert_eq!(config.log.access, AccessLog::File("/var/log/a.log".into()));
@@ -189,7 +189,7 @@ fn the_defaults_are_in_the_routes() {
     assert_eq!((&off.limits, &off.security, off.jwt), (&Some(Vec::new()), &None, JwtMode::Off));
     // What is as much as per second where it is not said.
     assert_eq!(config.listeners[0].limits[0].burst, 5, "the zone's own");
-    assert_eq!(config.jwt.unwrap().secret.expose(), format!("{SECRET}-jwt"));
+    assert_eq!(config.jwt.unwrap().tokens.secret.unwrap().expose(), format!("{SECRET}-jwt"));
     assert_eq!(config.trace.unwrap().sample, 1_000);
     assert_eq!(config.upstreams[0].servers[1].address, "unix:/run/App.sock".into());
 }
@@ -242,6 +242,7 @@ const HEADERS: &[&str] = &[
     "[limit.a]",
     "[admission]",
     "[jwt]",
+    "production = true",
     "[defaults]",
     "[defaults.security]",
     "[trace]",
@@ -274,6 +275,11 @@ const KEYS: &[&str] = &[
     "listeners",
     "weight",
     "jwt_secret",
+    "algorithms",
+    "public_keys",
+    "jwks_url",
+    "jwks_file",
+    "leeway",
     "api_keys",
     "ttl",
     "fsync",

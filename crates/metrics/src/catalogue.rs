@@ -132,6 +132,8 @@ catalogue! {
     // Realtime: beyond the rooms API.
     recoveries: Family<RecoveryLabels, Counter> = "tidegate_recoveries_total", "attempts",
         "Attempts of clients to recover their state after a cut, by outcome";
+    key_fetches: Family<KeyFetchLabels, Counter> = "tidegate_jwks_fetches_total", "fetches",
+        "Fetches of an issuer's keys (jwks_url), by outcome";
     store_latency_ms: Family<StoreLabels, Histogram<MillisBuckets>> = "tidegate_store_latency_ms", "milliseconds",
         "Time of a history store operation";
     store_queue_bytes: Gauge = "tidegate_store_queue_bytes", "bytes",

@@ -312,6 +312,16 @@ label_enum!(
 );
 
 label_enum!(
+    /// What came of fetching keys.
+    KeyFetch {
+        /// A document with keys.
+        Ok = "ok",
+        /// None; the keys of before stay.
+        Failed = "failed",
+    }
+);
+
+label_enum!(
     /// Which limit was met.
     RateLimit {
         /// Connections in all, or per tenant or user.
@@ -501,6 +511,11 @@ labels! {
     AuthFailureLabels {
         /// Why.
         reason "reason": AuthFailure,
+    }
+    /// `{result}`
+    KeyFetchLabels {
+        /// What came of it.
+        result "result": KeyFetch,
     }
     /// `{tenant,type}`
     RateLimitLabels {
@@ -717,7 +732,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
                 of!(RefusedConnection)
             ),
         ),
-        ("result", of!(Handshake)),
+        ("result", format!("Of a handshake: {}. Of a fetch of keys: {}.", of!(Handshake), of!(KeyFetch))),
         ("route", "The route's name in the config, or `realtime`.".to_owned()),
         ("server", "The server's address in the config; `all` for the breaker of the upstream.".to_owned()),
         ("status", of!(ConnectionStatus)),

@@ -181,6 +181,11 @@ impl Node {
         Shard::start(self.clone(), id)
     }
 
+    /// The keys that tokens are checked with. Replaced while the server runs, they count from the next token on.
+    pub fn keys(&self) -> &LiveKeys {
+        &self.keys
+    }
+
     pub(crate) fn mailbox(&self, shard: ShardId) -> Option<&Arc<Mailbox>> {
         self.mailboxes.get(usize::from(shard.0))
     }

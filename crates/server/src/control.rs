@@ -155,6 +155,7 @@ impl Control {
             // The sender's loss means the same as closing.
             spawn_local(exporter.run(async move { _ = phase.wait_for(|phase| *phase == Phase::Closing).await }))
         });
+        spawn_local(crate::token_keys::keep(self.plans.subscribe(), self.node.clone(), self.admin.metrics()));
         spawn_local(crate::tls::watch(self.plans.subscribe(), self.admin.metrics()));
         if self.serve(&mut signals).await == End::Drain {
             let log = self.log.clone();

@@ -4,9 +4,11 @@ use std::time::SystemTime;
 
 use http::HeaderMap;
 use http::HeaderName;
-use tidegate_auth::{AuthError, KeySet, LiveKeys, VerifiedClaims, bearer};
+use tidegate_auth::{AuthError, LiveKeys, VerifiedClaims, bearer};
 use tidegate_config::Jwt;
 use tidegate_rules::{Facts, Place, Template, TemplateError};
+
+use crate::token_keys;
 
 /// Where tokens are found, and whose they may be.
 #[derive(Debug)]
@@ -18,17 +20,22 @@ pub(crate) struct EdgeTokens {
 }
 
 impl EdgeTokens {
-    pub fn new(jwt: &Jwt) -> Result<Self, TemplateError> {
+    pub fn new(jwt: &Jwt, keys: Option<LiveKeys>) -> Result<Self, TemplateError> {
         let fault = |message: &str| TemplateError { at: 0, message: format!("[jwt] header: {message}") };
         let header = jwt.header.as_deref().map(HeaderName::try_from).transpose();
         let cookie = jwt.cookie.iter().map(|name| format!("{{cookie.{name}}}"));
         let query = jwt.query.iter().map(|name| format!("{{query.{name}}}"));
         let elsewhere = cookie.chain(query).map(|template| Template::parse(&template, Place::Key));
         Ok(Self {
-            keys: KeySet::hs256(jwt.secret.expose()).into(),
+            keys: keys.unwrap_or_else(|| token_keys::open(&jwt.tokens)),
             header: header.map_err(|error| fault(&error.to_string()))?,
             elsewhere: elsewhere.collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The keys, which change.
+    pub fn keys(&self) -> &LiveKeys {
+        &self.keys
     }
 
     /// What a request's token says; the first that is found counts.

@@ -45,6 +45,7 @@ mod status;
 mod stream_terms;
 mod timestamp;
 mod tls;
+mod token_keys;
 mod trace;
 mod upstreams;
 mod visit;

@@ -80,6 +80,8 @@ pub(crate) struct Plan {
     /// One for each listener of the config, in its order.
     pub sites: Vec<Arc<Site>>,
     pub upstreams: Vec<(Arc<str>, Arc<Upstream>)>,
+    /// Whose tokens count at the edge.
+    pub tokens: Option<Arc<EdgeTokens>>,
     /// What is out of use, whatever the config says. Survives reloads.
     pub drained: Vec<Part>,
     pub limits: Limits,
@@ -110,8 +112,13 @@ impl Plan {
         });
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
         let limits = Limits::new(&config, before.map(|before| &before.limits), &shared.metrics)?;
-        let tokens = config.jwt.as_ref().map(|jwt| EdgeTokens::new(jwt).map(Arc::new)).transpose();
-        let tokens = tokens.map_err(|error| StartError::Config(error.to_string()))?;
+        let tokens = config.jwt.as_ref().map(|jwt| {
+            // Keys that were fetched stay; there would be a moment without them else.
+            let known = before.and_then(|before| Some((before.config.jwt.as_ref()?, before.tokens.as_ref()?)));
+            let known = known.filter(|(known, _)| known.tokens == jwt.tokens).map(|(_, tokens)| tokens.keys().clone());
+            EdgeTokens::new(jwt, known).map(Arc::new)
+        });
+        let tokens = tokens.transpose().map_err(|error| StartError::Config(error.to_string()))?;
         let context = Context { config: &config, upstreams: &upstreams, limits: &limits, drained: &drained, shared };
         let site = |listener: &Listener| {
             let known = before.and_then(|before| before.site(&listener.name)).and_then(|site| site.tls.as_ref());
@@ -121,7 +128,7 @@ impl Plan {
         };
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
         let generation = before.map_or(1, |before| before.generation + 1);
-        Ok(Self { generation, config, sites, upstreams, drained, limits })
+        Ok(Self { generation, config, sites, upstreams, tokens, drained, limits })
     }
 
     /// The listeners that are in use, with what they serve.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
-use tidegate_auth::{ApiKeys, KeySet, LiveKeys};
+use tidegate_auth::ApiKeys;
 use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
 use tidegate_config::{Config, StoreKind};
 use tidegate_metrics::Metrics;
@@ -24,6 +24,7 @@ use crate::admission::{Admitted, Places};
 use crate::line::Line;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
+use crate::token_keys;
 use crate::worker::Worker;
 
 /// A drain closes its streams over at most so long, ms; longer makes no reconnect wave gentler.
@@ -77,7 +78,7 @@ pub(crate) fn open(
         session_grace_ms: millis(realtime.recovery_window),
         ..HistorySettings::default()
     };
-    let keys = LiveKeys::new(KeySet::hs256(realtime.auth.jwt_secret.expose()));
+    let keys = token_keys::open(&realtime.auth.tokens);
     let (metrics, phase) = (metrics.clone(), phase.clone());
     let node = match &store.kind {
         StoreKind::Memory => Node::open(

@@ -1,6 +1,6 @@
 //! Another config for a server that runs: checked whole, then taken by all workers at once. A bad one changes nothing.
 //!
-//! What a listener serves, the listeners themselves, the upstreams and the logs change without a restart. What the process
+//! What a listener serves, the listeners themselves, the upstreams, the keys of tokens and the logs change without a restart. What the process
 //! was built around (workers, the realtime server and its store, the admin listener) does not, and is reported.
 
 use std::net::{SocketAddr, TcpListener};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tidegate_config::Config;
+use tidegate_config::{Config, Realtime, RealtimeAuth, Tokens};
 use tidegate_proxy::LiveStreams;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -167,7 +167,7 @@ fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
     let differs = [
         ("workers", before.workers != after.workers),
         ("[admin]", before.admin != after.admin),
-        ("[realtime]", before.realtime != after.realtime),
+        ("[realtime]", before.realtime.as_ref().map(beside_keys) != after.realtime.as_ref().map(beside_keys)),
         ("[store]", before.store != after.store),
         ("[log] level, format", (before.log.level, before.log.format) != (after.log.level, after.log.format)),
         ("[log] queue_lines", before.log.queue_lines != after.log.queue_lines),
@@ -175,6 +175,12 @@ fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
         ("[drain] reconnect_in", before.drain.reconnect_in != after.drain.reconnect_in),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
+}
+
+/// The realtime server's settings but its keys, which change while it runs.
+fn beside_keys(realtime: &Realtime) -> Realtime {
+    let auth = RealtimeAuth { tokens: Tokens::default(), ..realtime.auth.clone() };
+    Realtime { auth, ..realtime.clone() }
 }
 
 /// How often a watched file is looked at.
@@ -190,7 +196,7 @@ pub(crate) struct Watched {
 
 /// What is different after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     modified: Option<SystemTime>,
     bytes: u64,
     inode: u64,
@@ -222,7 +228,7 @@ impl Watched {
     }
 }
 
-fn stamp(file: &Path) -> Option<Stamp> {
+pub(crate) fn stamp(file: &Path) -> Option<Stamp> {
     // Follows links: a config map is one to another place after each change.
     let found = std::fs::metadata(file).ok()?;
     Some(Stamp { modified: found.modified().ok(), bytes: found.len(), inode: found.ino() })

@@ -126,8 +126,10 @@ fn start(
 fn config(args: &DevArgs, log: Log, secrets: &Secrets, sample: SocketAddr, address: SocketAddr) -> Config {
     let route = |name: &str, path: &str| Route::new(name, path, Action::upstream("sample"));
     let listener: Arc<str> = "dev".into();
-    let auth =
-        RealtimeAuth { jwt_secret: secrets.jwt.clone(), api_keys: vec![ApiKey::new("dev", &secrets.api_key, None)] };
+    let auth = RealtimeAuth {
+        api_keys: vec![ApiKey::new("dev", &secrets.api_key, None)],
+        ..RealtimeAuth::hs256(secrets.jwt.clone())
+    };
     Config {
         workers: args.workers.unwrap_or(0),
         listeners: vec![Listener::new(&listener, address)],

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use crate::check::tokens::origin_of_production;
 use crate::check::{delay, flag, template};
 use crate::file;
 use crate::reader::{At, FieldName, FieldValue, List, Method, OriginPattern, Reader, Templated};
@@ -77,6 +78,9 @@ pub(super) fn cors(reader: &Reader<'_>, At { value: found, place }: At<file::Cor
         let message =
             "\"credentials\" cannot go with the origin \"*\": every page could act as the user; name the origins";
         reader.problem(*place, message);
+    }
+    for origin in &origins {
+        origin_of_production(reader, &origin.value.0, origin.place);
     }
     let methods =
         |found: Option<At<List<Method>>>| found.map(|list| list.value.0.into_iter().map(|name| name.value.0).collect());

@@ -1,4 +1,4 @@
-use crate::check::secret::{MIN_HMAC_BYTES, Names, secret};
+use crate::check::tokens::{Found, tokens};
 use crate::check::{claims, count, delay, given, percent, small};
 use crate::file;
 use crate::reader::{At, LogLook, Reader};
@@ -80,19 +80,32 @@ pub(super) fn drain(reader: &Reader<'_>, found: Option<At<file::Drain>>) -> Drai
 pub(super) fn jwt(reader: &Reader<'_>, found: Option<At<file::Jwt>>) -> Option<Jwt> {
     let At { value: found, place } = found?;
     let lacks_header = found.lacks("header");
-    let names = Names { text: "secret", file: "secret_file", what: "the JWT secret", least: MIN_HMAC_BYTES };
-    let text = given(found.secret).map(|secret| At::new(secret.value.0, secret.place));
-    let file = given(found.secret_file);
-    if text.is_none() && file.is_none() {
-        reader.problem(place, "[jwt] needs a \"secret\" or a \"secret_file\"");
-    }
-    let secret = secret(reader, text, file, &names, true);
-    let default = Jwt::new(secret.map_or_else(|| "".into(), |secret| secret.value));
+    let has_key = ["public_keys", "jwks_url", "jwks_file"].iter().any(|key| !found.lacks(key));
+    let secret = given(found.secret).map(|secret| At::new(secret.value.0, secret.place));
+    let secret_file = given(found.secret_file);
+    let has_key = has_key || secret.is_some() || secret_file.is_some();
+    let tokens = Found {
+        section: "[jwt]",
+        place,
+        secret,
+        secret_file,
+        secret_name: "secret",
+        secret_file_name: "secret_file",
+        algorithms: found.algorithms,
+        public_keys: found.public_keys,
+        jwks_url: found.jwks_url,
+        jwks_file: found.jwks_file,
+        jwks_refresh: found.jwks_refresh,
+        audience: found.audience,
+        issuer: found.issuer,
+        leeway: found.leeway,
+    };
+    let default = Jwt::of(self::tokens(reader, tokens, has_key, true));
     let jwt = Jwt {
         header: if lacks_header { default.header } else { given(found.header).map(|name| name.value.0) },
         cookie: given(found.cookie).map(|name| name.value.0),
         query: given(found.query).map(|name| name.value.0),
-        secret: default.secret,
+        tokens: default.tokens,
     };
     if jwt.header.is_none() && jwt.cookie.is_none() && jwt.query.is_none() {
         reader.problem(place, "[jwt] needs a \"header\", a \"cookie\" or a \"query\" parameter that holds the token");

@@ -5,7 +5,8 @@ use tidegate_auth::{ApiKey, Secret};
 use tidegate_dialect::Dialect;
 use tidegate_types::TenantId;
 
-use crate::check::secret::{MIN_HMAC_BYTES, Names, long_enough, secret};
+use crate::check::secret::long_enough;
+use crate::check::tokens::{Found, name_or, origin_of_production, tokens};
 use crate::check::{Known, bytes, count, delay, namespace, period, small};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
@@ -107,16 +108,30 @@ fn not_root(reader: &Reader<'_>, given: &At<UrlPath>) -> bool {
 
 fn auth(reader: &Reader<'_>, found: Option<At<file::Auth>>, section: usize, enabled: bool) -> RealtimeAuth {
     let At { value: found, place } = found.unwrap_or_else(|| At::new(file::Auth::default(), section));
-    let lacks_secret = found.lacks("jwt_secret") && found.lacks("jwt_secret_file");
-    let names = Names { text: "jwt_secret", file: "jwt_secret_file", what: "the JWT secret", least: MIN_HMAC_BYTES };
-    let text = found.jwt_secret.map(|secret| At::new(secret.value.0, secret.place));
-    if enabled && lacks_secret {
-        reader.problem(place, "realtime needs a secret: set \"jwt_secret\" or \"jwt_secret_file\" in [realtime.auth]");
-    }
-    let secret = secret(reader, text, found.jwt_secret_file, &names, enabled);
+    let has_key =
+        ["jwt_secret", "jwt_secret_file", "public_keys", "jwks_url", "jwks_file"].iter().any(|key| !found.lacks(key));
+    let tokens = Found {
+        section: "[realtime.auth]",
+        place,
+        secret: found.jwt_secret.map(|secret| At::new(secret.value.0, secret.place)),
+        secret_file: found.jwt_secret_file,
+        secret_name: "jwt_secret",
+        secret_file_name: "jwt_secret_file",
+        algorithms: found.algorithms,
+        public_keys: found.public_keys,
+        jwks_url: found.jwks_url,
+        jwks_file: found.jwks_file,
+        jwks_refresh: found.jwks_refresh,
+        audience: found.audience,
+        issuer: found.issuer,
+        leeway: found.leeway,
+    };
+    let default = RealtimeAuth::new(self::tokens(reader, tokens, has_key, enabled));
     RealtimeAuth {
-        jwt_secret: secret.map_or_else(|| Secret::from(""), |secret| secret.value),
+        cookie: name_or(found.cookie, default.cookie.as_deref().unwrap_or_default()),
+        expiry_notice: delay(reader, found.expiry_notice, "expiry_notice", default.expiry_notice),
         api_keys: found.api_keys.map(|keys| api_keys(reader, keys.value.0)).unwrap_or_default(),
+        tokens: default.tokens,
     }
 }
 
@@ -159,6 +174,9 @@ fn origins(reader: &Reader<'_>, found: Option<At<List<Origin>>>) -> Vec<String> 
         && let Some(any) = found.iter().find(|given| given.value.0 == "*")
     {
         reader.problem(any.place, "\"*\" stands for every origin; it must be the only one");
+    }
+    for given in &found {
+        origin_of_production(reader, &given.value.0, given.place);
     }
     found.into_iter().map(|given| given.value.0).collect()
 }

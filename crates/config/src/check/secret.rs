@@ -1,9 +1,9 @@
-use tidegate_auth::Secret;
+use tidegate_auth::{Secret, weakness};
 
 use crate::check::path;
 use crate::reader::{At, Reader};
 
-/// RFC 7518 section 3.2: a key of HS256 has at least the size of its hash. So has one of a cookie's HMAC.
+/// As RFC 7518 section 3.2 has it for tokens: a key has at least the size of its hash. So has one of a cookie's HMAC.
 pub(super) const MIN_HMAC_BYTES: usize = 32;
 
 /// What a secret and the key for its file are called, and how short it may be.
@@ -43,11 +43,17 @@ pub(super) fn long_enough(reader: &Reader<'_>, secret: &At<Secret>, what: &str, 
     let length = secret.value.expose().len();
     if length < least {
         reader.problem(secret.place, format!("{what} has {length} bytes; it must have at least {least}"));
+    } else if let Some(weakness) = weakness(&secret.value).filter(|_| reader.production()) {
+        reader.problem(secret.place, format!("production = true: {what} {weakness}"));
     }
 }
 
 fn from_file(reader: &Reader<'_>, given: &At<String>, key: &str) -> Option<At<Secret>> {
     let path = path(reader, given, key);
+    if reader.production() && path.components().any(|part| part.as_os_str() == ".tidegate") {
+        let message = "production = true: this is a secret of `tidegate dev`; make another one: openssl rand -hex 32";
+        reader.problem(given.place, message);
+    }
     match reader.read_file(&path) {
         // Editors and `echo` end a file with a newline, which belongs to no secret.
         Ok(text) => Some(At::new(Secret::from(text.trim_end_matches(['\n', '\r'])), given.place)),

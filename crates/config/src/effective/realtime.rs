@@ -1,5 +1,5 @@
 use super::File;
-use crate::{Fsync, Realtime, Store, StoreKind};
+use crate::{Fsync, Realtime, Store, StoreKind, Tokens};
 
 impl File {
     pub(super) fn realtime(&mut self, realtime: &Realtime) {
@@ -22,7 +22,9 @@ impl File {
         self.key("messages_per_second", realtime.messages_per_second);
         self.key("message_burst", realtime.message_burst);
         self.section("[realtime.auth]");
-        self.text("jwt_secret", &realtime.auth.jwt_secret);
+        self.tokens(&realtime.auth.tokens, "jwt_secret");
+        self.optional("cookie", realtime.auth.cookie.as_deref());
+        self.time("expiry_notice", realtime.auth.expiry_notice);
         for key in &realtime.auth.api_keys {
             self.section("[[realtime.auth.api_keys]]");
             self.text("id", key.id());
@@ -31,6 +33,22 @@ impl File {
                 self.text("tenant", tenant);
             }
         }
+    }
+
+    /// What [jwt] and [realtime.auth] have in common.
+    pub(super) fn tokens(&mut self, tokens: &Tokens, secret: &str) {
+        if let Some(text) = &tokens.secret {
+            self.text(secret, text);
+        }
+        self.texts("algorithms", &tokens.algorithms);
+        let files: Vec<_> = tokens.public_keys.iter().map(|file| file.path.display()).collect();
+        self.texts("public_keys", &files);
+        self.optional("jwks_url", tokens.jwks_url.as_deref());
+        self.optional("jwks_file", tokens.jwks_file.as_deref().map(std::path::Path::display));
+        self.time("jwks_refresh", tokens.jwks_refresh);
+        self.texts("audience", &tokens.audience);
+        self.texts("issuer", &tokens.issuer);
+        self.time("leeway", tokens.leeway);
     }
 
     pub(super) fn store(&mut self, store: &Store) {

@@ -1,6 +1,6 @@
 //! How much a client may, and who it is.
 
-use crate::reader::{FieldName, Hidden, KeyTemplate, Optional, RateText, Span, Token};
+use crate::reader::{AlgorithmName, FieldName, Hidden, KeyTemplate, List, Optional, RateText, Span, Token, Url};
 
 sections! {
     /// A zone: a limit for each value of a key. One of rate and connections.
@@ -37,10 +37,26 @@ sections! {
 
     /// Tokens checked at the edge, for {claim.NAME} and for routes with jwt = "required".
     Jwt {
-        /// The secret of HS256 tokens, at least 32 bytes.
+        /// The secret of HMAC tokens, at least 32 bytes for HS256, 48 for HS384, 64 for HS512.
         secret: Optional<Hidden> = "",
         /// A file with that secret.
         secret_file: Optional<String> = "",
+        /// The algorithms that count, such as ["ES256", "RS256"]; by default the usual one of each key (HS256, RS256, ES256, ES384, EdDSA). A key is used with one algorithm: its own, or the first of these that fits it.
+        algorithms: List<AlgorithmName> = [],
+        /// PEM files with the issuer's public keys; read again at a reload.
+        public_keys: List<String> = [],
+        /// Where the issuer publishes its keys (JWKS, RFC 7517). Fetched in the background; while it cannot be, the last keys count.
+        jwks_url: Optional<Url> = "",
+        /// A file with such a document; looked at every second.
+        jwks_file: Optional<String> = "",
+        /// How often jwks_url is fetched. A token with an unknown kid has it fetched at once, every 10 seconds at most.
+        jwks_refresh: Span = "10m",
+        /// One of these must stand in a token's aud; by default it is not looked at.
+        audience: List<String> = [],
+        /// One of these must be a token's iss; by default it is not looked at.
+        issuer: List<String> = [],
+        /// How far the issuer's clock may be off; counts for exp and nbf.
+        leeway: Span = "0s",
         /// The header that holds "Bearer TOKEN"; "" for none.
         header: Optional<FieldName> = "authorization",
         /// The cookie that holds a token.

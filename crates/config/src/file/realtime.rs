@@ -1,6 +1,6 @@
 //! The realtime server and its store.
 
-use crate::reader::{Hidden, List, Origin, Size, Span, UrlPath};
+use crate::reader::{AlgorithmName, Hidden, List, Optional, Origin, Size, Span, Token, Url, UrlPath};
 use crate::words::words;
 
 sections! {
@@ -62,10 +62,30 @@ sections! {
 
     /// Who is let in to the realtime server.
     Auth {
-        /// The secret of HS256 tokens, at least 32 bytes.
+        /// The secret of HMAC tokens, at least 32 bytes for HS256, 48 for HS384, 64 for HS512.
         jwt_secret: Hidden,
         /// A file with that secret.
         jwt_secret_file: String,
+        /// The algorithms that count, such as ["ES256", "RS256"]; by default the usual one of each key (HS256, RS256, ES256, ES384, EdDSA). A key is used with one algorithm: its own, or the first of these that fits it.
+        algorithms: List<AlgorithmName> = [],
+        /// PEM files with the issuer's public keys; read again at a reload.
+        public_keys: List<String> = [],
+        /// Where the issuer publishes its keys (JWKS, RFC 7517). Fetched in the background; while it cannot be, the last keys count.
+        jwks_url: Optional<Url> = "",
+        /// A file with such a document; looked at every second.
+        jwks_file: Optional<String> = "",
+        /// How often jwks_url is fetched. A token with an unknown kid has it fetched at once, every 10 seconds at most.
+        jwks_refresh: Span = "10m",
+        /// One of these must stand in a token's aud; by default it is not looked at.
+        audience: List<String> = [],
+        /// One of these must be a token's iss; by default it is not looked at.
+        issuer: List<String> = [],
+        /// How far the issuer's clock may be off; counts for exp and nbf.
+        leeway: Span = "0s",
+        /// The cookie that holds a token, for clients that send none otherwise; "" for none.
+        cookie: Optional<Token> = "tidegate_token",
+        /// How long before its token expires a client is told (auth:expiring), so that it can send a new one (auth:refresh); 0 tells nobody.
+        expiry_notice: Span = "60s",
         /// The keys of backends that publish: [[realtime.auth.api_keys]].
         api_keys: List<ApiKey>,
     }

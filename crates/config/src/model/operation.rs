@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidegate_auth::Secret;
 
+use crate::Tokens;
 use crate::words::words;
 
 /// What is logged.
@@ -136,8 +137,8 @@ impl Default for Drain {
 /// Tokens checked at the edge. At least one of header, cookie and query is there; asked in that order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Jwt {
-    /// The secret of HS256 tokens, at least 32 bytes.
-    pub secret: Secret,
+    /// Which tokens count.
+    pub tokens: Tokens,
     /// The header that holds `Bearer TOKEN`, lower case.
     pub header: Option<Arc<str>>,
     /// The cookie that holds a token.
@@ -147,8 +148,13 @@ pub struct Jwt {
 }
 
 impl Jwt {
-    /// Tokens in `Authorization` only.
+    /// HS256 tokens under one secret, in `Authorization` only.
     pub fn new(secret: Secret) -> Self {
-        Self { secret, header: Some("authorization".into()), cookie: None, query: None }
+        Self::of(Tokens::hs256(secret))
+    }
+
+    /// Tokens in `Authorization` only.
+    pub fn of(tokens: Tokens) -> Self {
+        Self { tokens, header: Some("authorization".into()), cookie: None, query: None }
     }
 }

@@ -7,6 +7,8 @@ use tidegate_auth::{ApiKey, Secret};
 use tidegate_dialect::Dialect;
 use tidegate_types::Namespace;
 
+use crate::Tokens;
+
 /// The realtime server. Its paths win over routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Realtime {
@@ -110,8 +112,29 @@ impl Realtime {
 /// The credentials that the realtime server knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealtimeAuth {
-    /// The secret of HS256 tokens, at least 32 bytes.
-    pub jwt_secret: Secret,
+    /// Which tokens count.
+    pub tokens: Tokens,
+    /// The cookie that holds a token for those who send none otherwise.
+    pub cookie: Option<Arc<str>>,
+    /// How long before its token expires a client is told.
+    pub expiry_notice: Duration,
     /// The keys of backends that publish.
     pub api_keys: Vec<ApiKey>,
+}
+
+impl RealtimeAuth {
+    /// Tokens of that kind, with every default.
+    pub fn new(tokens: Tokens) -> Self {
+        Self {
+            tokens,
+            cookie: Some("tidegate_token".into()),
+            expiry_notice: Duration::from_secs(60),
+            api_keys: Vec::new(),
+        }
+    }
+
+    /// HS256 tokens under one secret, with every default.
+    pub fn hs256(secret: Secret) -> Self {
+        Self::new(Tokens::hs256(secret))
+    }
 }

@@ -56,6 +56,10 @@ checked_strings! {
     FieldName(Arc<str>), "the name of a header such as \"x-session-id\"", text::field_name;
     /// What a header's value can be.
     FieldValue(Arc<str>), "the value of a header", text::field_value;
+    /// How a token is signed.
+    AlgorithmName(tidegate_auth::Algorithm), "an algorithm such as \"ES256\"", text::algorithm;
+    /// A whole URL.
+    Url(Arc<str>), "a URL such as \"https://id.example.org/jwks.json\"", text::url;
     /// A condition on a header.
     HeaderCondition(Arc<str>), "a condition such as \"x-beta\", \"x-version: 2\" or \"x-client: ~ ^ios\"",
         |text: &str| HeaderMatch::parse(text).map(|_| Arc::from(text));

@@ -123,6 +123,23 @@ pub(crate) fn host_pattern(text: &str) -> Result<String, String> {
     if text.contains('*') { Err(wildcard.to_owned()) } else { host(text) }
 }
 
+/// A whole URL of http or https, without credentials, which would end up in logs.
+pub(crate) fn url(text: &str) -> Result<std::sync::Arc<str>, String> {
+    let Some(("http" | "https", rest)) = text.split_once("://") else {
+        return Err("must begin with \"http://\" or \"https://\"".to_owned());
+    };
+    if text.contains(['#', '\\']) || text.contains(char::is_whitespace) || text.contains(char::is_control) {
+        return Err("must have neither a fragment nor spaces".to_owned());
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("must have no user or password before the host".to_owned());
+    }
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    let with_port = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    server_address(&with_port).map(|_| text.into())
+}
+
 /// Where a collector is: scheme, host, perhaps a port and a path; without a slash at its end.
 pub(crate) fn endpoint(text: &str) -> Result<std::sync::Arc<str>, String> {
     let Some((scheme @ ("http" | "https"), rest)) = text.split_once("://") else {

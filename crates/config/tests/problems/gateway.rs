@@ -255,7 +255,10 @@ fn zones() {
 
 #[test]
 fn tokens() {
-    expect("[jwt]", &["1:1: [jwt] needs a \"secret\" or a \"secret_file\""]);
+    expect(
+        "[jwt]",
+        &["1:1: [jwt] needs keys: set \"secret\" or \"secret_file\", \"public_keys\", \"jwks_url\" or \"jwks_file\""],
+    );
     expect("[jwt]\nsecret = \"short\"", &["2:10: the JWT secret has 5 bytes; it must have at least 32"]);
     expect(
         "[jwt]\nsecret = \"${JWT}\"\nheader = \"\"",

@@ -4,6 +4,7 @@
 mod dialects;
 mod gateway;
 mod routing;
+mod tokens;
 
 use std::path::Path;
 
@@ -20,6 +21,10 @@ fn read(text: &str) -> Result<Config, Problems> {
     };
     let file = |path: &Path| match path.to_str() {
         Some("conf/good") => Ok(format!("{SECRET}\n")),
+        Some("conf/ec.pem") => Ok(tokens::PUBLIC_KEY.to_owned()),
+        Some("conf/private.pem") => Ok("-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n".to_owned()),
+        Some("conf/jwks.json") => Ok(tokens::JWKS.to_owned()),
+        Some("conf/strong" | "conf/.tidegate/jwt-secret") => Ok("0123456789abcdef".repeat(4)),
         Some("conf/short") => Ok("abc\n".to_owned()),
         _ => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "no such file")),
     };
@@ -373,7 +378,7 @@ fn realtime_limits() {
 
 #[test]
 fn realtime_secrets() {
-    let none = "realtime needs a secret: set \"jwt_secret\" or \"jwt_secret_file\" in [realtime.auth]";
+    let none = "[realtime.auth] needs keys: set \"jwt_secret\" or \"jwt_secret_file\", \"public_keys\", \"jwks_url\" or \"jwks_file\"";
     expect("[realtime]", &[&format!("1:1: {none}")]);
     expect("[realtime]\nenabled = true\n[realtime.auth]", &[&format!("3:1: {none}")]);
     expect("[realtime]\nenabled = false", &[]);

@@ -37,7 +37,7 @@ pub fn token(user: &str, expires: u64) -> String {
 
 /// The realtime server with a secret that every test knows.
 pub fn realtime() -> Realtime {
-    let auth = RealtimeAuth { jwt_secret: SECRET.into(), api_keys: Vec::new() };
+    let auth = RealtimeAuth::hs256(SECRET.into());
     Realtime::new(auth, vec!["public".into()])
 }
 
