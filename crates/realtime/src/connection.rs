@@ -12,6 +12,7 @@ use tidegate_transport::Transport;
 use tidegate_types::{CloseReason, ConnId, TenantId, UserId};
 use tidegate_wire::websocket::{self, Decoder};
 
+use crate::activity::Activity;
 use crate::encoded::Encoded;
 use crate::limits::UserLimit;
 use crate::node::SpaceCell;
@@ -115,6 +116,8 @@ pub(crate) struct Conn {
     pub traffic: Cell<Traffic>,
     /// Persistent messages whose ack is outstanding.
     pub in_flight: Cell<u16>,
+    /// When the client last did something.
+    pub activity: Cell<Activity>,
     pub waker: RefCell<Option<Waker>>,
     pub on_end: RefCell<Option<OnEnd>>,
 }

@@ -143,6 +143,7 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
         limit: RefCell::new(None),
         traffic: Cell::default(),
         in_flight: Cell::new(0),
+        activity: Cell::default(),
         waker: RefCell::new(None),
         on_end: RefCell::new(Some(origin.on_end)),
     });

@@ -9,7 +9,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::Io;
-use crate::node::now_ms;
+use crate::node::{now_ms, steady_ms};
 use crate::shard::{Shard, TICK};
 use crate::wheel::TURNS;
 
@@ -43,7 +43,8 @@ async fn ping(shard: Rc<Shard>) {
     let timeout_turns = usize::try_from(settings.ping_timeout_ms.div_ceil(turn_ms)).unwrap_or(TURNS) + 1;
     loop {
         turns.tick().await;
-        let now = now_ms();
+        shard.turn.set(shard.turn.get().wrapping_add(1));
+        let now = steady_ms();
         let mut due: Vec<ConnId> = Vec::new();
         shard.wheel.borrow_mut().advance(|id| {
             let alive = shard.conn(*id).is_some();
@@ -63,6 +64,7 @@ async fn ping(shard: Rc<Shard>) {
             if conn.session.borrow_mut().ping_turn(now) {
                 shard.send(&conn, &[], |packet| packet.push(b'2'));
             }
+            shard.look_at_activity(&conn, turn_ms, now_ms());
         }
     }
 }
@@ -111,5 +113,5 @@ async fn tick(shard: Rc<Shard>) {
 
 /// A session on its way into the shard's table.
 pub(crate) fn new_session(transport: Transport) -> Session {
-    Session::open(transport, now_ms())
+    Session::open(transport, steady_ms())
 }

@@ -11,6 +11,7 @@ use tidegate_wire::engine_io::Packet;
 use crate::connect;
 use crate::connection::Conn;
 use crate::namespaces::Behaviour;
+use crate::node::now_ms;
 use crate::rooms_api;
 use crate::shard::Shard;
 
@@ -28,6 +29,9 @@ pub(crate) enum Handled {
 /// Handles one packet of a session on its current transport.
 pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> Handled {
     let input = conn.session.borrow_mut().receive(packet, &shard.node.settings.session);
+    if matches!(input, Ok(Input::Connect { .. } | Input::Event { .. } | Input::Ack { .. })) {
+        shard.touch(conn, now_ms);
+    }
     match input {
         Err(reason) => Handled::Close(reason),
         Ok(Input::Nothing) => Handled::Done,

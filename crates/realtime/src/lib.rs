@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod activity;
 mod api;
 mod body;
 mod call;

@@ -26,6 +26,8 @@ pub struct Settings {
     pub recovery_window_ms: Millis,
     /// Messages in memory for recovery, bytes per (tenant, namespace).
     pub ring_bytes: usize,
+    /// After how long without activity a connection is away, ms; 0 = never.
+    pub away_after_ms: Millis,
     /// For how long a sender's own id of a message is remembered, ms.
     pub idempotency_window_ms: Millis,
     /// How many messages of a room the history keeps.
@@ -64,6 +66,7 @@ impl Default for Settings {
             outbox_bytes: 4 << 20,
             recovery_window_ms: 120_000,
             ring_bytes: 64 << 20,
+            away_after_ms: 300_000,
             idempotency_window_ms: 120_000,
             history_messages: 1_000,
             sse_heartbeat_ms: 30_000,

@@ -13,6 +13,7 @@ use tidegate_session::Sid;
 use tidegate_types::{CloseReason, ConnId, Phase, ShardId};
 use tokio::task::spawn_local;
 
+use crate::activity::Activity;
 use crate::call::Call;
 use crate::connection::{Conn, Io, Membership, NamespaceSocket};
 use crate::encoded::Encoded;
@@ -41,6 +42,8 @@ pub struct Shard {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) wheel: RefCell<Wheel>,
     pub(crate) event_wheel: RefCell<Wheel>,
+    /// Turns of the ping wheel so far.
+    pub(crate) turn: Cell<u32>,
     /// WebSockets that have been answered in this turn and not been written to yet.
     pub(crate) unflushed: RefCell<Vec<Rc<Conn>>>,
     /// The thread's read buffer; taken while in use.
@@ -64,6 +67,7 @@ impl Shard {
             mailbox,
             wheel: RefCell::new(Wheel::new()),
             event_wheel: RefCell::new(Wheel::new()),
+            turn: Cell::new(0),
             unflushed: RefCell::default(),
             buffer: Cell::default(),
             conns: RefCell::default(),
@@ -92,6 +96,7 @@ impl Shard {
         self.generation.set(generation);
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let conn = Rc::new(make(ConnId { shard: self.id, slot, generation }));
+        conn.activity.set(Activity { at: self.turn.get(), away: false });
         entry.insert(conn.clone());
         if let Some(sid) = conn.sid.as_deref() {
             self.sids.borrow_mut().insert(*sid, conn.id);

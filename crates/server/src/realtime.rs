@@ -57,6 +57,8 @@ pub(crate) fn open(
         outbox_bytes: realtime.outbox_bytes,
         recovery_window_ms: millis(realtime.recovery_window),
         ring_bytes: realtime.recovery_bytes,
+        away_after_ms: millis(realtime.away_after),
+        idempotency_window_ms: millis(realtime.idempotency_window),
         history_messages: config.store.max_messages_per_room,
         sse_heartbeat_ms: millis(realtime.sse_heartbeat),
         messages_per_second: realtime.messages_per_second,

@@ -7,7 +7,7 @@ const isPresence = (info, user, status = "online") => {
   assert.equal(info.status, status);
   assert.equal(typeof info.lastSeen, "number");
   assert.ok(Math.abs(Date.now() - info.lastSeen) < 120_000, "lastSeen is in ms");
-  for (const key of keysOf(info)) assert.ok(["userId", "username", "status", "lastSeen", "metadata"].includes(key), key);
+  for (const key of keysOf(info)) assert.ok(["userId", "username", "status", "lastSeen", "metadata", "activeConnections", "currentActivity", "customStatus"].includes(key), key);
 };
 
 export async function joinOrder() {

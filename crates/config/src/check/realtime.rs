@@ -79,6 +79,8 @@ pub(super) fn realtime(
         max_connections: count(reader, found.max_connections, "max_connections", default.max_connections, 1),
         recovery_window: delay(reader, found.recovery_window, "recovery_window", default.recovery_window),
         recovery_bytes: bytes(reader, found.recovery_bytes, "recovery_bytes", default.recovery_bytes).value,
+        away_after: delay(reader, found.away_after, "away_after", default.away_after),
+        idempotency_window: delay(reader, found.idempotency_window, "idempotency_window", default.idempotency_window),
         outbox_bytes: outbox_bytes.value,
         rooms_per_connection: count(
             reader,

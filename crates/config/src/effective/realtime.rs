@@ -15,6 +15,8 @@ impl File {
         self.key("max_connections", realtime.max_connections);
         self.time("recovery_window", realtime.recovery_window);
         self.key("recovery_bytes", realtime.recovery_bytes);
+        self.time("away_after", realtime.away_after);
+        self.time("idempotency_window", realtime.idempotency_window);
         self.key("outbox_bytes", realtime.outbox_bytes);
         self.key("rooms_per_connection", realtime.rooms_per_connection);
         self.texts("cors_origins", &realtime.cors_origins);

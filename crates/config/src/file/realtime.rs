@@ -30,6 +30,10 @@ sections! {
         recovery_window: Span = "2m",
         /// The most memory for missed messages, per tenant and namespace.
         recovery_bytes: Size = "64MiB",
+        /// After how long without a sign of its user a connection is away; 0 is never.
+        away_after: Span = "5m",
+        /// For how long a sender's own id of a message is remembered, so that sending it again does not publish it twice.
+        idempotency_window: Span = "2m",
         /// The most that waits for one slow connection.
         outbox_bytes: Size = "4MiB",
         /// The most rooms of one connection.

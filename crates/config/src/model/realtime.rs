@@ -34,6 +34,10 @@ pub struct Realtime {
     pub recovery_window: Duration,
     /// The most bytes kept in memory for recovery, per tenant and namespace.
     pub recovery_bytes: usize,
+    /// After how long without activity a connection is away; 0 is never.
+    pub away_after: Duration,
+    /// For how long a sender's own id of a message is remembered.
+    pub idempotency_window: Duration,
     /// The most bytes that wait for one connection.
     pub outbox_bytes: usize,
     /// The most rooms of one connection.
@@ -97,6 +101,8 @@ impl Realtime {
             max_connections: 10_000,
             recovery_window: Duration::from_secs(120),
             recovery_bytes: 64 << 20,
+            away_after: Duration::from_secs(300),
+            idempotency_window: Duration::from_secs(120),
             outbox_bytes: 4 << 20,
             rooms_per_connection: 100,
             cors_origins: Vec::new(),

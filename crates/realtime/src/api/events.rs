@@ -124,6 +124,7 @@ fn subscribe(
         limit: RefCell::new(None),
         traffic: Cell::default(),
         in_flight: Cell::new(0),
+        activity: Cell::default(),
         waker: RefCell::new(None),
         on_end: RefCell::new(Some(client.on_end)),
     });

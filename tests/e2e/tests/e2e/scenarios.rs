@@ -1,6 +1,6 @@
 //! The node scenarios, each with a server of its own. What they do is in `node/`.
 
-use crate::harness::scenario;
+use crate::harness::{configured_scenario, scenario};
 
 #[test]
 fn a_client_on_polling_alone_joins_and_talks() {
@@ -115,6 +115,36 @@ fn a_user_over_the_rate_is_told_so() {
 #[test]
 fn a_crowd_that_joins_at_once_sees_itself() {
     scenario("rooms", "manyJoinAtOnce");
+}
+
+#[test]
+fn who_does_nothing_is_away_until_they_do_something() {
+    configured_scenario("presence", "awayAndBack", "away_after = \"1s\"\nping_interval = \"1s\"");
+}
+
+#[test]
+fn a_client_that_vanished_is_gone_with_its_heartbeat() {
+    configured_scenario("presence", "vanished", "ping_interval = \"1s\"\nping_timeout = \"1s\"");
+}
+
+#[test]
+fn a_thousand_joins_at_once_cost_thousands_of_events_not_half_a_million() {
+    scenario("presence", "joinStorm");
+}
+
+#[test]
+fn a_message_sent_twice_is_published_once() {
+    scenario("presence", "sentTwice");
+}
+
+#[test]
+fn a_message_sent_again_after_a_cut_is_published_once() {
+    scenario("presence", "sentAgainAfterACut");
+}
+
+#[test]
+fn tenants_with_the_same_users_rooms_and_message_ids_never_meet() {
+    scenario("presence", "tenantsInAllButName");
 }
 
 #[test]
