@@ -53,11 +53,17 @@ pub trait History: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Arc<Publication>>, HistoryError>;
 
-    /// Up to `limit` messages of the room with a sequence number above `after_seq`, oldest first.
+    /// Up to `limit` messages of the room with a sequence number above `after_seq`, oldest first; `None` if some of them
+    /// may be gone (too old, or over one of the room's caps): what is left would look complete and is not.
     ///
     /// # Errors
     /// The store cannot be read.
-    fn read_seq(&self, room: &RoomKey, after_seq: u64, limit: usize) -> Result<Vec<Arc<Publication>>, HistoryError>;
+    fn read_seq(
+        &self,
+        room: &RoomKey,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<Arc<Publication>>>, HistoryError>;
 
     /// The first and the last offset that a read of the room could return now; `None` when there is none.
     fn bounds(&self, room: &RoomKey) -> Option<(u64, u64)>;
@@ -182,6 +188,9 @@ pub struct HistorySettings {
     pub ttl_ms: u64,
     /// The newest so many persistent messages of a room are kept.
     pub max_messages_per_room: usize,
+    /// The newest messages of a room are kept as long as those after each have together less than this, payload bytes;
+    /// so the newest one is always kept.
+    pub max_bytes_per_room: u64,
     /// When data is forced to disk.
     pub fsync: Fsync,
     /// Bytes that may wait for the writer; one write more than this is accepted, so that a large one is not stuck.
@@ -204,6 +213,7 @@ impl Default for HistorySettings {
         Self {
             ttl_ms: 3_600_000,
             max_messages_per_room: 1_000,
+            max_bytes_per_room: 16 * 1024 * 1024,
             fsync: Fsync::Interval(1_000),
             queue_bytes: 8 * 1024 * 1024,
             queue_items: 16_384,
@@ -220,6 +230,7 @@ impl std::fmt::Debug for HistorySettings {
         f.debug_struct("HistorySettings")
             .field("ttl_ms", &self.ttl_ms)
             .field("max_messages_per_room", &self.max_messages_per_room)
+            .field("max_bytes_per_room", &self.max_bytes_per_room)
             .field("fsync", &self.fsync)
             .field("queue_bytes", &self.queue_bytes)
             .finish_non_exhaustive()

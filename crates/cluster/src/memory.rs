@@ -113,8 +113,24 @@ impl History for MemoryHistory {
         ))
     }
 
-    fn read_seq(&self, room: &RoomKey, after_seq: u64, limit: usize) -> Result<Vec<Arc<Publication>>, HistoryError> {
-        Ok(self.live(room, |messages| messages.filter(|p| p.seq > after_seq).take(limit).cloned().collect()))
+    fn read_seq(
+        &self,
+        room: &RoomKey,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<Arc<Publication>>>, HistoryError> {
+        let oldest = (self.settings.clock)().saturating_sub(self.settings.ttl_ms);
+        let space = SpaceKey { tenant: room.tenant.clone(), namespace: room.namespace.clone() };
+        let data = lock(&self.data);
+        let Some(space) = data.spaces.get(&space) else { return Ok(Some(Vec::new())) };
+        let Some(room) = space.rooms.get(&room.room) else {
+            return Ok((space.forgotten_seq <= after_seq).then(Vec::new));
+        };
+        let wanted = || room.messages.iter().filter(|p| p.seq > after_seq);
+        if room.removed_seq > after_seq || wanted().any(|p| p.timestamp_ms <= oldest) {
+            return Ok(None);
+        }
+        Ok(Some(wanted().take(limit).cloned().collect()))
     }
 
     fn bounds(&self, room: &RoomKey) -> Option<(u64, u64)> {
@@ -158,6 +174,8 @@ struct Data {
 struct Space {
     epoch: Epoch,
     last_seq: u64,
+    /// The highest `seq` of a message of a room that has none left.
+    forgotten_seq: u64,
     rooms: FxHashMap<RoomName, Room>,
 }
 
@@ -166,6 +184,10 @@ struct Room {
     messages: VecDeque<Arc<Publication>>,
     /// Arrival numbers of `messages`.
     arrivals: VecDeque<u64>,
+    /// Payload bytes of `messages`.
+    bytes: u64,
+    /// The highest `seq` of a message that has been removed.
+    removed_seq: u64,
 }
 
 /// What one stored message costs, roughly.
@@ -175,29 +197,42 @@ fn weight(publication: &Publication) -> usize {
 
 impl Data {
     /// What was removed to make place for the message; `None`: its space was never opened.
-    fn append(&mut self, publication: &Arc<Publication>, cap: usize, max_bytes: usize) -> Option<usize> {
+    fn append(&mut self, publication: &Arc<Publication>, settings: &HistorySettings) -> Option<usize> {
         let arrival = self.arrivals;
         let space = self.spaces.get_mut(publication.space.as_ref())?;
         self.arrivals += 1;
         self.bytes = self.bytes.saturating_add(weight(publication));
         space.last_seq = space.last_seq.max(publication.seq);
-        let room = space.rooms.entry(publication.room.clone()).or_default();
+        let forgotten_seq = space.forgotten_seq;
+        let room = space
+            .rooms
+            .entry(publication.room.clone())
+            .or_insert_with(|| Room { removed_seq: forgotten_seq, ..Room::default() });
         room.messages.push_back(Arc::clone(publication));
         room.arrivals.push_back(arrival);
-        let (first, over) = (room.arrivals.len() == 1, room.messages.len() > cap);
-        if first {
+        room.bytes += publication.payload_bytes() as u64;
+        if room.arrivals.len() == 1 {
             self.oldest.insert(arrival, (Arc::clone(&publication.space), publication.room.clone()));
         }
         let mut removed = 0;
-        if over {
+        while self.is_over(publication, settings) {
             removed += self.drop_front(&publication.space, &publication.room);
         }
-        while self.bytes > max_bytes {
+        while self.bytes > settings.memory_bytes {
             let Some((_, (space, room))) = self.oldest.first_key_value() else { break };
             let (space, room) = (Arc::clone(space), room.clone());
             removed += self.drop_front(&space, &room);
         }
         Some(removed)
+    }
+
+    /// Whether the message's room has more than it may.
+    fn is_over(&self, publication: &Publication, settings: &HistorySettings) -> bool {
+        let space = self.spaces.get(publication.space.as_ref());
+        let Some(room) = space.and_then(|space| space.rooms.get(&publication.room)) else { return false };
+        let oldest = room.messages.front().map_or(0, |oldest| oldest.payload_bytes() as u64);
+        room.messages.len() > settings.max_messages_per_room
+            || (room.messages.len() > 1 && room.bytes - oldest >= settings.max_bytes_per_room)
     }
 
     /// Forgets the room's oldest message.
@@ -206,6 +241,8 @@ impl Data {
         let Some(room) = space.rooms.get_mut(name) else { return 0 };
         let Some(publication) = room.messages.pop_front() else { return 0 };
         self.bytes = self.bytes.saturating_sub(weight(&publication));
+        room.bytes = room.bytes.saturating_sub(publication.payload_bytes() as u64);
+        room.removed_seq = room.removed_seq.max(publication.seq);
         if let Some(arrival) = room.arrivals.pop_front() {
             self.oldest.remove(&arrival);
         }
@@ -214,6 +251,7 @@ impl Data {
                 self.oldest.insert(*next, (Arc::clone(key), name.clone()));
             }
             None => {
+                space.forgotten_seq = space.forgotten_seq.max(room.removed_seq);
                 space.rooms.remove(name);
             }
         }
@@ -256,8 +294,7 @@ impl Backend for MemoryBackend {
                         written.push(Written::Failed { space, seq, error: crate::NO_POSITION.into() });
                         continue;
                     }
-                    let (cap, max_bytes) = (self.settings.max_messages_per_room, self.settings.memory_bytes);
-                    match data.append(publication, cap, max_bytes) {
+                    match data.append(publication, &self.settings) {
                         Some(count) => {
                             removed += count;
                             written.push(Written::Appended { space: Arc::clone(&space), seq });
@@ -295,9 +332,12 @@ impl Backend for MemoryBackend {
         let mut data = lock(&self.data);
         let space = match data.spaces.entry(key.clone()) {
             Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                entry.insert(Space { epoch: random_epoch()?, last_seq: 0, rooms: FxHashMap::default() })
-            }
+            Entry::Vacant(entry) => entry.insert(Space {
+                epoch: random_epoch()?,
+                last_seq: 0,
+                forgotten_seq: 0,
+                rooms: FxHashMap::default(),
+            }),
         };
         let rooms = space.rooms.iter().filter_map(|(name, room)| {
             let last = room.messages.back()?;

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use rig::{HANG, Reports, Rig, is_final, message, offsets, room_of, session, space};
 use tidegate_cluster::{EmbeddedHistory, Full, History, HistorySettings, MemoryHistory, OnWritten, Write, Written};
 use tidegate_hub::Pid;
@@ -81,7 +82,9 @@ contract! {
                 assert_eq!(rig.read("one"), expected);
                 let room = room_of(&rig.space, "one");
                 assert_eq!(offsets(&rig.history.tail(&room, None, 500).unwrap()), expected);
-                assert_eq!(offsets(&rig.history.read_seq(&room, 0, 500).unwrap()), expected);
+                let before = (first - 1) * 5;
+                assert_eq!(offsets(&rig.history.read_seq(&room, before, 500).unwrap().unwrap()), expected);
+                assert_eq!(rig.history.read_seq(&room, 0, 500).unwrap().is_none(), first > 1, "not all of them");
                 assert_eq!(rig.history.bounds(&room), Some((first * 3, n * 3)));
             }
         }
@@ -97,13 +100,43 @@ contract! {
         rig.advance(30_000);
         assert_eq!(rig.read("one"), [2]);
         assert_eq!(offsets(&rig.history.tail(&room, None, 10).unwrap()), [2]);
-        assert_eq!(offsets(&rig.history.read_seq(&room, 0, 10).unwrap()), [2]);
+        assert_eq!(offsets(&rig.history.read_seq(&room, 1, 10).unwrap().unwrap()), [2]);
+        assert_eq!(rig.history.read_seq(&room, 0, 10).unwrap(), None, "the first is gone");
         assert_eq!(rig.history.bounds(&room), Some((2, 2)));
         rig.advance(30_000);
         assert!(rig.read("one").is_empty());
         assert_eq!(rig.history.bounds(&room), None);
+        assert_eq!(rig.history.read_seq(&room, 1, 10).unwrap(), None, "the second is gone too");
         rig.append("one", 3, 3);
         assert_eq!(rig.read("one"), [3]);
+        assert_eq!(rig.history.read_seq(&room, 1, 10).unwrap(), None);
+        assert_eq!(offsets(&rig.history.read_seq(&room, 2, 10).unwrap().unwrap()), [3]);
+    }
+
+    fn a_room_keeps_no_more_bytes_than_it_may(rig, |settings| settings.max_bytes_per_room = 10_000) {
+        let room = room_of(&rig.space, "one");
+        let mut kept = std::collections::VecDeque::new();
+        for n in 1..=200u64 {
+            let mut message = (*rig.message("one", n, n)).clone();
+            // Now and then one that is larger than all that a room may keep: it is kept alone.
+            let bytes = if n % 61 == 0 { 30_000 } else { 300 + (n as usize * 37) % 900 };
+            message.data = Bytes::from(vec![b'x'; bytes]);
+            let bytes = message.payload_bytes();
+            rig.submit_and_wait(Arc::new(message));
+            kept.push_back((n, bytes));
+            while kept.iter().skip(1).map(|(_, bytes)| bytes).sum::<usize>() >= 10_000 {
+                kept.pop_front();
+            }
+            let expected: Vec<u64> = kept.iter().map(|(n, _)| *n).collect();
+            assert_eq!(rig.read("one"), expected);
+            let first = expected[0];
+            assert_eq!(rig.history.bounds(&room), Some((first, n)));
+            assert_eq!(offsets(&rig.history.read_seq(&room, first - 1, 500).unwrap().unwrap()), expected);
+            if first > 1 {
+                assert_eq!(rig.history.read_seq(&room, first - 2, 500).unwrap(), None, "the one before is gone");
+            }
+        }
+        assert!(rig.history.stats().removed >= 150, "{:?}", rig.history.stats());
     }
 
     fn the_tail_is_the_newest_messages_oldest_first(rig) {
@@ -126,7 +159,9 @@ contract! {
             let room = if n % 2 == 0 { "even" } else { "odd" };
             rig.append(room, n.div_ceil(2), n);
         }
-        let after = |room: &str, seq, limit| offsets(&rig.history.read_seq(&room_of(&rig.space, room), seq, limit).unwrap());
+        let after = |room: &str, seq, limit| {
+            offsets(&rig.history.read_seq(&room_of(&rig.space, room), seq, limit).unwrap().unwrap())
+        };
         assert_eq!(after("even", 0, 100), [1, 2, 3, 4, 5]);
         assert_eq!(after("even", 4, 100), [3, 4, 5]);
         assert_eq!(after("odd", 4, 100), [3, 4, 5]);

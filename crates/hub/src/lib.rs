@@ -21,6 +21,7 @@
 mod effects;
 mod ids;
 mod listing;
+mod missed;
 mod once;
 mod pending;
 mod presence;
@@ -40,6 +41,7 @@ mod users;
 pub use effects::{Effect, Effects, PresenceChange};
 pub use ids::{Pid, RoomId, SocketId};
 pub use listing::{ConnectionInfo, Cursor, Member, Page, RoomSummary};
+pub use missed::Missed;
 pub use once::Idempotency;
 pub use presence::PresenceUpdate;
 pub use publish::{GAP_EVENT, Message, Published};

@@ -7,8 +7,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tidegate_types::{ConnId, Millis, Publication, RoomName, SessionOffset, UserId};
 
-use crate::ring::{after_seq, offset_of};
-use crate::room::Room;
+use crate::missed::Missed;
 use crate::session::{NewSession, SessionRecord, Who};
 use crate::space::{Connection, Membership, Space};
 use crate::{Effect, Effects, Pid, RoomId, SocketId};
@@ -137,12 +136,6 @@ impl Sessions {
 /// What the store returned for the rooms of a session, by room.
 type Stored<'a> = FxHashMap<&'a RoomName, Vec<&'a Arc<Publication>>>;
 
-enum Missed {
-    All(Vec<Arc<Publication>>),
-    InStore,
-    Unprovable,
-}
-
 impl Space {
     /// Whether a connection or a kept session holds the pid. If not, the store may have its record: read it, call
     /// [`Space::import_session`], then [`Space::resume`].
@@ -250,7 +243,8 @@ impl Space {
         for membership in &kept.rooms {
             let from = offset.seq.max(membership.joined_seq);
             let Some(room) = self.rooms.get(membership.room) else { return self.fail(pid, ResumeFailure::TooOld, fx) };
-            match self.missed_in(room, from, stored.as_ref()) {
+            let of_room = stored.as_ref().map(|stored| stored.get(&room.name).map_or(&[][..], Vec::as_slice));
+            match self.missed_after_seq(room, from, of_room) {
                 Missed::All(mut messages) => missed.append(&mut messages),
                 Missed::InStore => reads.push((room.name.clone(), from)),
                 Missed::Unprovable => return self.fail(pid, ResumeFailure::TooOld, fx),
@@ -262,39 +256,6 @@ impl Space {
         missed.sort_by_key(|publication| publication.seq);
         let Some(kept) = self.sessions.take(pid) else { return Resume::Failed(ResumeFailure::UnknownSession) };
         self.claim(pid, kept, missed, conn, who, token_expires_at, now, fx)
-    }
-
-    /// What a member missed in a room after `from`.
-    fn missed_in(&self, room: &Room, from: u64, stored: Option<&Stored<'_>>) -> Missed {
-        if from < room.floor_seq {
-            return Missed::Unprovable;
-        }
-        let ring = after_seq(room, from).cloned();
-        if from >= room.stored_seq {
-            return Missed::All(ring.collect());
-        }
-        let Some(stored) = stored else { return Missed::InStore };
-        let stored = stored.get(&room.name).map_or(&[][..], Vec::as_slice);
-        // The store keeps only so many: a full answer does not prove that nothing before it is gone.
-        if stored.len() >= self.config.store_messages {
-            return Missed::Unprovable;
-        }
-        let in_range = |publication: &&Arc<Publication>| {
-            publication.position.is_some_and(|position| position.epoch == self.epoch)
-                && publication.seq > from
-                && publication.seq <= self.order.head_seq()
-        };
-        let mut all: Vec<_> = stored.iter().copied().filter(in_range).cloned().chain(ring).collect();
-        all.sort_by_key(|publication| publication.seq);
-        all.dedup_by_key(|publication| publication.seq);
-        let reaches_back = !room.stored_exact || all.iter().any(|publication| publication.seq == room.stored_seq);
-        // Everything up to the head has to be there, one offset after the other.
-        let no_hole = all.windows(2).all(|pair| match pair {
-            [before, after] => offset_of(before).checked_add(1) == Some(offset_of(after)),
-            _ => true,
-        });
-        let to_the_head = all.last().is_none_or(|last| offset_of(last) == room.head_offset);
-        if reaches_back && no_hole && to_the_head { Missed::All(all) } else { Missed::Unprovable }
     }
 
     #[allow(clippy::too_many_arguments)]

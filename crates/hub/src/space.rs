@@ -25,6 +25,8 @@ pub struct Joined {
     pub position: Position,
     /// The space's released head: the joiner gets exactly the messages of the room with a larger `seq`.
     pub seq: u64,
+    /// The released head when it became a member: [`Joined::seq`], unless it was one already.
+    pub joined_seq: u64,
 }
 
 /// Why a connection cannot join.
@@ -181,7 +183,8 @@ impl Space {
         let Some(connection) = self.conns.get_mut(&conn) else { return Err(JoinError::NotConnected) };
         let room_id = self.rooms.open(room);
         let seq = self.order.head_seq();
-        let already = connection.rooms.iter().any(|membership| membership.room == room_id);
+        let membership = connection.rooms.iter().find(|membership| membership.room == room_id);
+        let (already, joined_seq) = (membership.is_some(), membership.map_or(seq, |of| of.joined_seq));
         if !already {
             let user = connection.user;
             connection.rooms.push(Membership { room: room_id, joined_seq: seq });
@@ -189,7 +192,7 @@ impl Space {
             self.add_lease(room_id, user, conn, now, fx);
             self.save_session(conn, fx);
         }
-        Ok(Joined { room_id, already, position: self.position_of(room_id), seq })
+        Ok(Joined { room_id, already, position: self.position_of(room_id), seq, joined_seq })
     }
 
     /// Takes a connection out of a room; `None` if it was not in it.
@@ -250,7 +253,8 @@ impl Space {
             listens.push(room_id);
             self.rooms.enter(room_id, conn.shard);
         }
-        Joined { room_id, already, position: self.position_of(room_id), seq: self.order.head_seq() }
+        let seq = self.order.head_seq();
+        Joined { room_id, already, position: self.position_of(room_id), seq, joined_seq: seq }
     }
 
     /// Ends [`Space::subscribe`]; `None` if it did not listen there.

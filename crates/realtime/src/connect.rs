@@ -15,7 +15,6 @@ use tokio::task::spawn_blocking;
 use crate::call::Call;
 use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::emit;
-use crate::encoded::Encoded;
 use crate::id;
 use crate::input::Handled;
 use crate::mailbox::Item;
@@ -148,11 +147,18 @@ fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: 
         SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }
     });
     let socket = NamespaceSocket { space: space.clone(), principal, socket_id, pid, rooms: SmallVec::new() };
-    welcome(shard, conn, socket, offset);
+    welcome(shard, conn, socket, offset, &[]);
 }
 
-/// Answers CONNECT and says hello. The hello carries an offset, so that a client that hears nothing else can recover.
-fn welcome(shard: &Rc<Shard>, conn: &Rc<Conn>, socket: NamespaceSocket, offset: SessionOffset) {
+/// Answers CONNECT, replays what the client has missed, and says hello. The hello carries an offset, so that a client
+/// that hears nothing else can recover.
+fn welcome(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    socket: NamespaceSocket,
+    offset: SessionOffset,
+    missed: &[Arc<Publication>],
+) {
     let namespace = socket.space.key.namespace.clone();
     let settings = socket.space.settings.clone();
     let reply = if settings.recovery {
@@ -167,12 +173,22 @@ fn welcome(shard: &Rc<Shard>, conn: &Rc<Conn>, socket: NamespaceSocket, offset: 
     socket.space.metrics.connections.inc();
     socket.space.metrics.connected.inc();
     conn.sockets.borrow_mut().push(socket);
-    shard.send(conn, &[], |packet| {
-        packet.push(b'4');
-        socket_io::connect(packet, namespace.as_str(), &reply);
-    });
+    if missed.is_empty() {
+        shard.send(conn, &[], |packet| {
+            packet.push(b'4');
+            socket_io::connect(packet, namespace.as_str(), &reply);
+        });
+    } else {
+        shard.hold_back(conn, |replay| {
+            replay.push(|packet| socket_io::connect(packet, namespace.as_str(), &reply));
+            missed.iter().for_each(|publication| replay.push_message(publication, settings.recovery));
+        });
+    }
     let offset = settings.recovery.then(|| offset.to_string());
     emit(shard, conn, &namespace, "connection:established", &hello, offset.as_deref());
+    if !missed.is_empty() {
+        shard.let_go(conn);
+    }
 }
 
 /// Gives a session back to its client; false if it has to start afresh.
@@ -225,12 +241,8 @@ async fn come_back(
             for (_, room) in &rooms {
                 shard.add_member(conn, &mut socket, *room, seq);
             }
-            let missed: Vec<Arc<Encoded>> =
-                missed.into_iter().map(|publication| Arc::new(space.encode(publication))).collect();
-            shard.hold_back(conn, &missed);
             let epoch = space.lock().epoch();
-            welcome(shard, conn, socket, SessionOffset { epoch, seq });
-            shard.let_go(conn);
+            welcome(shard, conn, socket, SessionOffset { epoch, seq }, &missed);
             for (room, _) in &rooms {
                 rooms_api::send_snapshot(shard, conn, space, room);
             }
@@ -297,7 +309,8 @@ async fn read_missed(
         for (room, after) in reads {
             let room = RoomKey { tenant: key.tenant.clone(), namespace: key.namespace.clone(), room };
             match history.read_seq(&room, after, most) {
-                Ok(messages) => stored.extend(messages),
+                Ok(Some(messages)) => stored.extend(messages),
+                Ok(None) => return None,
                 Err(error) => {
                     tracing::error!(%error, "the history cannot be read for a recovery");
                     return None;

@@ -65,23 +65,9 @@ impl Encoded {
     }
 
     fn packet(&self, prefix: &[u8]) -> Vec<u8> {
-        let publication = &*self.publication;
-        let offset = publication.session_offset().filter(|_| self.offset).map(|offset| {
-            let mut text = Vec::with_capacity(40);
-            offset.push(&mut text);
-            String::from_utf8(text).unwrap_or_default()
-        });
-        let data = std::str::from_utf8(&publication.data).unwrap_or_default();
-        let mut packet = Vec::with_capacity(data.len() + 96);
+        let mut packet = Vec::with_capacity(self.publication.data.len() + 96);
         packet.extend_from_slice(prefix);
-        let namespace = publication.space.namespace.as_str();
-        let name = publication.event.as_str();
-        if publication.attachments.is_empty() {
-            socket_io::event(&mut packet, namespace, None, name, data, offset.as_deref());
-        } else {
-            let count = publication.attachments.len();
-            socket_io::binary_event(&mut packet, count, namespace, None, name, data, offset.as_deref());
-        }
+        push_packet(&mut packet, &self.publication, self.offset);
         packet
     }
 
@@ -127,6 +113,111 @@ impl Encoded {
             sse::encode_event(&mut out, id.as_deref(), None, &data);
             out.into()
         })
+    }
+}
+
+/// Appends the Socket.IO packet of a publication, with the offset that recovery needs or without.
+fn push_packet(out: &mut Vec<u8>, publication: &Publication, offset: bool) {
+    let offset = publication.session_offset().filter(|_| offset).map(|offset| {
+        let mut text = Vec::with_capacity(40);
+        offset.push(&mut text);
+        String::from_utf8(text).unwrap_or_default()
+    });
+    let data = std::str::from_utf8(&publication.data).unwrap_or_default();
+    let namespace = publication.space.namespace.as_str();
+    let name = publication.event.as_str();
+    if publication.attachments.is_empty() {
+        socket_io::event(out, namespace, None, name, data, offset.as_deref());
+    } else {
+        let count = publication.attachments.len();
+        socket_io::binary_event(out, count, namespace, None, name, data, offset.as_deref());
+    }
+}
+
+/// What one client gets of a replay: packets one behind the other in pieces of this size or a little more, because a
+/// piece per message would cost more than the message.
+const REPLAY_PIECE: usize = 64 << 10;
+
+/// The packets of a replay for one client.
+pub(crate) struct Replay {
+    pieces: Vec<Bytes>,
+    piece: Vec<u8>,
+    packet: Vec<u8>,
+    transport: ReplayTransport,
+}
+
+/// How packets follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplayTransport {
+    /// Frame by frame.
+    WebSocket,
+    /// Joined by `\x1e`.
+    Polling,
+}
+
+impl Replay {
+    /// Nothing yet.
+    pub fn new(transport: ReplayTransport) -> Self {
+        Self { pieces: Vec::new(), piece: Vec::new(), packet: Vec::new(), transport }
+    }
+
+    /// Adds a text packet, without Engine.IO's type.
+    pub fn push(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.packet.clear();
+        self.packet.push(b'4');
+        write(&mut self.packet);
+        match self.transport {
+            ReplayTransport::WebSocket => {
+                let length = self.packet.len() as u64;
+                websocket::encode_header(&mut self.piece, websocket::Opcode::Text, true, length);
+            }
+            ReplayTransport::Polling if self.piece.is_empty() => {}
+            ReplayTransport::Polling => self.piece.push(b'\x1e'),
+        }
+        self.piece.extend_from_slice(&self.packet);
+        if self.piece.len() >= REPLAY_PIECE {
+            self.finish_piece();
+        }
+    }
+
+    /// Adds a message, with the offset that recovery needs or without.
+    pub fn push_message(&mut self, publication: &Publication, offset: bool) {
+        if self.piece.capacity() == 0 {
+            self.piece.reserve(publication.payload_bytes() + 128);
+        }
+        self.push(|packet| push_packet(packet, publication, offset));
+        for attachment in publication.attachments.iter() {
+            match self.transport {
+                ReplayTransport::WebSocket => {
+                    let length = attachment.len() as u64;
+                    websocket::encode_header(&mut self.piece, websocket::Opcode::Binary, true, length);
+                    self.piece.extend_from_slice(attachment);
+                }
+                ReplayTransport::Polling => {
+                    if !self.piece.is_empty() {
+                        self.piece.push(b'\x1e');
+                    }
+                    self.piece.push(b'b');
+                    self.piece.extend_from_slice(STANDARD.encode(attachment).as_bytes());
+                }
+            }
+        }
+    }
+
+    fn finish_piece(&mut self) {
+        if !self.piece.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.piece).into());
+            self.piece.reserve(REPLAY_PIECE + REPLAY_PIECE / 8);
+        }
+    }
+
+    /// The pieces, in order.
+    pub fn finish(mut self) -> Vec<Bytes> {
+        if !self.piece.is_empty() {
+            self.piece.shrink_to_fit();
+            self.pieces.push(self.piece.into());
+        }
+        self.pieces
     }
 }
 

@@ -20,6 +20,7 @@ mod activity;
 mod api;
 mod body;
 mod call;
+mod catch_up;
 mod connect;
 mod connection;
 mod drain;

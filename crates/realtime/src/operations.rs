@@ -46,11 +46,7 @@ pub(crate) fn join(
     room: &RoomName,
     now: Millis,
 ) -> Result<Entered, JoinRefused> {
-    let rooms = conn.with_socket(space.key.namespace.as_str(), |socket| socket.rooms.len()).unwrap_or(0);
-    if rooms >= shard.node.settings.max_rooms_per_connection && !space.lock().is_member(conn.id, room) {
-        space.metrics.limited(RateLimit::Room).inc();
-        return Err(JoinRefused::TooManyRooms);
-    }
+    room_limit(shard, conn, space, room)?;
     let (joined, saved) = shard.node.with_session(space, |hub, effects| hub.join(conn.id, room, now, effects));
     let joined = joined.map_err(|JoinError::NotConnected| JoinRefused::NotConnected)?;
     if !joined.already {
@@ -61,6 +57,21 @@ pub(crate) fn join(
         }
     }
     Ok(Entered { saved })
+}
+
+/// Whether the socket may be in one more room.
+pub(crate) fn room_limit(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    room: &RoomName,
+) -> Result<(), JoinRefused> {
+    let rooms = conn.with_socket(space.key.namespace.as_str(), |socket| socket.rooms.len()).unwrap_or(0);
+    if rooms >= shard.node.settings.max_rooms_per_connection && !space.lock().is_member(conn.id, room) {
+        space.metrics.limited(RateLimit::Room).inc();
+        return Err(JoinRefused::TooManyRooms);
+    }
+    Ok(())
 }
 
 /// Takes the socket out of a room; does nothing if it is not in it.

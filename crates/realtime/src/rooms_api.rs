@@ -12,12 +12,13 @@ use tidegate_auth::RoomAction;
 use tidegate_hub::{Idempotency, Message, PresenceChange, PresenceUpdate};
 use tidegate_metrics::{EventLabel, RateLimit};
 use tidegate_types::{
-    Class, CloseReason, EventName, IdempotencyKey, Millis, Namespace, Position, PresenceInfo, RoomKey, RoomName,
-    Status, push_number,
+    Bookmark, Class, CloseReason, EventName, IdempotencyKey, Millis, Namespace, Position, PresenceInfo, RoomKey,
+    RoomName, Status, push_number,
 };
 use tidegate_wire::{socket_io, write_string};
 use tokio::task::spawn_blocking;
 
+use crate::catch_up::{self, CaughtUp};
 use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::{ack, emit, quoted};
 use crate::input::Handled;
@@ -82,6 +83,7 @@ struct Join<'a> {
     room: Cow<'a, str>,
     #[serde(borrow)]
     metadata: Option<&'a RawValue>,
+    since: Option<Bookmark>,
 }
 
 #[derive(Deserialize)]
@@ -281,14 +283,39 @@ fn room_join(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     if !context.allowed(RoomAction::Join, &room) {
         return Err(Refusal::new(FAILED, "Unauthorized"));
     }
-    let entered = operations::join(context.shard, context.conn, &context.space, &room, context.now)
-        .map_err(|refused| Refusal::new(FAILED, refused.to_string()))?;
-    let quoted_room = quoted(room.as_str());
-    let data = match join.metadata.map(RawValue::get) {
-        Some(metadata) => format!(r#"{{"room":{quoted_room},"metadata":{metadata}}}"#),
-        None => format!(r#"{{"room":{quoted_room}}}"#),
-    };
+    let mut data = format!(r#"{{"room":{}"#, quoted(room.as_str()));
+    if let Some(metadata) = join.metadata {
+        data.push_str(r#","metadata":"#);
+        data.push_str(metadata.get());
+    }
     let answer = context.answer(String::new());
+    let (shard, conn, space) = (context.shard, context.conn, &context.space);
+    if let Some(since) = join.since {
+        // From a cursor of its own choice a client reads the past.
+        if !context.allowed(RoomAction::History, &room) {
+            return Err(Refusal::new(FAILED, "Unauthorized"));
+        }
+        return Ok(catch_up::join_since(
+            shard,
+            conn,
+            space,
+            room.clone(),
+            since,
+            context.now,
+            move |joined| match joined {
+                Ok(CaughtUp { recovered, position }) => {
+                    let standing = format!(r#""recovered":{recovered},"position":"{position}"}}"#);
+                    answer.emit("room:joined", &format!("{data},{standing}"));
+                    answer.ack(&format!(r#"{{"success":true,{standing}"#));
+                    send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
+                }
+                Err(refused) => answer.refused(&Refusal::new(FAILED, refused.to_string())),
+            },
+        ));
+    }
+    let entered = operations::join(shard, conn, space, &room, context.now)
+        .map_err(|refused| Refusal::new(FAILED, refused.to_string()))?;
+    data.push('}');
     Ok(when_saved(entered.saved, move || {
         answer.emit("room:joined", &data);
         answer.succeeded();

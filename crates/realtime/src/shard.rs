@@ -16,7 +16,7 @@ use tokio::task::spawn_local;
 use crate::activity::Activity;
 use crate::call::Call;
 use crate::connection::{Conn, Io, Membership, NamespaceSocket};
-use crate::encoded::Encoded;
+use crate::encoded::{Encoded, Replay, ReplayTransport};
 use crate::mailbox::{Delivery, Item, Mailbox};
 use crate::node::{Node, now_ms};
 use crate::outbox::Sent;
@@ -227,12 +227,21 @@ impl Shard {
         self.settle(conn, sent);
     }
 
-    /// Queues what a client has missed. It leaves with the CONNECT reply behind it, in one write: stock clients keep events
-    /// that come before CONNECT, even if the connection breaks off between the two, and would show them twice.
-    pub(crate) fn hold_back(&self, conn: &Conn, missed: &[Arc<Encoded>]) {
+    /// Queues a CONNECT reply (or nothing) and what a client has missed behind it; [`Shard::let_go`] sends both with one
+    /// write. CONNECT goes first: stock clients keep events that come before it even if the connection breaks off between
+    /// the two, and would show them twice.
+    pub(crate) fn hold_back(&self, conn: &Conn, replay: impl FnOnce(&mut Replay)) {
+        let transport = match &*conn.io.borrow() {
+            Io::WebSocket(_) => ReplayTransport::WebSocket,
+            Io::Polling(_) => ReplayTransport::Polling,
+            Io::Events(_) | Io::Closed => return,
+        };
+        let mut packets = Replay::new(transport);
+        replay(&mut packets);
+        let pieces = packets.finish();
         match &mut *conn.io.borrow_mut() {
-            Io::WebSocket(socket) => missed.iter().for_each(|encoded| socket.sink.hold(encoded.frames().clone())),
-            Io::Polling(poll) => missed.iter().for_each(|encoded| poll.hold(encoded.payload().clone())),
+            Io::WebSocket(socket) => pieces.into_iter().for_each(|piece| socket.sink.hold(piece)),
+            Io::Polling(poll) => pieces.into_iter().for_each(|piece| poll.hold(piece)),
             Io::Events(_) | Io::Closed => {}
         }
     }

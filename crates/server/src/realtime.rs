@@ -76,6 +76,7 @@ pub(crate) fn open(
     let mut history = HistorySettings {
         ttl_ms: millis(store.ttl),
         max_messages_per_room: store.max_messages_per_room,
+        max_bytes_per_room: store.max_bytes_per_room as u64,
         queue_bytes: store.queue_bytes,
         session_grace_ms: millis(realtime.recovery_window),
         ..HistorySettings::default()

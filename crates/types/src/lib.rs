@@ -14,7 +14,7 @@ mod text;
 
 pub use close::{CloseReason, ErrorCode};
 pub use name::{EventName, IdempotencyKey, InvalidName, Namespace, RoomKey, RoomName, SpaceKey, TenantId, UserId};
-pub use position::{Epoch, InvalidPosition, Position, SessionOffset};
+pub use position::{Bookmark, Epoch, InvalidPosition, Position, SessionOffset};
 pub use presence::{InvalidStatus, PresenceInfo, Status};
 pub use publication::{Class, Publication};
 pub use text::{hex, push_hex, push_ip, push_number, push_socket_address};

@@ -36,6 +36,15 @@ pub struct SessionOffset {
     pub seq: u64,
 }
 
+/// How far a client has read a room: whichever of the two numbers it has at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Bookmark {
+    /// The room's own position.
+    Room(Position),
+    /// The offset that came with the last message, of whichever room of the namespace.
+    Session(SessionOffset),
+}
+
 /// A position or offset that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidPosition;
@@ -95,6 +104,22 @@ impl FromStr for SessionOffset {
     }
 }
 
+impl fmt::Display for Bookmark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Room(position) => position.fmt(f),
+            Self::Session(offset) => offset.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Bookmark {
+    type Err = InvalidPosition;
+    fn from_str(text: &str) -> Result<Self, InvalidPosition> {
+        text.parse().map(Self::Room).or_else(|_| text.parse().map(Self::Session))
+    }
+}
+
 macro_rules! text_serde {
     ($name:ident) => {
         impl Serialize for $name {
@@ -113,6 +138,7 @@ macro_rules! text_serde {
 }
 text_serde!(Position);
 text_serde!(SessionOffset);
+text_serde!(Bookmark);
 
 #[cfg(test)]
 mod tests {
@@ -135,6 +161,19 @@ mod tests {
         fn any_text_is_read_or_refused(text: String) {
             let _ = text.parse::<Position>();
             let _ = text.parse::<SessionOffset>();
+        }
+    }
+
+    #[test]
+    fn a_bookmark_is_told_by_its_separator() {
+        let position = Position { epoch: Epoch(0xa1), offset: 7 };
+        let offset = SessionOffset { epoch: Epoch(0xa1), seq: 7 };
+        assert_eq!("a1-7".parse(), Ok(Bookmark::Room(position)));
+        assert_eq!("a1.7".parse(), Ok(Bookmark::Session(offset)));
+        assert_eq!(Bookmark::Room(position).to_string(), "a1-7");
+        assert_eq!(Bookmark::Session(offset).to_string(), "a1.7");
+        for text in ["", "7", "a1_7", "a1-7.1", "a1.-7"] {
+            assert_eq!(text.parse::<Bookmark>(), Err(InvalidPosition), "{text}");
         }
     }
 

@@ -12,7 +12,8 @@ pub struct Case {
     pub name: &'static str,
     /// Label of the table.
     pub label: &'static str,
-    /// The generator's arguments; `@ADDR@` becomes the peer's address. If the first is `h2load`, that is the generator.
+    /// The generator's arguments; `@ADDR@` becomes the peer's address. If the first is `h2load`, that is the generator; if
+    /// it is `storage`, the store's own example is, without a server.
     pub args: &'static [&'static str],
     /// Who takes part.
     pub peers: &'static [Peer],
@@ -297,6 +298,112 @@ pub fn all() -> &'static [Case] {
             equal: &[("alive", "subscribers")],
         },
         Case {
+            name: "persistent-publish",
+            label: "Socket.IO, 64 publishers with 64 persistent messages of 128 B under way, fsync always: acks per second",
+            args: &[
+                "publish",
+                "--url",
+                "ws://@ADDR@",
+                "--connections",
+                "64",
+                "--window",
+                "64",
+                "--size",
+                "128",
+                "--persistent",
+            ],
+            peers: ONLY,
+            figure: "per_second",
+            unit: "/s",
+            goal: Goal::Reach(50_000.0),
+            setup: Setup::SyncAlways,
+            zero: &["failures", "wrong"],
+            equal: &[("alive", "connections")],
+        },
+        Case {
+            name: "storage",
+            label: "the store alone, fsync always: messages stored per second",
+            args: &["storage"],
+            peers: ONLY,
+            figure: "per_second",
+            unit: "/s",
+            goal: Goal::Reach(50_000.0),
+            setup: Setup::Plain,
+            zero: &[],
+            equal: &[],
+        },
+        Case {
+            name: "storage-commits",
+            label: "its group commits per second",
+            args: &["storage"],
+            peers: ONLY,
+            figure: "commits_per_second",
+            unit: "/s",
+            goal: Goal::None,
+            setup: Setup::Plain,
+            zero: &[],
+            equal: &[],
+        },
+        Case {
+            name: "storage-floor",
+            label: "`write` + `fdatasync` of the same bytes in a bare loop, per second",
+            args: &["storage"],
+            peers: ONLY,
+            figure: "floor_per_second",
+            unit: "/s",
+            goal: Goal::None,
+            setup: Setup::Plain,
+            zero: &[],
+            equal: &[],
+        },
+        Case {
+            name: "storage-read",
+            label: "messages of 128 B read from the store for a recovery, per second",
+            args: &["storage"],
+            peers: ONLY,
+            figure: "read_seq_per_second",
+            unit: "/s",
+            goal: Goal::Reach(500_000.0),
+            setup: Setup::Plain,
+            zero: &[],
+            equal: &[],
+        },
+        Case {
+            name: "replay",
+            label: "Socket.IO, 200 clients come back to 5,000 missed messages of 128 B each: messages replayed per second",
+            args: &["replay", "--url", "ws://@ADDR@", "--connections", "200", "--messages", "5000", "--size", "128"],
+            peers: ONLY,
+            figure: "per_second",
+            unit: "/s",
+            goal: Goal::Reach(500_000.0),
+            setup: Setup::Plain,
+            zero: &["failures", "wrong", "lost"],
+            equal: &[],
+        },
+        Case {
+            name: "replay-history",
+            label: "400 clients read 1,000 stored messages of 128 B by `room:history`: messages per second",
+            args: &[
+                "replay",
+                "--history",
+                "--url",
+                "ws://@ADDR@",
+                "--connections",
+                "400",
+                "--messages",
+                "1000",
+                "--size",
+                "128",
+            ],
+            peers: ONLY,
+            figure: "per_second",
+            unit: "/s",
+            goal: Goal::Reach(500_000.0),
+            setup: Setup::Plain,
+            zero: &["failures", "wrong", "lost"],
+            equal: &[],
+        },
+        Case {
             name: "full-speed",
             label: "Socket.IO fan-out to 1,000 at full speed, 128 B: deliveries per second",
             args: &["fanout", "--full-speed", "--url", "ws://@ADDR@", "--subscribers", "1000", "--size", "128"],
@@ -358,10 +465,16 @@ impl Case {
         self.args.split_first().filter(|(first, _)| **first == "h2load").map(|(_, args)| args)
     }
 
+    /// Whether the store is measured by itself.
+    pub fn storage(&self) -> bool {
+        self.args.first() == Some(&"storage")
+    }
+
     /// Whether its connections are Socket.IO sessions, which have to be let in.
     pub fn socketio(&self) -> bool {
         let has = |arg: &str| self.args.contains(&arg);
-        (has("fanout") || has("echo") || has("--socketio")) && !has("--websocket")
+        let socketio = ["fanout", "echo", "publish", "replay", "--socketio"].into_iter().any(has);
+        socketio && !has("--websocket")
     }
 
     /// Whether the peer did the whole work: a figure of work that was not done is worth nothing.

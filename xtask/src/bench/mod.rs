@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
 
 use case::Case;
 use peer::{Peer, Place};
@@ -114,6 +115,8 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
     let total = cases.len() as u32 * options.rounds;
     let mut done = 0;
     for round in 0..options.rounds {
+        // One measurement of the store serves all cases about it: the figures belong together.
+        let mut store = None;
         for case in &cases {
             done += 1;
             let mut peers: Vec<Peer> = case.peers.iter().copied().filter(|peer| options.wants(*peer)).collect();
@@ -122,7 +125,7 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
             for peer in peers {
                 eprint!("[{done}/{total}] round {} · {:<16} {:<9} ", round + 1, case.name, peer.name());
                 // One peer that fails must not throw away what the others did.
-                match measure(case, peer, &place, &upstream.address, options.seconds) {
+                match measure(case, peer, &place, &upstream.address, options.seconds, &mut store) {
                     Ok(values) => {
                         let measurement = Measurement::new(round, case, peer, values);
                         eprintln!("{}", measurement.line(case));
@@ -145,12 +148,41 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(case: &Case, peer: Peer, place: &Place, upstream: &str, seconds: u32) -> anyhow::Result<serde_json::Value> {
+fn measure(
+    case: &Case,
+    peer: Peer,
+    place: &Place,
+    upstream: &str,
+    seconds: u32,
+    store: &mut Option<Value>,
+) -> anyhow::Result<Value> {
+    if case.storage() {
+        let values = match store {
+            Some(values) => values.clone(),
+            None => store.insert(storage(seconds)?).clone(),
+        };
+        case.verify(&values)?;
+        return Ok(values);
+    }
     let server = place.start(peer, case.setup, upstream)?;
     let values = place.generate(case, &server, seconds)?;
     drop(server);
     case.verify(&values)?;
     Ok(values)
+}
+
+/// Runs the store's own measurement.
+fn storage(seconds: u32) -> anyhow::Result<Value> {
+    let cargo =
+        ["run", "--quiet", "--profile", "release-bench", "-p", "tidegate-cluster", "--example", "storage", "--"];
+    let output = Command::new("cargo")
+        .args(cargo)
+        .args(["--json", "--seconds", &seconds.to_string()])
+        .current_dir(machine::workspace_root()?)
+        .output()
+        .context("cargo did not start")?;
+    ensure!(output.status.success(), "the store's measurement: {}", String::from_utf8_lossy(&output.stderr).trim());
+    serde_json::from_slice(&output.stdout).context("the store's measurement printed no JSON")
 }
 
 fn build(root: &std::path::Path) -> anyhow::Result<PathBuf> {

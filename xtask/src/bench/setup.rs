@@ -21,6 +21,8 @@ pub enum Setup {
     Metered,
     /// TLS, and HTTP/2 on it.
     Tls,
+    /// Persistent messages are flushed to the disk before they are acknowledged.
+    SyncAlways,
 }
 
 /// How many routes [`Setup::ManyRoutes`] has.
@@ -34,7 +36,7 @@ impl Setup {
     pub fn nginx(self) -> Marks {
         let (mut http, mut server, mut listen) = (String::new(), String::new(), String::new());
         match self {
-            Self::Plain | Self::Dev | Self::Metered | Self::ManyRoutes => {}
+            Self::Plain | Self::Dev | Self::Metered | Self::ManyRoutes | Self::SyncAlways => {}
             Self::Limited => {
                 http.push_str(
                     "limit_req_zone $binary_remote_addr zone=api:10m rate=1000000r/s; \
@@ -69,8 +71,9 @@ impl Setup {
     /// For `tidegate.toml`.
     pub fn tidegate(self) -> Marks {
         let (mut listener, mut route, mut more) = (String::new(), String::new(), String::new());
+        let fsync = if self == Self::SyncAlways { "always" } else { "interval" };
         match self {
-            Self::Plain | Self::Dev => {}
+            Self::Plain | Self::Dev | Self::SyncAlways => {}
             Self::Limited => {
                 route.push_str("limits = [\"api\", \"perip\"]\nsecurity_headers = true\n");
                 more.push_str(
@@ -98,7 +101,8 @@ impl Setup {
                 listener.push_str("tls = { certificate = \"@DIR@/cert.pem\", key = \"@DIR@/key.pem\" }\n");
             }
         }
-        Marks(vec![("@IN_LISTENER@", listener), ("@IN_ROUTE@", route), ("@MORE@", more)])
+        let fsync = ("@FSYNC@", fsync.to_owned());
+        Marks(vec![("@IN_LISTENER@", listener), ("@IN_ROUTE@", route), ("@MORE@", more), fsync])
     }
 }
 

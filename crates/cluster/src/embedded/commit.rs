@@ -14,7 +14,7 @@ use super::read::MAX_PID_BYTES;
 use super::sweep::Sweep;
 use super::value::{self, Message, Meta, RoomHead, SpaceRecord};
 use super::{Shared, key};
-use crate::history::{Fsync, HistoryError, Write, Written};
+use crate::history::{Fsync, HistoryError, HistorySettings, Write, Written};
 use crate::queue::Counters;
 use crate::random_epoch;
 use crate::writer::Backend;
@@ -33,6 +33,8 @@ pub(super) struct RoomAtHand {
     pub(super) head: RoomHead,
     /// Messages up to this one have been removed.
     pub(super) trimmed_ordinal: u64,
+    /// And so many bytes.
+    trimmed_bytes: u64,
     /// The `rooms` tree has an entry: a load will find the room.
     remembered: bool,
 }
@@ -167,24 +169,31 @@ impl EmbeddedBackend {
         publication: &Publication,
         offset: u64,
     ) -> fjall::Result<Vec<u8>> {
-        let cap = self.shared.settings.max_messages_per_room as u64;
+        let caps = Caps::of(&self.shared.settings);
         let room = at_hand(&mut self.rooms, engine, prefix)?;
         let ordinal = room.head.last_ordinal + 1;
+        let end_bytes = room.head.last_bytes.saturating_add(publication.payload_bytes() as u64);
         let key = key::message(prefix, offset);
-        batch.insert(&engine.messages, key.clone(), value::encode_message(publication, ordinal));
+        batch.insert(&engine.messages, key.clone(), value::encode_message(publication, ordinal, end_bytes));
         room.head.last_ordinal = ordinal;
+        room.head.last_bytes = end_bytes;
         room.head.last_offset = room.head.last_offset.max(offset);
         room.head.last_seq = room.head.last_seq.max(publication.seq);
         room.head.last_timestamp_ms = room.head.last_timestamp_ms.max(publication.timestamp_ms);
         if !room.remembered {
             room.remembered = true;
             room.head.first_offset = offset;
+            // The store may have known the room before.
+            room.head.removed_seq = self.spaces.get(publication.space.as_ref()).map_or(0, |space| space.forgotten_seq);
             batch.insert(&engine.rooms, prefix.to_vec(), room.head.encode());
         }
-        // Not at each message beyond the cap: a scan and the room's entry are shared by an eighth of the cap.
-        if ordinal - room.trimmed_ordinal > cap + (cap / 8).max(16) {
-            let trimmed = trim(engine, batch, prefix, &mut room.head, cap);
-            room.trimmed_ordinal = ordinal.saturating_sub(cap);
+        // Not at each message beyond a cap: a scan and the room's entry are shared by an eighth of the cap.
+        let over = ordinal - room.trimmed_ordinal > caps.messages + (caps.messages / 8).max(16)
+            || end_bytes.saturating_sub(room.trimmed_bytes) > caps.bytes.saturating_add(caps.bytes / 8);
+        if over {
+            let trimmed = trim(engine, batch, prefix, &mut room.head, caps);
+            room.trimmed_ordinal = room.trimmed_ordinal.max(ordinal.saturating_sub(caps.messages));
+            room.trimmed_bytes = end_bytes.saturating_sub(caps.bytes);
             match trimmed {
                 Ok(removed) => Counters::add(&self.shared.queue.counters.removed, removed),
                 // The message itself is in the group already; what was not removed now is removed by a sweep.
@@ -265,21 +274,42 @@ impl EmbeddedBackend {
     }
 }
 
-/// Removes what is over the cap, given that the group under way holds the newest messages.
+/// What a room may keep.
+#[derive(Clone, Copy)]
+pub(super) struct Caps {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+}
+
+impl Caps {
+    pub(super) fn of(settings: &HistorySettings) -> Self {
+        Self { messages: settings.max_messages_per_room as u64, bytes: settings.max_bytes_per_room }
+    }
+
+    /// Whether a message is among those that are kept, if these are the newest one's counts.
+    pub(super) fn keep(self, message: &Message, last_ordinal: u64, last_bytes: u64) -> bool {
+        message.ordinal.saturating_add(self.messages) > last_ordinal
+            && last_bytes.saturating_sub(message.end_bytes) < self.bytes
+    }
+}
+
+/// Removes what is over the caps, given that the group under way holds the newest messages.
 fn trim(
     engine: &Engine,
     batch: &mut OwnedWriteBatch,
     prefix: &[u8],
     head: &mut RoomHead,
-    cap: u64,
+    caps: Caps,
 ) -> fjall::Result<usize> {
     let mut removed = 0;
     for entry in engine.range(prefix, head.first_offset, u64::MAX) {
         let (offset, value) = entry?;
-        if Message::head(&value).is_some_and(|message| message.ordinal.saturating_add(cap) > head.last_ordinal) {
+        let message = Message::head(&value);
+        if message.as_ref().is_some_and(|message| caps.keep(message, head.last_ordinal, head.last_bytes)) {
             head.first_offset = offset;
             break;
         }
+        head.removed_seq = head.removed_seq.max(message.map_or(0, |message| message.seq));
         // Even if all that is stored goes: a second trim in the same group must not see these again.
         head.first_offset = offset.saturating_add(1);
         batch.remove(&engine.messages, key::message(prefix, offset));
@@ -301,9 +331,10 @@ pub(super) fn at_hand<'a>(
         }
         let (head, remembered) = engine.counters(prefix)?;
         let first = engine.range(prefix, head.first_offset, u64::MAX).next().transpose()?;
-        let first_ordinal = first.and_then(|(_, value)| Message::head(&value)).map(|message| message.ordinal);
-        let trimmed_ordinal = first_ordinal.map_or(head.last_ordinal, |ordinal| ordinal.saturating_sub(1));
-        rooms.insert(prefix.into(), RoomAtHand { head, trimmed_ordinal, remembered });
+        let first = first.and_then(|(_, value)| Message::head(&value));
+        let trimmed_ordinal = first.as_ref().map_or(head.last_ordinal, |first| first.ordinal.saturating_sub(1));
+        let trimmed_bytes = first.map_or(head.last_bytes, |first| first.end_bytes);
+        rooms.insert(prefix.into(), RoomAtHand { head, trimmed_ordinal, trimmed_bytes, remembered });
     }
     // An entry would need an owned key for each message.
     rooms.get_mut(prefix).ok_or(fjall::Error::Poisoned)
@@ -369,7 +400,7 @@ impl Backend for EmbeddedBackend {
             }
             return Ok(start);
         }
-        let record = SpaceRecord { epoch: random_epoch()?, reserved_seq: 0, last_seq: 0 };
+        let record = SpaceRecord { epoch: random_epoch()?, reserved_seq: 0, last_seq: 0, forgotten_seq: 0 };
         let mut batch = engine.batch(true);
         batch.insert(&engine.state, key::space(key::SPACES, key), record.encode());
         drop(engine);

@@ -106,6 +106,7 @@ impl Engine {
             head.last_seq = head.last_seq.max(last.seq);
             head.last_ordinal = head.last_ordinal.max(last.ordinal);
             head.last_timestamp_ms = head.last_timestamp_ms.max(last.timestamp_ms);
+            head.last_bytes = head.last_bytes.max(last.end_bytes);
         }
         Ok((head, remembered.is_some()))
     }

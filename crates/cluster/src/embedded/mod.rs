@@ -144,7 +144,12 @@ impl History for EmbeddedHistory {
         read::tail(&self.shared, room, before_offset, limit)
     }
 
-    fn read_seq(&self, room: &RoomKey, after_seq: u64, limit: usize) -> Result<Vec<Arc<Publication>>, HistoryError> {
+    fn read_seq(
+        &self,
+        room: &RoomKey,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Option<Vec<Arc<Publication>>>, HistoryError> {
         read::read_seq(&self.shared, room, after_seq, limit)
     }
 

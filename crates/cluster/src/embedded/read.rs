@@ -7,8 +7,9 @@ use bytes::Bytes;
 use tidegate_hub::{Pid, SessionRecord};
 use tidegate_types::{Epoch, Millis, Position, Publication, RoomKey, SpaceKey};
 
+use super::commit::Caps;
 use super::engine::Engine;
-use super::value::{self, Message};
+use super::value::{self, Message, SpaceRecord};
 use super::{Shared, key};
 use crate::history::HistoryError;
 
@@ -25,8 +26,10 @@ struct RoomRead<'a> {
     epoch: Epoch,
     /// Below it nothing is stored: tombstones are not walked over.
     first_offset: u64,
-    /// Messages up to this one are over the room's cap.
-    capped_ordinal: u64,
+    caps: Caps,
+    /// The newest message's counts.
+    last_ordinal: u64,
+    last_bytes: u64,
     expired_at: Option<Millis>,
 }
 
@@ -39,7 +42,6 @@ impl<'a> RoomRead<'a> {
         let prefix = key::room(room);
         let first_offset = engine.head(&prefix)?.map_or(0, |head| head.first_offset);
         let Some((_, last)) = engine.last(&prefix, first_offset)? else { return Ok(None) };
-        let cap = shared.settings.max_messages_per_room as u64;
         Ok(Some(Self {
             shared,
             prefix,
@@ -47,14 +49,17 @@ impl<'a> RoomRead<'a> {
             space: Arc::new(space),
             epoch,
             first_offset,
-            capped_ordinal: last.ordinal.saturating_sub(cap),
+            caps: Caps::of(&shared.settings),
+            last_ordinal: last.ordinal,
+            last_bytes: last.end_bytes,
             expired_at: shared.expired_at(),
             engine,
         }))
     }
 
     fn live(&self, message: &Message) -> bool {
-        message.ordinal > self.capped_ordinal && self.expired_at.is_none_or(|at| message.timestamp_ms > at)
+        self.caps.keep(message, self.last_ordinal, self.last_bytes)
+            && self.expired_at.is_none_or(|at| message.timestamp_ms > at)
     }
 
     fn decode(&self, offset: u64, message: &Message, value: &Bytes) -> Option<Arc<Publication>> {
@@ -122,27 +127,51 @@ pub(super) fn tail(
     Ok(found)
 }
 
-/// `seq` grows with the offset inside a room, so the newest messages are walked backwards until `after_seq`; the cap
-/// bounds the walk.
+/// `seq` grows with the offset inside a room, so the newest messages are walked backwards until `after_seq`; the caps
+/// bound the walk.
 pub(super) fn read_seq(
     shared: &Shared,
     room: &RoomKey,
     after_seq: u64,
     limit: usize,
-) -> Result<Vec<Arc<Publication>>, HistoryError> {
+) -> Result<Option<Vec<Arc<Publication>>>, HistoryError> {
     let mut found = Vec::new();
-    let Some(read) = RoomRead::begin(shared, room)? else { return Ok(found) };
-    let entries = read.engine.range(&read.prefix, read.first_offset, u64::MAX);
-    read.visit(entries.rev(), |offset, message, value| {
-        if message.seq <= after_seq {
-            return ControlFlow::Break(());
+    let read = RoomRead::begin(shared, room)?;
+    if let Some(read) = &read {
+        for entry in read.engine.range(&read.prefix, read.first_offset, u64::MAX).rev() {
+            let (offset, value) = entry?;
+            let Some(message) = Message::head(&value) else {
+                shared.corrupt("message");
+                continue;
+            };
+            if message.seq <= after_seq {
+                found.reverse();
+                found.truncate(limit);
+                return Ok(Some(found));
+            }
+            if !read.live(&message) {
+                return Ok(None);
+            }
+            found.extend(read.decode(offset, &message, &value));
         }
-        found.extend(read.decode(offset, &message, value));
-        ControlFlow::Continue(())
-    })?;
+    }
+    if removed_seq(shared, room)? > after_seq {
+        return Ok(None);
+    }
     found.reverse();
     found.truncate(limit);
-    Ok(found)
+    Ok(Some(found))
+}
+
+/// The highest `seq` of the room's messages that have been removed.
+fn removed_seq(shared: &Shared, room: &RoomKey) -> Result<u64, HistoryError> {
+    let engine = shared.engine()?;
+    if let Some(head) = engine.head(&key::room(room))? {
+        return Ok(head.removed_seq);
+    }
+    let space = SpaceKey { tenant: room.tenant.clone(), namespace: room.namespace.clone() };
+    let record = engine.state.get(key::space(key::SPACES, &space))?;
+    Ok(record.and_then(|value| SpaceRecord::decode(&value)).map_or(0, |space| space.forgotten_seq))
 }
 
 pub(super) fn bounds(shared: &Shared, room: &RoomKey) -> Result<Option<(u64, u64)>, HistoryError> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 use tidegate_types::SpaceKey;
 
-use super::commit::{EmbeddedBackend, at_hand, remove_rings};
+use super::commit::{Caps, EmbeddedBackend, at_hand, remove_rings};
 use super::engine::Engine;
 use super::key;
 use super::read::session_expired;
@@ -131,6 +131,7 @@ impl EmbeddedBackend {
             let last_seq = engine.counters(&prefix)?.0.last_seq;
             if let Some(record) = self.spaces.get_mut(&space) {
                 record.last_seq = record.last_seq.max(last_seq);
+                record.forgotten_seq = record.forgotten_seq.max(last_seq);
                 batch.insert(&engine.state, key::space(key::SPACES, &space), record.encode());
             }
             self.rooms.remove(prefix.as_slice());
@@ -162,7 +163,7 @@ impl EmbeddedBackend {
             return Ok(swept);
         }
         let expired_at = self.shared.expired_at();
-        let cap = self.shared.settings.max_messages_per_room as u64;
+        let caps = Caps::of(&self.shared.settings);
         let room = at_hand(&mut self.rooms, engine, prefix)?;
         let mut kept = None;
         for entry in entries {
@@ -174,10 +175,11 @@ impl EmbeddedBackend {
             }
             if let Some(message) = Message::head(&value) {
                 let expired = expired_at.is_some_and(|at| message.timestamp_ms <= at);
-                if !expired && message.ordinal.saturating_add(cap) > room.head.last_ordinal {
+                if !expired && caps.keep(&message, room.head.last_ordinal, room.head.last_bytes) {
                     kept = Some(offset);
                     break;
                 }
+                room.head.removed_seq = room.head.removed_seq.max(message.seq);
                 room.trimmed_ordinal = room.trimmed_ordinal.max(message.ordinal);
             }
             batch.remove(&engine.messages, key::message(prefix, offset));

@@ -195,7 +195,7 @@ fn corrupt_values_are_skipped_and_counted() {
         let engine = Engine::open(dir.path()).unwrap();
         let prefix = key::room(&room());
         engine.messages.insert(key::message(&prefix, 2), b"\xff\xff\xff".as_slice()).unwrap();
-        let mut cut = encode_message(&message(epoch, 4), 4);
+        let mut cut = encode_message(&message(epoch, 4), 4, 0);
         cut.truncate(cut.len() - 1);
         engine.messages.insert(key::message(&prefix, 4), cut).unwrap();
         engine.sessions.insert(b"pid".as_slice(), b"\x01\x01".as_slice()).unwrap();
@@ -212,7 +212,7 @@ fn corrupt_values_are_skipped_and_counted() {
 
 #[test]
 fn whatever_the_bytes_are_decoding_answers() {
-    let value = encode_message(&message(Epoch(1), 3), 9);
+    let value = encode_message(&message(Epoch(1), 3), 9, 1_000);
     let position = Position { epoch: Epoch(1), offset: 3 };
     let whole = Bytes::from(value.clone());
     let decoded = Message::head(&whole).unwrap().publication(&whole, &space(), &"r".try_into().unwrap(), position);

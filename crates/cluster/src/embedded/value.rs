@@ -9,9 +9,11 @@ use tidegate_types::{
     Class, Epoch, EventName, Millis, Namespace, Position, Publication, RoomName, SpaceKey, TenantId, UserId,
 };
 
-/// The version of every value below. Another one is a corrupt value: the store's format number, in `meta`, is what keeps
-/// an older program from reading what a newer one wrote.
+/// The version of the values below, unless they say otherwise. Another one is a corrupt value: the store's format number,
+/// in `meta`, is what keeps an older program from reading what a newer one wrote.
 const VERSION: u8 = 1;
+/// Messages, rooms and spaces that also count bytes and remember what was removed.
+const COUNTING: u8 = 2;
 
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
@@ -26,6 +28,16 @@ impl<'a> Reader<'a> {
     fn versioned(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Self::new(bytes);
         (reader.u8()? == VERSION).then_some(reader)
+    }
+
+    /// The version of a value that has two.
+    fn one_of_two(bytes: &'a [u8]) -> Option<(Self, bool)> {
+        let mut reader = Self::new(bytes);
+        match reader.u8()? {
+            VERSION => Some((reader, false)),
+            COUNTING => Some((reader, true)),
+            _ => None,
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,6 +142,9 @@ pub(super) struct Message {
     pub(super) ordinal: u64,
     pub(super) seq: u64,
     pub(super) timestamp_ms: Millis,
+    /// Payload bytes of the room's persistent messages up to and with this one, as the ordinal counts them. 0 if it was
+    /// written before bytes were counted.
+    pub(super) end_bytes: u64,
     /// Where the rest begins.
     body: usize,
 }
@@ -137,9 +152,10 @@ pub(super) struct Message {
 impl Message {
     /// Reads the beginning of the value only.
     pub(super) fn head(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader::versioned(value)?;
+        let (mut reader, counts) = Reader::one_of_two(value)?;
         let (ordinal, seq, timestamp_ms) = (reader.u64()?, reader.u64()?, reader.u64()?);
-        Some(Self { ordinal, seq, timestamp_ms, body: reader.position() })
+        let end_bytes = if counts { reader.u64()? } else { 0 };
+        Some(Self { ordinal, seq, timestamp_ms, end_bytes, body: reader.position() })
     }
 
     /// The whole publication; `value` is what [`Message::head`] was read from.
@@ -175,13 +191,14 @@ impl Message {
     }
 }
 
-pub(super) fn encode_message(publication: &Publication, ordinal: u64) -> Vec<u8> {
+pub(super) fn encode_message(publication: &Publication, ordinal: u64, end_bytes: u64) -> Vec<u8> {
     let event = publication.event.as_str();
-    let mut out = Vec::with_capacity(48 + event.len() + publication.payload_bytes());
-    out.push(VERSION);
+    let mut out = Vec::with_capacity(56 + event.len() + publication.payload_bytes());
+    out.push(COUNTING);
     put_u64(&mut out, ordinal);
     put_u64(&mut out, publication.seq);
     put_u64(&mut out, publication.timestamp_ms);
+    put_u64(&mut out, end_bytes);
     out.push(match publication.class {
         // A volatile message has no position and never comes here.
         Class::Volatile | Class::Recoverable => 1,
@@ -201,7 +218,7 @@ pub(super) fn encode_ring_entry(publication: &Publication) -> Vec<u8> {
     let mut out = Vec::new();
     put_bytes(&mut out, publication.room.as_str().as_bytes());
     put_u64(&mut out, publication.position.map_or(0, |position| position.offset));
-    out.extend_from_slice(&encode_message(publication, 0));
+    out.extend_from_slice(&encode_message(publication, 0, 0));
     out
 }
 
@@ -227,11 +244,15 @@ pub(super) struct RoomHead {
     pub(super) floor_seq: u64,
     /// When the room's youngest message was accepted.
     pub(super) last_timestamp_ms: Millis,
+    /// See [`Message::end_bytes`].
+    pub(super) last_bytes: u64,
+    /// The highest `seq` of a persistent message that has been removed: a read from below it is not complete.
+    pub(super) removed_seq: u64,
 }
 
 impl RoomHead {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![COUNTING];
         for number in [
             self.first_offset,
             self.last_offset,
@@ -239,6 +260,8 @@ impl RoomHead {
             self.last_ordinal,
             self.floor_seq,
             self.last_timestamp_ms,
+            self.last_bytes,
+            self.removed_seq,
         ] {
             put_u64(&mut out, number);
         }
@@ -246,15 +269,23 @@ impl RoomHead {
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader::versioned(value)?;
-        let head = Self {
+        let (mut reader, counts) = Reader::one_of_two(value)?;
+        let mut head = Self {
             first_offset: reader.u64()?,
             last_offset: reader.u64()?,
             last_seq: reader.u64()?,
             last_ordinal: reader.u64()?,
             floor_seq: reader.u64()?,
             last_timestamp_ms: reader.u64()?,
+            last_bytes: 0,
+            removed_seq: 0,
         };
+        if counts {
+            (head.last_bytes, head.removed_seq) = (reader.u64()?, reader.u64()?);
+        } else {
+            // It did not say.
+            head.removed_seq = head.last_seq;
+        }
         reader.end(head)
     }
 
@@ -269,21 +300,25 @@ pub(super) struct SpaceRecord {
     pub(super) reserved_seq: u64,
     /// At the last clean stop, or of a room that was forgotten since.
     pub(super) last_seq: u64,
+    /// The highest `seq` of a persistent message of a room that was forgotten.
+    pub(super) forgotten_seq: u64,
 }
 
 impl SpaceRecord {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![COUNTING];
         put_u64(&mut out, self.epoch.0);
         put_u64(&mut out, self.reserved_seq);
         put_u64(&mut out, self.last_seq);
+        put_u64(&mut out, self.forgotten_seq);
         out
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader::versioned(value)?;
-        let record = Self { epoch: Epoch(reader.u64()?), reserved_seq: reader.u64()?, last_seq: reader.u64()? };
-        reader.end(record)
+        let (mut reader, counts) = Reader::one_of_two(value)?;
+        let (epoch, reserved_seq, last_seq) = (Epoch(reader.u64()?), reader.u64()?, reader.u64()?);
+        let forgotten_seq = if counts { reader.u64()? } else { last_seq };
+        reader.end(Self { epoch, reserved_seq, last_seq, forgotten_seq })
     }
 }
 

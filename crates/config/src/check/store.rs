@@ -43,6 +43,8 @@ pub(super) fn store(reader: &Reader<'_>, found: Option<At<file::Store>>, realtim
             default.max_messages_per_room,
             1,
         ),
+        max_bytes_per_room: bytes(reader, found.max_bytes_per_room, "max_bytes_per_room", default.max_bytes_per_room)
+            .value,
         queue_bytes: queue_bytes.value,
     }
 }

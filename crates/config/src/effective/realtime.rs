@@ -72,6 +72,7 @@ impl File {
         }
         self.time("ttl", store.ttl);
         self.key("max_messages_per_room", store.max_messages_per_room);
+        self.key("max_bytes_per_room", store.max_bytes_per_room);
         self.key("queue_bytes", store.queue_bytes);
     }
 }

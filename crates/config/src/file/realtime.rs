@@ -118,6 +118,8 @@ sections! {
         ttl: Span = "1h",
         /// How many messages of one room are kept.
         max_messages_per_room: u64 = 1000,
+        /// How many payload bytes of one room are kept; its newest message is kept in any case.
+        max_bytes_per_room: Size = "16MiB",
         /// The most that waits for the disk.
         queue_bytes: Size = "64MiB",
     }

@@ -12,17 +12,20 @@ pub struct Store {
     pub ttl: Duration,
     /// How many messages of one room are kept.
     pub max_messages_per_room: usize,
+    /// How many payload bytes of one room are kept.
+    pub max_bytes_per_room: usize,
     /// The most bytes that wait for the writer.
     pub queue_bytes: usize,
 }
 
-/// In memory, an hour, 1,000 messages a room.
+/// In memory, an hour, 1,000 messages or 16 MiB a room.
 impl Default for Store {
     fn default() -> Self {
         Self {
             kind: StoreKind::Memory,
             ttl: Duration::from_secs(3600),
             max_messages_per_room: 1_000,
+            max_bytes_per_room: 16 << 20,
             queue_bytes: 64 << 20,
         }
     }

@@ -21,7 +21,9 @@ mod idle;
 mod link;
 mod payload;
 mod process;
+mod publish;
 mod ramp;
+mod replay;
 mod report;
 mod socketio;
 mod sse;
@@ -51,6 +53,10 @@ enum Case {
     Fanout(fanout::FanoutArgs),
     /// Round trips: Socket.IO emit with ack, or WebSocket echo.
     Echo(echo::EchoArgs),
+    /// Many Socket.IO publishers, each alone in its room, each with several messages under way.
+    Publish(publish::PublishArgs),
+    /// Clients that come back and are sent what they missed, or read it from the history.
+    Replay(replay::ReplayArgs),
     /// Many SSE subscribers; counts the events that arrive.
     Sse(sse::SseArgs),
     /// A small upstream for measurements: fixed HTTP body, WebSocket echo, SSE ticker.
@@ -71,6 +77,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
             Case::Idle(args) => Box::pin(idle::run(args)).await,
             Case::Fanout(args) => Box::pin(fanout::run(args)).await,
             Case::Echo(args) => Box::pin(echo::run(args)).await,
+            Case::Publish(args) => Box::pin(publish::run(args)).await,
+            Case::Replay(args) => Box::pin(replay::run(args)).await,
             Case::Sse(args) => Box::pin(sse::run(args)).await,
             Case::Upstream(args) => Box::pin(upstream::run(args)).await,
         }

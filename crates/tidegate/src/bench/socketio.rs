@@ -15,6 +15,10 @@ pub struct Session {
     reader: Reader,
     writer: Rc<Writer>,
     next_ack: u64,
+    /// The answer to CONNECT, JSON.
+    reply: Vec<u8>,
+    /// The offset that came with the server's greeting.
+    offset: String,
 }
 
 /// The path with the query that selects Engine.IO v4 over WebSocket; `/` alone means the usual `/socket.io/`.
@@ -45,23 +49,51 @@ impl Session {
         scratch: &Scratch,
         auth: &str,
     ) -> anyhow::Result<Self> {
+        Self::open_with(target, source, scratch, auth, |_| Ok(())).await
+    }
+
+    /// As [`Session::open`]; `each` also sees the packets that come with the answer to CONNECT.
+    pub async fn open_with(
+        target: &Target,
+        source: Option<Ipv4Addr>,
+        scratch: &Scratch,
+        auth: &str,
+        mut each: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
         let (reader, writer) = websocket::open(target, &path(target), source, scratch).await?;
-        let mut session = Self { reader, writer, next_ack: 0 };
+        let mut session = Self { reader, writer, next_ack: 0, reply: Vec::new(), offset: String::new() };
         let mut frame = Vec::new();
         push_masked(&mut frame, frame::TEXT, format!("40{auth}").as_bytes());
         session.writer.send(&frame).await?;
-        let mut connected = false;
+        let mut reply = None;
         session
             .until(|packet| {
                 if let Some(error) = packet.strip_prefix(b"4") {
                     bail!("the server refused the session: {}", String::from_utf8_lossy(error));
                 }
-                connected |= packet.starts_with(b"0");
-                Ok(connected)
+                if let Some(json) = packet.strip_prefix(b"0") {
+                    reply = Some(json.to_vec());
+                }
+                each(packet)?;
+                Ok(reply.is_some())
             })
             .await
             .context("Socket.IO CONNECT")?;
+        session.reply = reply.unwrap_or_default();
         Ok(session)
+    }
+
+    /// The `auth` object with which a client gets this session back, as a stock client makes it of `auth`.
+    pub fn comeback(&self, auth: &str) -> anyhow::Result<String> {
+        let reply: serde_json::Value = serde_json::from_slice(&self.reply).context("the answer to CONNECT")?;
+        let pid = reply.get("pid").and_then(serde_json::Value::as_str);
+        let pid = pid.context("the server gave no pid: it recovers no sessions")?;
+        let mut auth: serde_json::Value = serde_json::from_str(auth)?;
+        if let Some(fields) = auth.as_object_mut() {
+            fields.insert("pid".to_owned(), pid.into());
+            fields.insert("offset".to_owned(), self.offset.as_str().into());
+        }
+        Ok(auth.to_string())
     }
 
     /// The writing half, for tasks that send while this one reads.
@@ -102,12 +134,19 @@ impl Session {
     async fn until(&mut self, mut enough: impl FnMut(&[u8]) -> anyhow::Result<bool>) -> anyhow::Result<()> {
         let mut done = false;
         while !done {
+            let mut offset = None;
             let open = self
                 .packets(|packet| {
+                    if packet.starts_with(b"2[\"connection:established\"") {
+                        offset = last_text(packet);
+                    }
                     done |= enough(packet)?;
                     Ok(())
                 })
                 .await?;
+            if let Some(offset) = offset {
+                self.offset = offset;
+            }
             if !open && !done {
                 bail!("the server closed the connection");
             }
@@ -142,6 +181,12 @@ impl Session {
         }
         Ok(open)
     }
+}
+
+/// The last argument of an event, if it is a text.
+fn last_text(packet: &[u8]) -> Option<String> {
+    let arguments: Vec<serde_json::Value> = serde_json::from_slice(packet.strip_prefix(b"2")?).ok()?;
+    arguments.last()?.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

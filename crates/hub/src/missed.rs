@@ -1,0 +1,105 @@
+//! What a reader of a room has missed: from memory, from what the store returned, or from nowhere that could be proven.
+
+use std::sync::Arc;
+
+use tidegate_types::{Bookmark, Publication, RoomName};
+
+use crate::Space;
+use crate::ring::{after_seq, offset_of};
+use crate::room::Room;
+
+/// What a reader has missed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Missed {
+    /// All of this, oldest first; nothing if it is empty.
+    All(Vec<Arc<Publication>>),
+    /// Memory does not reach back, the store may: ask again with what it returns.
+    InStore,
+    /// It cannot be proven what was missed.
+    Unprovable,
+}
+
+impl Space {
+    /// What a reader of the room has missed since `since`, up to the released head. `stored` is what the store returned
+    /// for a [`Missed::InStore`], in any order; what has come since then is in memory, so that a reader that becomes a
+    /// member under the same lock sees neither a gap nor a repetition.
+    pub fn missed(&self, room: &RoomName, since: Bookmark, stored: Option<&[Arc<Publication>]>) -> Missed {
+        let Some(room) = self.rooms.find(room) else { return Missed::Unprovable };
+        let stored: Option<Vec<&Arc<Publication>>> = stored.map(|stored| stored.iter().collect());
+        match since {
+            Bookmark::Session(offset) if offset.epoch != self.epoch || offset.seq > self.order.head_seq() => {
+                Missed::Unprovable
+            }
+            Bookmark::Session(offset) => self.missed_after_seq(room, offset.seq, stored.as_deref()),
+            Bookmark::Room(position) if position.epoch != self.epoch || position.offset > room.head_offset => {
+                Missed::Unprovable
+            }
+            Bookmark::Room(position) => self.missed_after_offset(room, position.offset, stored.as_deref()),
+        }
+    }
+
+    /// Offsets are contiguous: what reaches from the one after `from` to the head without a hole is all.
+    fn missed_after_offset(&self, room: &Room, from: u64, stored: Option<&[&Arc<Publication>]>) -> Missed {
+        if from == room.head_offset {
+            return Missed::All(Vec::new());
+        }
+        let first = room.ring.partition_point(|publication| offset_of(publication) <= from);
+        let ring = room.ring.iter().skip(first);
+        let is_all = |found: &[Arc<Publication>]| {
+            let next = |before: &Arc<Publication>| offset_of(before).checked_add(1);
+            let no_hole = found.windows(2).all(|pair| match pair {
+                [before, after] => next(before) == Some(offset_of(after)),
+                _ => true,
+            });
+            no_hole
+                && found.first().is_some_and(|first| from.checked_add(1) == Some(offset_of(first)))
+                && found.last().is_some_and(|last| offset_of(last) == room.head_offset)
+        };
+        let in_memory: Vec<_> = ring.cloned().collect();
+        if is_all(&in_memory) {
+            return Missed::All(in_memory);
+        }
+        let Some(stored) = stored else { return Missed::InStore };
+        let wanted = |publication: &&Arc<Publication>| {
+            publication.position.is_some_and(|position| {
+                position.epoch == self.epoch && position.offset > from && position.offset <= room.head_offset
+            })
+        };
+        let mut all: Vec<_> = stored.iter().copied().filter(wanted).cloned().chain(in_memory).collect();
+        all.sort_by_key(|publication| offset_of(publication));
+        all.dedup_by_key(|publication| offset_of(publication));
+        if is_all(&all) { Missed::All(all) } else { Missed::Unprovable }
+    }
+
+    /// What a member missed in a room after `from`.
+    pub(crate) fn missed_after_seq(&self, room: &Room, from: u64, stored: Option<&[&Arc<Publication>]>) -> Missed {
+        if from < room.floor_seq {
+            return Missed::Unprovable;
+        }
+        let ring = after_seq(room, from).cloned();
+        if from >= room.stored_seq {
+            return Missed::All(ring.collect());
+        }
+        let Some(stored) = stored else { return Missed::InStore };
+        // The store keeps only so many: a full answer does not prove that nothing before it is gone.
+        if stored.len() >= self.config.store_messages {
+            return Missed::Unprovable;
+        }
+        let in_range = |publication: &&Arc<Publication>| {
+            publication.position.is_some_and(|position| position.epoch == self.epoch)
+                && publication.seq > from
+                && publication.seq <= self.order.head_seq()
+        };
+        let mut all: Vec<_> = stored.iter().copied().filter(in_range).cloned().chain(ring).collect();
+        all.sort_by_key(|publication| publication.seq);
+        all.dedup_by_key(|publication| publication.seq);
+        let reaches_back = !room.stored_exact || all.iter().any(|publication| publication.seq == room.stored_seq);
+        // Everything up to the head has to be there, one offset after the other.
+        let no_hole = all.windows(2).all(|pair| match pair {
+            [before, after] => offset_of(before).checked_add(1) == Some(offset_of(after)),
+            _ => true,
+        });
+        let to_the_head = all.last().is_none_or(|last| offset_of(last) == room.head_offset);
+        if reaches_back && no_hole && to_the_head { Missed::All(all) } else { Missed::Unprovable }
+    }
+}
