@@ -1,5 +1,6 @@
 // The peer: the rooms API on stock socket.io, in one process with the in-memory adapter and its defaults (no
-// compression, no connection state recovery). It does less than Tidegate does in the same run: no token is verified,
+// compression; connection state recovery only with RECOVERY=memory or, through the Redis at REDIS_PORT, RECOVERY=redis).
+// It does less than Tidegate does in the same run: no token is verified,
 // no history and no replay ring is kept, no metrics are counted. What both do: join and leave rooms, presence of each
 // room's members told to the others, room:send to all members with an ack.
 import { createServer } from "node:http";
@@ -7,7 +8,17 @@ import { Server } from "socket.io";
 
 const port = Number(process.env.PORT ?? 0);
 const http = createServer();
-const io = new Server(http, { transports: ["websocket", "polling"], serveClient: false });
+const options = { transports: ["websocket", "polling"], serveClient: false };
+const recovery = process.env.RECOVERY;
+if (recovery) options.connectionStateRecovery = { maxDisconnectionDuration: 120_000 };
+if (recovery === "redis") {
+  const { createClient } = await import("redis");
+  const { createAdapter } = await import("@socket.io/redis-streams-adapter");
+  const redis = createClient({ url: `redis://127.0.0.1:${process.env.REDIS_PORT}` });
+  await redis.connect();
+  options.adapter = createAdapter(redis);
+}
+const io = new Server(http, options);
 
 /** room → Map(userId → { presence, connections }) */
 const presence = new Map();
@@ -38,7 +49,8 @@ function leave(room, socket) {
 }
 
 io.on("connection", (socket) => {
-  socket.data.userId = `user-${users++}`;
+  // What a session was, a recovery brings back.
+  socket.data.userId ??= `user-${users++}`;
   socket.emit("connection:established", { connectionId: socket.id, tenantId: "default" });
 
   socket.on("room:join", ({ room }, ack) => {

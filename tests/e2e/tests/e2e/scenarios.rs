@@ -173,6 +173,11 @@ fn cuts_under_traffic_lose_and_repeat_nothing() {
 }
 
 #[test]
+fn cut_again_and_again_every_client_sees_everything_once_and_in_order() {
+    scenario("fire", "shortly");
+}
+
+#[test]
 fn a_clean_restart_is_recovered_from() {
     scenario("recovery", "afterAStop");
 }
