@@ -218,6 +218,26 @@ fn a_client_is_back_with_its_session_before_its_loss_is_noticed() {
 }
 
 #[test]
+fn a_join_from_a_position_brings_what_was_missed_and_then_what_is_live() {
+    scenario("since", "fromAPosition");
+}
+
+#[test]
+fn a_join_from_where_nothing_can_be_proven_is_told_so() {
+    scenario("since", "whatCannotBeProvenIsTold");
+}
+
+#[test]
+fn joining_again_and_again_under_traffic_makes_one_sequence() {
+    scenario("since", "againAndAgainUnderTraffic");
+}
+
+#[test]
+fn a_join_after_a_kill_is_answered_from_the_store() {
+    scenario("since", "fromTheStoreAfterAKill");
+}
+
+#[test]
 fn a_slow_consumer_is_closed_and_recovers() {
     scenario("recovery", "slowConsumerIsClosedAndRecovers");
 }
