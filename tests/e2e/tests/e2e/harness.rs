@@ -365,6 +365,9 @@ pub fn run(file: &str, name: &str, settings: &[(&str, String)], mut act: impl Fn
     let status = node.wait().unwrap();
     let outcome = outcome.unwrap_or_else(|| panic!("the scenario said nothing and ended with {status}"));
     assert_eq!(outcome["ok"], true, "{}", outcome["error"].as_str().unwrap_or("no reason given"));
+    if !outcome["report"].is_null() {
+        println!("{file}.{name}: {}", outcome["report"]);
+    }
 }
 
 fn act(server: &mut Server, action: &str) -> Value {

@@ -178,6 +178,11 @@ fn cut_again_and_again_every_client_sees_everything_once_and_in_order() {
 }
 
 #[test]
+fn a_graceful_restart_brings_everybody_back_and_loses_nothing() {
+    scenario("restart", "wave");
+}
+
+#[test]
 fn a_clean_restart_is_recovered_from() {
     scenario("recovery", "afterAStop");
 }
