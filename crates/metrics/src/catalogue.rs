@@ -130,6 +130,8 @@ catalogue! {
         "How late the slowest worker's last tick came";
 
     // Realtime: beyond the rooms API.
+    turned_away: Family<TurnedAwayLabels, Counter> = "tidegate_realtime_turned_away_total", "connections",
+        "Connections that the realtime server did not take";
     recoveries: Family<RecoveryLabels, Counter> = "tidegate_recoveries_total", "attempts",
         "Attempts of clients to recover their state after a cut, by outcome";
     key_fetches: Family<KeyFetchLabels, Counter> = "tidegate_jwks_fetches_total", "fetches",

@@ -334,6 +334,18 @@ label_enum!(
 );
 
 label_enum!(
+    /// Why the realtime server did not take a connection.
+    TurnedAway {
+        /// It has as many as it may have.
+        Full = "full",
+        /// The client's address has as many as it may have.
+        Address = "address",
+        /// The client's address came too fast.
+        Pace = "pace",
+    }
+);
+
+label_enum!(
     /// What was asked of the history store.
     StoreOperation {
         /// Appending a batch, up to its acknowledgement.
@@ -516,6 +528,11 @@ labels! {
     KeyFetchLabels {
         /// What came of it.
         result "result": KeyFetch,
+    }
+    /// `{reason}` of a connection turned away.
+    TurnedAwayLabels {
+        /// Why.
+        reason "reason": TurnedAway,
     }
     /// `{tenant,type}`
     RateLimitLabels {

@@ -104,7 +104,6 @@ pub(crate) struct Traffic {
 /// attached to it.
 pub(crate) struct Conn {
     pub id: ConnId,
-    #[allow(dead_code, reason = "limits per address count by it")]
     pub address: IpAddr,
     pub sid: Option<Box<Sid>>,
     pub io: RefCell<Io>,

@@ -12,11 +12,12 @@ use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
 use tidegate_session::{NodeTag, Sid, Transport};
 use tidegate_transport as transport;
-use tidegate_types::{Phase, ShardId};
+use tidegate_types::ShardId;
 use tidegate_wire::engine_io::{HttpError, OpenPacket};
 use tidegate_wire::websocket;
 use tokio::task::spawn_local;
 
+use crate::api::come_in;
 use crate::body::Body;
 use crate::call::Call;
 use crate::connection::{Conn, Io, OnEnd, WebSocket};
@@ -91,22 +92,6 @@ fn payload_too_large() -> Answer {
     answers::full(StatusCode::PAYLOAD_TOO_LARGE, "text/html", "")
 }
 
-/// Why no new session is taken now.
-fn unavailable(shard: &Rc<Shard>, request_id: &str) -> Option<Answer> {
-    use tidegate_types::ErrorCode;
-    if shard.phase() != Phase::Serving {
-        let mut answer = answers::error(ErrorCode::Unavailable, "The server is shutting down", request_id);
-        answer.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
-        return Some(answer);
-    }
-    if !shard.node.connection_opened() {
-        let mut answer = answers::error(ErrorCode::Unavailable, "Too many connections", request_id);
-        answer.headers_mut().insert("retry-after", HeaderValue::from_static("5"));
-        return Some(answer);
-    }
-    None
-}
-
 fn mint(shard: &Rc<Shard>) -> Sid {
     shard.node.sid_key.mint(id::random(), NodeTag { node: shard.node.settings.node, shard: shard.id.0 })
 }
@@ -152,8 +137,8 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
 }
 
 fn open_polling(shard: &Rc<Shard>, request: &Request<Incoming>, client: Client) -> Answer {
-    if let Some(answer) = unavailable(shard, &client.request_id) {
-        return answer;
+    if let Err(refused) = come_in(shard, client.address) {
+        return refused.into_answer(&client.request_id);
     }
     let sid = mint(shard);
     let origin =
@@ -190,8 +175,8 @@ fn open_websocket(
             spawn_local(upgrade_session(shard.clone(), opening, sid, owner));
         }
         None => {
-            if let Some(answer) = unavailable(shard, &client.request_id) {
-                return answer;
+            if let Err(refused) = come_in(shard, client.address) {
+                return refused.into_answer(&client.request_id);
             }
             let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back };
             spawn_local(open_session(shard.clone(), opening, origin));
@@ -223,7 +208,7 @@ impl Opening {
 
 async fn open_session(shard: Rc<Shard>, opening: Opening, origin: Origin) {
     let Some((stream, read)) = opening.stream().await else {
-        shard.node.connection_closed();
+        shard.node.door.leave(origin.address);
         return;
     };
     let sid = mint(&shard);

@@ -23,6 +23,7 @@ mod call;
 mod catch_up;
 mod connect;
 mod connection;
+mod door;
 mod drain;
 mod emit;
 mod encoded;
@@ -49,6 +50,7 @@ mod wheel;
 
 pub use body::Body;
 pub use connection::{OnEnd, StreamSummary};
+pub use door::DoorSettings;
 pub use http::{Client, Streams, TakeBack};
 pub use namespaces::{Behaviour, Entrance, NamespaceSettings, Namespaces};
 pub use node::{Health, Node, OnWritten, OpenError, Stats};

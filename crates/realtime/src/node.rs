@@ -1,7 +1,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,8 +14,9 @@ use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig}
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
 use tidegate_types::{Class, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
+use crate::door::Door;
 use crate::encoded::Encoded;
 use crate::limits::UserLimits;
 use crate::mailbox::{Delivery, Item, Mailbox};
@@ -84,8 +85,7 @@ pub struct Node {
     hash_seed: [u64; 2],
     /// Session records on their way to the store, by pid, and who waits for each.
     saving: Mutex<FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>>,
-    connections: AtomicUsize,
-    emptied: Notify,
+    pub(crate) door: Door,
     durable: bool,
 }
 
@@ -135,6 +135,7 @@ impl Node {
         let history = history(on_written)?;
         let loaded = history.load()?;
         let mailboxes = (0..settings.shards).map(|_| Arc::default()).collect();
+        let door = Door::new(settings.door, &crate::id::random());
         let node = Arc::new(Self {
             sid_key: SidKey::new(&settings.node_secret),
             message_ids: crate::id::MessageIds::new(),
@@ -150,8 +151,7 @@ impl Node {
             waiting: Mutex::default(),
             hash_seed: [u64::from_ne_bytes(crate::id::random()), u64::from_ne_bytes(crate::id::random())],
             saving: Mutex::default(),
-            connections: AtomicUsize::new(0),
-            emptied: Notify::new(),
+            door,
             durable,
         });
         for (key, start) in loaded {
@@ -483,31 +483,9 @@ impl Node {
         BucketSettings { rate: self.settings.messages_per_second, burst: self.settings.message_burst }
     }
 
-    /// Counts a connection in; false when the limit is reached.
-    pub(crate) fn connection_opened(&self) -> bool {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
-        if before >= self.settings.max_connections {
-            self.connection_closed();
-            return false;
-        }
-        true
-    }
-
-    pub(crate) fn connection_closed(&self) {
-        if self.connections.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.emptied.notify_waiters();
-        }
-    }
-
     /// Resolves when no connection is left.
     pub async fn drained(&self) {
-        loop {
-            let emptied = self.emptied.notified();
-            if self.connections.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            emptied.await;
-        }
+        self.door.emptied().await;
     }
 
     /// A clean stop of the store: heads, floors and the messages in memory are kept, so that sessions recover after a
@@ -531,12 +509,12 @@ impl Node {
         }
         let mut by_tenant: Vec<_> = by_tenant.into_iter().collect();
         by_tenant.sort();
-        Health { connections: self.connections.load(Ordering::Relaxed), by_tenant, store: self.history.healthy() }
+        Health { connections: self.door.open(), by_tenant, store: self.history.healthy() }
     }
 
     /// Rooms and subscriptions, for `/stats`.
     pub fn stats(&self) -> Stats {
-        let mut stats = Stats { connections: self.connections.load(Ordering::Relaxed), ..Stats::default() };
+        let mut stats = Stats { connections: self.door.open(), ..Stats::default() };
         for cell in self.cells() {
             let space = cell.lock().stats();
             stats.rooms += space.rooms;

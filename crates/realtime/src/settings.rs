@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tidegate_auth::ApiKeys;
 use tidegate_types::Millis;
 
+use crate::door::DoorSettings;
 use crate::namespaces::Namespaces;
 
 /// What the realtime server needs to know; every field has the default of the rooms API.
@@ -16,8 +17,8 @@ pub struct Settings {
     pub namespaces: Namespaces,
     /// Heartbeat, timeouts and packet limits of a session.
     pub session: tidegate_session::Settings,
-    /// The most connections of this process (Socket.IO sessions and SSE streams together).
-    pub max_connections: usize,
+    /// Connections in all and of one address.
+    pub door: DoorSettings,
     /// The most rooms one connection may be in.
     pub max_rooms_per_connection: usize,
     /// The most bytes waiting for one connection.
@@ -61,7 +62,7 @@ impl Default for Settings {
             api_path: "/realtime".to_owned(),
             namespaces: Namespaces::default(),
             session: tidegate_session::Settings::default(),
-            max_connections: 10_000,
+            door: DoorSettings::default(),
             max_rooms_per_connection: 100,
             outbox_bytes: 4 << 20,
             recovery_window_ms: 120_000,

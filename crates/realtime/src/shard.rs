@@ -154,7 +154,7 @@ impl Shard {
             on_end(summary);
         }
         conn.wake();
-        self.node.connection_closed();
+        self.node.door.leave(conn.address);
     }
 
     /// Takes one socket (namespace) out of its rooms and its space.

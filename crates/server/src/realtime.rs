@@ -13,7 +13,7 @@ use tidegate_auth::ApiKeys;
 use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
 use tidegate_config::{Config, StoreKind};
 use tidegate_metrics::Metrics;
-use tidegate_realtime::{Body, Client, Node, Settings, Shard, StreamSummary, Streams};
+use tidegate_realtime::{Body, Client, DoorSettings, Node, Settings, Shard, StreamSummary, Streams};
 use tidegate_transport::Transport;
 use tidegate_types::{Phase, ShardId};
 use tokio::sync::watch;
@@ -52,7 +52,7 @@ pub(crate) fn open(
             max_payload_bytes: realtime.max_payload,
             ..tidegate_session::Settings::default()
         },
-        max_connections: realtime.max_connections,
+        door: DoorSettings { connections: realtime.max_connections, ..DoorSettings::default() },
         max_rooms_per_connection: realtime.rooms_per_connection,
         outbox_bytes: realtime.outbox_bytes,
         recovery_window_ms: millis(realtime.recovery_window),

@@ -11,10 +11,10 @@ use smallvec::SmallVec;
 use tidegate_auth::{Principal, RoomAction};
 use tidegate_hub::{Pid, Since, SocketId};
 use tidegate_session::Transport;
-use tidegate_types::{ErrorCode, Phase, Position, Publication, RoomKey, RoomName};
+use tidegate_types::{ErrorCode, Position, Publication, RoomKey, RoomName};
 use tokio::task::spawn_blocking;
 
-use super::refused::{Outcome, Refused};
+use super::refused::{Outcome, Refused, come_in};
 use super::request::{namespace, space};
 use super::ticket::unauthorized;
 use crate::body::Body;
@@ -59,9 +59,6 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 
 /// Opens the stream.
 pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, client: Client) -> Outcome {
-    if shard.phase() != Phase::Serving {
-        return Err(Refused::unavailable("The server is shutting down"));
-    }
     let principal = listener(shard, &request)?;
     if !principal.may(RoomAction::Join, room) {
         return Err(Refused::new(ErrorCode::Forbidden, "This token does not open the room"));
@@ -73,9 +70,7 @@ pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &R
         .or_else(|| parameter(query, "since").or_else(|| parameter(query, "lastEventId")).map(String::from))
         .filter(|since| !since.is_empty());
     let space = space(shard, principal.tenant.clone(), namespace)?;
-    if !shard.node.connection_opened() {
-        return Err(Refused::unavailable("Too many connections"));
-    }
+    come_in(shard, client.address)?;
     let (conn, incomplete) = subscribe(shard, &space, principal, room, client, since.as_deref());
     let body = match &*conn.io.borrow() {
         Io::Events(events) => Body::Events(events.stream(shard, &conn)),

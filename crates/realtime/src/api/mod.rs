@@ -21,6 +21,8 @@ use crate::shard::Shard;
 use endpoints::{Endpoint, Found};
 use refused::{Outcome, Refused};
 
+pub(crate) use refused::come_in;
+
 pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) -> Answer {
     let request_id = client.request_id.clone();
     let outcome = route(shard, request, client).await;

@@ -1,14 +1,20 @@
 //! What a request cannot have, and why.
 
+use std::net::IpAddr;
+
 use ::http::HeaderValue;
 use ::http::header::{ALLOW, RETRY_AFTER};
-use tidegate_types::{ErrorCode, Millis};
+use tidegate_metrics::{TurnedAway as Reason, TurnedAwayLabels};
+use tidegate_types::{ErrorCode, Millis, Phase};
 
+use crate::door::TurnedAway;
 use crate::http::{Answer, error};
+use crate::node::now_ms;
+use crate::shard::Shard;
 
 /// A request is refused. The message names what is wrong and what would be right.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     pub code: ErrorCode,
     pub message: String,
     /// For 405.
@@ -52,4 +58,34 @@ impl Refused {
         }
         answer
     }
+}
+
+impl From<TurnedAway> for Refused {
+    fn from(turned_away: TurnedAway) -> Self {
+        let (code, message, wait) = match turned_away {
+            TurnedAway::Full => (ErrorCode::Unavailable, "Too many connections", 5_000),
+            TurnedAway::Address => (ErrorCode::RateLimited, "Too many connections from this address", 5_000),
+            TurnedAway::Pace { retry_after_ms } => {
+                (ErrorCode::RateLimited, "Too many new connections from this address", retry_after_ms)
+            }
+        };
+        Self { retry_after_ms: Some(wait), ..Self::new(code, message) }
+    }
+}
+
+/// Lets a new connection in; it leaves by [`Shard::end`].
+pub(crate) fn come_in(shard: &Shard, address: IpAddr) -> Result<(), Refused> {
+    if shard.phase() != Phase::Serving {
+        let refused = Refused::unavailable("The server is shutting down");
+        return Err(Refused { retry_after_ms: Some(1_000), ..refused });
+    }
+    shard.node.door.enter(address, now_ms()).map_err(|turned_away| {
+        let reason = match turned_away {
+            TurnedAway::Full => Reason::Full,
+            TurnedAway::Address => Reason::Address,
+            TurnedAway::Pace { .. } => Reason::Pace,
+        };
+        shard.node.metrics.turned_away.get_or_create(&TurnedAwayLabels { reason }).inc();
+        turned_away.into()
+    })
 }
