@@ -72,6 +72,11 @@ impl Space {
         self.rooms.find(room).map_or_else(Vec::new, |room| room.ring.iter().cloned().collect())
     }
 
+    /// Connections with a user.
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
     /// Counts, for a scrape. Walks no more than the largest rooms.
     pub fn stats(&self) -> SpaceStats {
         let sizes = &self.rooms.sizes;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal, PrincipalKind};
 use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
-use tidegate_metrics::{AuthFailure, AuthFailureLabels, Recovery, StoreLabels, StoreOperation};
+use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery, StoreLabels, StoreOperation};
 use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
 use tidegate_wire::socket_io;
 use tokio::task::spawn_blocking;
@@ -17,6 +17,7 @@ use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::emit;
 use crate::id;
 use crate::input::Handled;
+use crate::limits::{self, Crowded};
 use crate::mailbox::Item;
 use crate::namespaces::{Behaviour, Entrance};
 use crate::node::{Node, SpaceCell, now_ms};
@@ -81,6 +82,11 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
             return Handled::Done;
         }
     };
+    if let Some(crowded) = crowded(&space, auth.as_ref().and_then(|auth| auth.pid.as_deref()), &principal) {
+        space.metrics.limited(RateLimit::Connection).inc();
+        refuse_crowded(shard, conn, &space, crowded);
+        return Handled::Done;
+    }
     let comeback = auth
         .filter(|_| settings.recovery)
         .and_then(|auth| Some((Pid::from(auth.pid?), auth.offset?.parse::<SessionOffset>())));
@@ -125,11 +131,33 @@ pub(crate) fn count_failure(node: &Node, error: AuthError) {
 }
 
 fn refuse(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, message: &str) {
-    let message = serde_json::json!({ "message": message }).to_string();
+    refuse_with(shard, conn, namespace, &serde_json::json!({ "message": message }).to_string());
+}
+
+fn refuse_with(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, error: &str) {
     shard.send(conn, &[], |packet| {
         packet.push(b'4');
-        socket_io::connect_error(packet, namespace.as_str(), &message);
+        socket_io::connect_error(packet, namespace.as_str(), error);
     });
+}
+
+/// Which limit of connections is reached. A connection that takes the place of one not yet known to be dead is no more
+/// than there was.
+fn crowded(space: &SpaceCell, pid: Option<&str>, principal: &Principal) -> Option<Crowded> {
+    let hub = space.lock();
+    let crowded = limits::crowded(space, &hub, &principal.user)?;
+    let replaces = pid.is_some_and(|pid| hub.live_holder(&Pid::from(pid), &principal.user).is_some());
+    (!replaces).then_some(crowded)
+}
+
+fn refuse_crowded(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, crowded: Crowded) {
+    let error = serde_json::json!({
+        "message": "Rate limit exceeded",
+        "data": { "code": crowded.code(), "message": crowded.message() },
+    });
+    match &space.settings.behaviour {
+        Behaviour::Rooms => refuse_with(shard, conn, &space.key.namespace, &error.to_string()),
+    }
 }
 
 fn who(principal: &Principal) -> Who {
@@ -146,7 +174,8 @@ fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: 
         hub.connect(conn.id, who(&principal), session, now, effects);
         SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }
     });
-    let socket = NamespaceSocket { space: space.clone(), principal, socket_id, pid, rooms: SmallVec::new() };
+    let socket =
+        NamespaceSocket { space: space.clone(), principal, socket_id, pid, limit: None, rooms: SmallVec::new() };
     welcome(shard, conn, socket, offset, &[]);
 }
 
@@ -236,6 +265,7 @@ async fn come_back(
                 principal: principal.clone(),
                 socket_id,
                 pid,
+                limit: None,
                 rooms: SmallVec::new(),
             };
             for (_, room) in &rooms {

@@ -79,6 +79,8 @@ pub(crate) struct NamespaceSocket {
     pub principal: Arc<Principal>,
     pub socket_id: SocketId,
     pub pid: Pid,
+    /// The user's budget, once something was sent.
+    pub limit: Option<Arc<UserLimit>>,
     pub rooms: SmallVec<[Membership; 1]>,
 }
 
@@ -111,7 +113,6 @@ pub(crate) struct Conn {
     pub sockets: RefCell<SmallVec<[NamespaceSocket; 1]>>,
     /// The bearer token of the handshake, for the namespaces that name none.
     pub bearer: RefCell<Option<Box<str>>>,
-    pub limit: RefCell<Option<Arc<UserLimit>>>,
     pub traffic: Cell<Traffic>,
     /// Persistent messages whose ack is outstanding.
     pub in_flight: Cell<u16>,

@@ -125,7 +125,6 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
         session: RefCell::new(new_session(transport)),
         sockets: RefCell::new(SmallVec::new()),
         bearer: RefCell::new(origin.bearer),
-        limit: RefCell::new(None),
         traffic: Cell::default(),
         in_flight: Cell::new(0),
         activity: Cell::default(),

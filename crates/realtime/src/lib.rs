@@ -52,6 +52,7 @@ pub use body::Body;
 pub use connection::{OnEnd, StreamSummary};
 pub use door::DoorSettings;
 pub use http::{Client, Streams, TakeBack};
+pub use limits::Limits;
 pub use namespaces::{Behaviour, Entrance, NamespaceSettings, Namespaces};
 pub use node::{Health, Node, OnWritten, OpenError, Stats};
 pub use settings::Settings;

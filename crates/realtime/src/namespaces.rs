@@ -5,6 +5,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 use tidegate_types::Namespace;
 
+use crate::limits::Limits;
+
 /// What the events of a namespace do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Behaviour {
@@ -31,12 +33,14 @@ pub struct NamespaceSettings {
     /// Whether cut sessions can be recovered by stock clients. Without it CONNECT is answered without a `pid`, and
     /// events carry no offset as their last argument.
     pub recovery: bool,
+    /// What users and tenants may do in it.
+    pub limits: Limits,
 }
 
 impl NamespaceSettings {
-    /// A namespace that behaves so, with a token at the door and recovery.
+    /// A namespace that behaves so, with a token at the door and recovery, without limits.
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, entrance: Entrance::Token, recovery: true }
+        Self { behaviour, entrance: Entrance::Token, recovery: true, limits: Limits::default() }
     }
 }
 
@@ -68,6 +72,7 @@ impl Namespaces {
 impl Default for Namespaces {
     /// The rooms API in the root namespace.
     fn default() -> Self {
-        Self::none().with(Namespace::root(), NamespaceSettings::new(Behaviour::Rooms))
+        let limits = Limits { messages_per_second: 100, message_burst: 200, ..Limits::default() };
+        Self::none().with(Namespace::root(), NamespaceSettings { limits, ..NamespaceSettings::new(Behaviour::Rooms) })
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use tidegate_auth::LiveKeys;
-use tidegate_balance::BucketSettings;
 use tidegate_cluster::{History, HistoryError, Write, Written};
 use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
@@ -475,12 +474,8 @@ impl Node {
 
     /// What has to happen every few seconds: forgetting what nobody holds.
     pub(crate) fn sweep(&self, now: Millis) {
-        self.limits.sweep(self.bucket(), now);
+        self.limits.sweep(now);
         self.tickets.sweep(now);
-    }
-
-    pub(crate) fn bucket(&self) -> BucketSettings {
-        BucketSettings { rate: self.settings.messages_per_second, burst: self.settings.message_burst }
     }
 
     /// Resolves when no connection is left.

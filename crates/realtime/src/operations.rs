@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidegate_cluster::{History, HistoryError};
 use tidegate_hub::{JoinError, Message, Published};
 use tidegate_metrics::RateLimit;
-use tidegate_types::{Millis, Position, RoomKey, RoomName};
+use tidegate_types::{ConnId, Millis, Position, RoomKey, RoomName};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
@@ -36,6 +36,11 @@ pub(crate) enum JoinRefused {
     NotConnected,
     #[error("Too many rooms")]
     TooManyRooms,
+    #[error("Too many rooms of this user")]
+    TooManyRoomsOfUser {
+        /// How many there are.
+        current: usize,
+    },
 }
 
 /// Puts the socket of the connection in this space into a room. Grants are the caller's to check.
@@ -71,7 +76,24 @@ pub(crate) fn room_limit(
         space.metrics.limited(RateLimit::Room).inc();
         return Err(JoinRefused::TooManyRooms);
     }
+    if let Some(current) = too_many_rooms_of_user(conn, space, room) {
+        space.metrics.limited(RateLimit::Room).inc();
+        return Err(JoinRefused::TooManyRoomsOfUser { current });
+    }
     Ok(())
+}
+
+/// How many rooms the user of the socket is in, if this one would be too many.
+fn too_many_rooms_of_user(conn: &Conn, space: &SpaceCell, room: &RoomName) -> Option<usize> {
+    let most = space.settings.limits.rooms_per_user as usize;
+    if most == 0 {
+        return None;
+    }
+    let user = conn.with_socket(space.key.namespace.as_str(), |socket| socket.principal.user.clone())?;
+    let hub = space.lock();
+    let current = hub.rooms_of_user(&user);
+    let in_it = |other: &ConnId| hub.is_member(*other, room);
+    (current >= most && !hub.connections_of(&user).iter().any(in_it)).then_some(current)
 }
 
 /// Takes the socket out of a room; does nothing if it is not in it.

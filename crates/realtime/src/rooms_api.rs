@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tidegate_auth::RoomAction;
 use tidegate_hub::{Idempotency, Message, PresenceChange, PresenceUpdate};
-use tidegate_metrics::{EventLabel, RateLimit};
+use tidegate_metrics::EventLabel;
 use tidegate_types::{
     Bookmark, Class, CloseReason, EventName, IdempotencyKey, Millis, Namespace, Position, PresenceInfo, RoomKey,
     RoomName, Status, push_number,
@@ -22,6 +22,7 @@ use crate::catch_up::{self, CaughtUp};
 use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::{ack, emit, quoted};
 use crate::input::Handled;
+use crate::limits;
 use crate::node::{SpaceCell, event_name, now_ms};
 use crate::operations::{self, SendRefused, Senders, when_saved};
 use crate::shard::Shard;
@@ -129,9 +130,9 @@ pub(crate) fn event(
     let label = EventLabel::of(&name);
     space.metrics.received(label).inc();
     let context = Context { shard, conn, space, ack_id, label, started: Instant::now(), now: now_ms() };
-    if let Err(refusal) = within_limits(&context) {
-        context.space.metrics.limited(RateLimit::Message).inc();
-        context.refuse(&refusal);
+    if let Err(retry_after_ms) = limits::admit(&shard.node, conn, &context.space, context.now) {
+        let refusal = Refusal::new("RATE_LIMIT_EXCEEDED", "Rate limit exceeded");
+        context.refuse(&Refusal { retry_after_ms: Some(retry_after_ms), ..refusal });
         return Handled::Done;
     }
     let handled = match &*name {
@@ -155,21 +156,6 @@ pub(crate) fn event(
 /// Counts the time from an event to its answer.
 fn observe(space: &SpaceCell, label: EventLabel, started: Instant) {
     space.metrics.latency_ms(label).observe(started.elapsed().as_secs_f64() * 1_000.0);
-}
-
-fn within_limits(context: &Context<'_>) -> Result<(), Refusal> {
-    let node = &context.shard.node;
-    let settings = node.bucket();
-    if settings.rate == 0 {
-        return Ok(());
-    }
-    let Some(principal) = context.socket(|socket| socket.principal.clone()) else { return Ok(()) };
-    let mut limit = context.conn.limit.borrow_mut();
-    let limit = limit.get_or_insert_with(|| node.limits.of(&principal.tenant, &principal.user, settings, context.now));
-    limit.take(settings, context.now).map_err(|retry_after_ms| Refusal {
-        retry_after_ms: Some(retry_after_ms),
-        ..Refusal::new("RATE_LIMIT_EXCEEDED", "Rate limit exceeded")
-    })
 }
 
 /// Reads an event's first argument.

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use tidegate_auth::ApiKeys;
+use tidegate_balance::BucketSettings;
 use tidegate_types::Millis;
 
 use crate::door::DoorSettings;
@@ -35,10 +36,8 @@ pub struct Settings {
     pub history_messages: usize,
     /// Comment heartbeat of SSE streams, ms.
     pub sse_heartbeat_ms: Millis,
-    /// Events per second of one user; 0 = no limit.
-    pub messages_per_second: u32,
-    /// Events at once of one user.
-    pub message_burst: u32,
+    /// Events of all users of one tenant; a rate of 0 = no limit.
+    pub tenant_messages: BucketSettings,
     /// Origins that may use the endpoints from a browser; `*` for all.
     pub cors_origins: Vec<String>,
     /// Keys of backends that publish.
@@ -71,8 +70,7 @@ impl Default for Settings {
             idempotency_window_ms: 120_000,
             history_messages: 1_000,
             sse_heartbeat_ms: 30_000,
-            messages_per_second: 100,
-            message_burst: 200,
+            tenant_messages: BucketSettings { rate: 0, burst: 0 },
             cors_origins: Vec::new(),
             api_keys: ApiKeys::default(),
             node_secret: Arc::from([]),

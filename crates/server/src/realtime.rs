@@ -10,12 +10,16 @@ use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use tidegate_auth::ApiKeys;
+use tidegate_balance::BucketSettings;
 use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
 use tidegate_config::{Config, StoreKind};
 use tidegate_metrics::Metrics;
-use tidegate_realtime::{Body, Client, DoorSettings, Node, Settings, Shard, StreamSummary, Streams};
+use tidegate_realtime::{
+    Behaviour, Body, Client, DoorSettings, Limits, NamespaceSettings, Namespaces, Node, Settings, Shard, StreamSummary,
+    Streams,
+};
 use tidegate_transport::Transport;
-use tidegate_types::{Phase, ShardId};
+use tidegate_types::{Namespace, Phase, ShardId};
 use tokio::sync::watch;
 
 use crate::StartError;
@@ -41,6 +45,16 @@ pub(crate) fn open(
     let mut node_secret = [0; 32];
     // Session ids are as unguessable as this is. They need not outlive the process: sessions are recovered by other means.
     getrandom::fill(&mut node_secret).map_err(|error| StartError::Store(error.to_string()))?;
+    let limits = Limits {
+        connections_per_tenant: realtime.connections_per_tenant,
+        connections_per_user: realtime.connections_per_user,
+        rooms_per_user: realtime.rooms_per_user,
+        messages_per_second: realtime.messages_per_second,
+        message_burst: realtime.message_burst,
+        events_per_minute: realtime.events_per_minute,
+        ..Limits::default()
+    };
+    let rooms = NamespaceSettings { limits, ..NamespaceSettings::new(Behaviour::Rooms) };
     let settings = Settings {
         path: realtime.path.to_string(),
         api_path: realtime.api_path.to_string(),
@@ -52,7 +66,12 @@ pub(crate) fn open(
             max_payload_bytes: realtime.max_payload,
             ..tidegate_session::Settings::default()
         },
-        door: DoorSettings { connections: realtime.max_connections, ..DoorSettings::default() },
+        door: DoorSettings {
+            connections: realtime.max_connections,
+            connections_per_address: realtime.connections_per_ip,
+            connects_per_second: realtime.connects_per_second,
+            connect_burst: realtime.connect_burst,
+        },
         max_rooms_per_connection: realtime.rooms_per_connection,
         outbox_bytes: realtime.outbox_bytes,
         recovery_window_ms: millis(realtime.recovery_window),
@@ -61,8 +80,11 @@ pub(crate) fn open(
         idempotency_window_ms: millis(realtime.idempotency_window),
         history_messages: config.store.max_messages_per_room,
         sse_heartbeat_ms: millis(realtime.sse_heartbeat),
-        messages_per_second: realtime.messages_per_second,
-        message_burst: realtime.message_burst,
+        namespaces: Namespaces::none().with(Namespace::root(), rooms),
+        tenant_messages: BucketSettings {
+            rate: realtime.tenant_messages_per_second,
+            burst: realtime.tenant_message_burst,
+        },
         cors_origins: realtime.cors_origins.clone(),
         api_keys: ApiKeys::new(realtime.auth.api_keys.iter().cloned()),
         node_secret: Arc::from(node_secret),

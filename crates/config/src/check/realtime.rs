@@ -66,6 +66,7 @@ pub(super) fn realtime(
     let messages_per_second =
         small(reader, found.messages_per_second, "messages_per_second", default.messages_per_second, 0);
     let message_burst = small(reader, found.message_burst, "message_burst", default.message_burst, 1);
+    let number = |found, key, default, least| small(reader, found, key, default, least);
     let time = |found, key, default| period(reader, found, key, default);
     let realtime = Realtime {
         listeners: default.listeners,
@@ -77,6 +78,21 @@ pub(super) fn realtime(
         upgrade_timeout: time(found.upgrade_timeout, "upgrade_timeout", default.upgrade_timeout),
         max_payload: max_payload.value,
         max_connections: count(reader, found.max_connections, "max_connections", default.max_connections, 1),
+        connections_per_ip: number(found.connections_per_ip, "connections_per_ip", default.connections_per_ip, 0),
+        connects_per_second: number(found.connects_per_second, "connects_per_second", default.connects_per_second, 0),
+        connect_burst: number(found.connect_burst, "connect_burst", default.connect_burst, 1),
+        connections_per_user: number(
+            found.connections_per_user,
+            "connections_per_user",
+            default.connections_per_user,
+            0,
+        ),
+        connections_per_tenant: number(
+            found.connections_per_tenant,
+            "connections_per_tenant",
+            default.connections_per_tenant,
+            0,
+        ),
         recovery_window: delay(reader, found.recovery_window, "recovery_window", default.recovery_window),
         recovery_bytes: bytes(reader, found.recovery_bytes, "recovery_bytes", default.recovery_bytes).value,
         away_after: delay(reader, found.away_after, "away_after", default.away_after),
@@ -93,6 +109,20 @@ pub(super) fn realtime(
         sse_heartbeat: time(found.sse_heartbeat, "sse_heartbeat", default.sse_heartbeat),
         messages_per_second,
         message_burst,
+        rooms_per_user: number(found.rooms_per_user, "rooms_per_user", default.rooms_per_user, 0),
+        events_per_minute: number(found.events_per_minute, "events_per_minute", default.events_per_minute, 0),
+        tenant_messages_per_second: number(
+            found.tenant_messages_per_second,
+            "tenant_messages_per_second",
+            default.tenant_messages_per_second,
+            0,
+        ),
+        tenant_message_burst: number(
+            found.tenant_message_burst,
+            "tenant_message_burst",
+            default.tenant_message_burst,
+            1,
+        ),
         auth: default.auth,
         namespaces: namespace::namespaces(reader, found.namespace, dialects),
     };

@@ -26,6 +26,16 @@ sections! {
         max_payload: Size = "1MB",
         /// The most connections of this process.
         max_connections: u64 = 10000,
+        /// The most connections of one client address (of one /64 for IPv6); 0 is no limit. Mind offices behind one address.
+        connections_per_ip: u64 = 0,
+        /// New connections of one client address per second; 0 is no limit.
+        connects_per_second: u64 = 0,
+        /// New connections of one client address at once, before that rate counts.
+        connect_burst: u64 = 20,
+        /// The most connections of one user in a namespace; 0 is no limit. A dialect's own limit wins.
+        connections_per_user: u64 = 0,
+        /// The most connections of one tenant in a namespace; 0 is no limit. A dialect's own limit wins.
+        connections_per_tenant: u64 = 0,
         /// How long a cut connection can be recovered, with the messages that it missed.
         recovery_window: Span = "2m",
         /// The most memory for missed messages, per tenant and namespace.
@@ -38,6 +48,8 @@ sections! {
         outbox_bytes: Size = "4MiB",
         /// The most rooms of one connection.
         rooms_per_connection: u64 = 100,
+        /// The most rooms of one user in a namespace, over all of the user's connections; 0 is no limit. A dialect's own limit wins.
+        rooms_per_user: u64 = 0,
         /// Origins of web pages that may connect from elsewhere, such as "https://example.org"; "*" for all.
         cors_origins: List<Origin> = [],
         /// How often an idle event stream gets a comment, so that proxies keep it open.
@@ -46,6 +58,12 @@ sections! {
         messages_per_second: u64 = 100,
         /// Messages at once of one user.
         message_burst: u64 = 200,
+        /// Events of one user in a namespace within 60 s; 0 is no limit. A dialect's own limit wins.
+        events_per_minute: u64 = 0,
+        /// Messages per second of one tenant's users together; 0 is no limit.
+        tenant_messages_per_second: u64 = 0,
+        /// Messages at once of one tenant's users together.
+        tenant_message_burst: u64 = 10000,
         /// Who is let in.
         auth: Auth,
         /// Namespaces beside those that are there by themselves, or otherwise than they are: [[realtime.namespace]].

@@ -30,6 +30,16 @@ pub struct Realtime {
     pub max_payload: usize,
     /// The most connections of this process.
     pub max_connections: usize,
+    /// The most connections of one client address, of one /64 for IPv6; 0 is no limit.
+    pub connections_per_ip: u32,
+    /// New connections of one client address per second; 0 is no limit.
+    pub connects_per_second: u32,
+    /// New connections of one client address at once.
+    pub connect_burst: u32,
+    /// The most connections of one user in a namespace; 0 is no limit.
+    pub connections_per_user: u32,
+    /// The most connections of one tenant in a namespace; 0 is no limit.
+    pub connections_per_tenant: u32,
     /// How long a cut connection can be recovered.
     pub recovery_window: Duration,
     /// The most bytes kept in memory for recovery, per tenant and namespace.
@@ -42,6 +52,8 @@ pub struct Realtime {
     pub outbox_bytes: usize,
     /// The most rooms of one connection.
     pub rooms_per_connection: usize,
+    /// The most rooms of one user in a namespace; 0 is no limit.
+    pub rooms_per_user: u32,
     /// Origins of web pages that may connect from elsewhere, `*` for all; none by default.
     pub cors_origins: Vec<String>,
     /// How often an idle event stream gets a comment.
@@ -50,6 +62,12 @@ pub struct Realtime {
     pub messages_per_second: u32,
     /// Messages at once of one user.
     pub message_burst: u32,
+    /// Events of one user in a namespace within 60 s; 0 is no limit.
+    pub events_per_minute: u32,
+    /// Messages per second of one tenant; 0 is no limit.
+    pub tenant_messages_per_second: u32,
+    /// Messages at once of one tenant.
+    pub tenant_message_burst: u32,
     /// Who is let in.
     pub auth: RealtimeAuth,
     /// The namespaces that are served, names all different.
@@ -99,16 +117,25 @@ impl Realtime {
             upgrade_timeout: Duration::from_secs(10),
             max_payload: 1_000_000,
             max_connections: 10_000,
+            connections_per_ip: 0,
+            connects_per_second: 0,
+            connect_burst: 20,
+            connections_per_user: 0,
+            connections_per_tenant: 0,
             recovery_window: Duration::from_secs(120),
             recovery_bytes: 64 << 20,
             away_after: Duration::from_secs(300),
             idempotency_window: Duration::from_secs(120),
             outbox_bytes: 4 << 20,
             rooms_per_connection: 100,
+            rooms_per_user: 0,
             cors_origins: Vec::new(),
             sse_heartbeat: Duration::from_secs(30),
             messages_per_second: 100,
             message_burst: 200,
+            events_per_minute: 0,
+            tenant_messages_per_second: 0,
+            tenant_message_burst: 10_000,
             auth,
             namespaces: crate::check::namespaces_by_default(),
         }

@@ -116,7 +116,6 @@ fn subscribe(
         session: RefCell::new(new_session(Transport::Polling)),
         sockets: RefCell::new(SmallVec::new()),
         bearer: RefCell::new(None),
-        limit: RefCell::new(None),
         traffic: Cell::default(),
         in_flight: Cell::new(0),
         activity: Cell::default(),
@@ -140,6 +139,7 @@ fn subscribe(
         principal,
         socket_id: SocketId::from(""),
         pid: Pid::from(""),
+        limit: None,
         rooms: SmallVec::new(),
     };
     shard.add_member(&conn, &mut socket, joined.room_id, joined.seq);
