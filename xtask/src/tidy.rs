@@ -66,6 +66,7 @@ const DIRECTION: [(&str, &[&str]); 18] = [
             "proxy",
             "realtime",
             "config",
+            "dialect",
             "nginx",
             "cluster",
             "session",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tidegate_types::{Class, EventName, InvalidStatus, RoomName, Status};
 
 use crate::definition::{Act, Definition, EventDefinition, JsonDefinition, Placed, Problem, Shape, StepDefinition};
-use crate::dialect::{Emit, Event, Presence, PresenceEvent, Step};
+use crate::dialect::{Emit, Event, Nonce, Presence, PresenceEvent, PresenceStep, Step};
 use crate::facts::{Fact, Scene};
 use crate::field::Fields;
 use crate::template::{Json, Names, Text};
@@ -56,7 +56,7 @@ impl Compiler {
         let has_room = steps.iter().any(|step| match step {
             Step::Join(_) | Step::Leave(_) => true,
             Step::Emit(emit) => emit.room.is_some(),
-            Step::Presence { .. } => false,
+            Step::Presence(_) => false,
         });
         if let (Some(ack), false) = (&ack, has_room)
             && ack.asks_for(Fact::Count)
@@ -68,7 +68,7 @@ impl Compiler {
         let refused = event.refused.as_ref().map(|shape| self.shape(shape, names));
         let asks = |step: &Step| match step {
             Step::Emit(emit) => emit.data.as_ref().is_some_and(|data| data.asks_for(Fact::Id)),
-            Step::Join(_) | Step::Leave(_) | Step::Presence { .. } => false,
+            Step::Join(_) | Step::Leave(_) | Step::Presence(_) => false,
         };
         let needs_id = steps.iter().any(asks) || ack.as_ref().is_some_and(|ack| ack.asks_for(Fact::Id));
         Event {
@@ -84,28 +84,23 @@ impl Compiler {
     }
 
     pub fn connect(&mut self, definition: &Definition) -> Box<[Step]> {
-        let names = Names { scene: Scene::Connect, fields: None };
-        let steps = self.steps(&definition.connect, names, 0);
-        for (step, written) in steps.iter().zip(&definition.connect) {
-            if let Step::Emit(emit) = step
-                && emit.class == Class::Persistent
-            {
-                self.problem(written.place, "on connect nothing waits for the store: take the class \"recoverable\"");
+        for step in &definition.connect {
+            if let Act::Emit { class: Class::Recoverable | Class::Persistent, room: Some(_), .. } = &step.value {
+                let message = "on connect nothing waits for a place in a room's order: take class = \"volatile\"";
+                self.problem(step.place, message);
             }
         }
-        steps
+        self.steps(&definition.connect, Names { scene: Scene::Connect, fields: None }, 0)
     }
 
     pub fn disconnect(&mut self, definition: &Definition) -> Box<[Step]> {
-        let names = Names { scene: Scene::Disconnect, fields: None };
         for step in &definition.disconnect {
             match &step.value {
-                Act::Emit { class: Class::Volatile | Class::Recoverable, .. } => {}
-                Act::Emit { class: Class::Persistent, .. } => {
-                    self.problem(
-                        step.place,
-                        "on disconnect nothing waits for the store: take the class \"recoverable\"",
-                    );
+                Act::Emit { class: Class::Volatile, .. } => {}
+                Act::Emit { .. } => {
+                    let message =
+                        "on disconnect nothing waits for a place in a room's order: take class = \"volatile\"";
+                    self.problem(step.place, message);
                 }
                 Act::Join { .. } | Act::Leave { .. } | Act::Presence { .. } => {
                     self.problem(
@@ -115,7 +110,7 @@ impl Compiler {
                 }
             }
         }
-        self.steps(&definition.disconnect, names, 0)
+        self.steps(&definition.disconnect, Names { scene: Scene::Disconnect, fields: None }, 0)
     }
 
     pub fn presence(&mut self, definition: &Definition) -> Presence {
@@ -151,7 +146,7 @@ impl Compiler {
         match &step.value {
             Act::Join { room } => Step::Join(self.room(room, names)),
             Act::Leave { room } => Step::Leave(self.room(room, names)),
-            Act::Presence { status, metadata } => {
+            Act::Presence { status, metadata, current_activity, custom_status } => {
                 let text = self.text(status, names);
                 if let Some(fault) = text.fixed().and_then(|fixed| fixed.parse::<Status>().err()) {
                     let InvalidStatus = fault;
@@ -163,9 +158,11 @@ impl Compiler {
                     }
                     self.json(metadata, names)
                 });
-                Step::Presence { status: text, metadata }
+                let mut said = |said: &Option<Placed<String>>| said.as_ref().map(|said| self.text(said, names));
+                let (current_activity, custom_status) = (said(current_activity), said(custom_status));
+                Step::Presence(PresenceStep { status: text, metadata, current_activity, custom_status })
             }
-            Act::Emit { event, room, others, members_only, data, class, nonce } => {
+            Act::Emit { event, room, others, members_only, data, class, nonce, nonce_window_ms } => {
                 let on_disconnect = names.scene == Scene::Disconnect;
                 if room.is_none() && !on_disconnect && (*others || nonce.is_some()) {
                     self.problem(
@@ -188,7 +185,6 @@ impl Compiler {
                 if needs_count && room.is_none() && !on_disconnect {
                     self.problem(step.place, "{count} is that of a room: name the \"room\" to send to");
                 }
-                let id_key = data.as_ref().and_then(|data| data.key_of(Fact::Id)).map(Into::into);
                 Step::Emit(Emit {
                     event: self.name(event),
                     room: room.as_ref().map(|room| self.room(room, names)),
@@ -196,8 +192,9 @@ impl Compiler {
                     members_only: *members_only,
                     data,
                     class: *class,
-                    nonce: nonce.as_ref().map(|nonce| self.text(nonce, names)),
-                    id_key,
+                    nonce: nonce
+                        .as_ref()
+                        .map(|nonce| Nonce { text: self.text(nonce, names), window_ms: *nonce_window_ms }),
                     needs_count,
                 })
             }

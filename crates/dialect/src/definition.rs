@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tidegate_types::Class;
+use tidegate_types::{Class, Millis};
 
 use crate::refusal::{Codes, ConnectRefused, Limits};
 
@@ -308,12 +308,18 @@ pub enum Act {
         class: Class,
         /// Names the message, so that one that is sent again is delivered once: a template.
         nonce: Option<Placed<String>>,
+        /// For how long the nonce is remembered, ms.
+        nonce_window_ms: Millis,
     },
     /// The user's presence changes.
     Presence {
-        /// `online`, `away`, `busy` or `offline`: a template.
+        /// `online`, `away`, `busy` or `offline`, or nothing for what it is: a template.
         status: Placed<String>,
         /// What the user says about themselves: an object.
         metadata: Option<JsonDefinition>,
+        /// What the user is doing: a template.
+        current_activity: Option<Placed<String>>,
+        /// A status in the user's own words: a template.
+        custom_status: Option<Placed<String>>,
     },
 }

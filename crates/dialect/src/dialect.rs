@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use tidegate_types::{Class, EventName};
+use tidegate_types::{Class, EventName, Millis};
 
 use crate::check::Compiler;
 use crate::definition::{Definition, Problem};
@@ -64,12 +64,29 @@ pub enum Step {
     /// An event is sent.
     Emit(Emit),
     /// The user's presence changes.
-    Presence {
-        /// The status.
-        status: Text,
-        /// What the user says about themselves: an object.
-        metadata: Option<Json>,
-    },
+    Presence(PresenceStep),
+}
+
+/// A change of a user's presence.
+#[derive(Clone, Debug)]
+pub struct PresenceStep {
+    /// The status; no text leaves it as it is.
+    pub status: Text,
+    /// What the user says about themselves: an object.
+    pub metadata: Option<Json>,
+    /// What the user is doing; an empty text takes it back.
+    pub current_activity: Option<Text>,
+    /// A status in the user's own words, likewise.
+    pub custom_status: Option<Text>,
+}
+
+/// What a sender calls a message.
+#[derive(Clone, Debug)]
+pub struct Nonce {
+    /// The name; no text is none.
+    pub text: Text,
+    /// For how long it is remembered, ms.
+    pub window_ms: Millis,
 }
 
 /// An event to send.
@@ -87,10 +104,8 @@ pub struct Emit {
     pub data: Option<Json>,
     /// What is promised.
     pub class: Class,
-    /// Names the message, so that one that is sent again is delivered once. Empty text is none.
-    pub nonce: Option<Text>,
-    /// The key of the data that holds the message's id.
-    pub id_key: Option<Box<str>>,
+    /// Names the message, so that one that is sent again is delivered once.
+    pub nonce: Option<Nonce>,
     /// Whether the data asks for the participants of the room.
     pub needs_count: bool,
 }
@@ -174,6 +189,11 @@ impl Dialect {
     /// What happens on connect.
     pub fn on_connect(&self) -> &[Step] {
         &self.connect
+    }
+
+    /// How many rooms every client is put into on connect.
+    pub fn rooms_on_connect(&self) -> usize {
+        self.connect.iter().filter(|step| matches!(step, Step::Join(_))).count()
     }
 
     /// What happens on disconnect, when the socket is still in its rooms.

@@ -105,7 +105,7 @@ impl Scene {
                 matches!(self, Self::Connect | Self::Event | Self::Disconnect | Self::Refusal)
             }
             Id => matches!(self, Self::Connect | Self::Event | Self::Disconnect),
-            Count => !matches!(self, Self::Refusal | Self::AnyRefusal),
+            Count => !matches!(self, Self::Refusal | Self::AnyRefusal | Self::Joined | Self::Left),
             Room | RoomKey => matches!(self, Self::Disconnect | Self::Joined | Self::Left | Self::Updated),
             Members => self == Self::Updated,
             Member => self == Self::Joined,

@@ -27,7 +27,7 @@ pub use definition::{
     Act, Definition, EventDefinition, FieldDefinition, FieldKind, JsonDefinition, Placed, PresenceDefinition, Problem,
     RefusalDefinition, Shape, StepDefinition,
 };
-pub use dialect::{Dialect, Emit, Event, Presence, PresenceEvent, Step};
+pub use dialect::{Dialect, Emit, Event, Nonce, Presence, PresenceEvent, PresenceStep, Step};
 pub use facts::Facts;
 pub use payload::Payload;
 pub use refusal::{Codes, ConnectRefused, Limits, Reason, Refusal};

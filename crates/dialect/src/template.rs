@@ -116,6 +116,16 @@ impl Text {
         out
     }
 
+    /// As [`Text::render`]; `None` if the text is one placeholder whose value is missing.
+    pub fn value(&self, facts: &Facts<'_>) -> Option<String> {
+        let missing = match self.only_source() {
+            Some(Source::Field(slot)) => facts.payload.and_then(|payload| payload.slot(slot)).is_none(),
+            Some(Source::Fact(fact)) => !facts.push_json(fact, &mut Vec::new()),
+            None => false,
+        };
+        (!missing).then(|| self.render(facts))
+    }
+
     /// Whether a client chooses how the text begins.
     pub fn begins_with_payload(&self) -> bool {
         matches!(self.0.first(), Some(Piece::Source(Source::Field(_))))
@@ -187,15 +197,6 @@ impl Json {
 
     pub(crate) fn asks_for(&self, wanted: Fact) -> bool {
         self.0.asks_for(wanted)
-    }
-
-    /// The key of the outermost object whose value is exactly this fact.
-    pub(crate) fn key_of(&self, wanted: Fact) -> Option<String> {
-        let Node::Object(members) = &self.0 else { return None };
-        let is_it = |node: &Node| matches!(node, Node::Value(Source::Fact(fact)) if *fact == wanted);
-        let (key, _) = members.iter().find(|(_, node)| is_it(node))?;
-        let key = std::str::from_utf8(key).ok()?.strip_suffix(':')?;
-        tidegate_wire::string_value(key).map(std::borrow::Cow::into_owned)
     }
 }
 

@@ -26,6 +26,7 @@ fn emit(room: Option<&str>, data: JsonDefinition) -> StepDefinition {
         data: Some(data),
         class: Class::Recoverable,
         nonce: None,
+        nonce_window_ms: 10_000,
     };
     StepDefinition::new(act, 0)
 }
@@ -316,7 +317,12 @@ fn all_that_is_wrong_with_a_definition_is_told() {
     );
     assert_eq!(with_step(Act::Leave { room: placed("") }), ["the name of a room must not be empty"]);
     assert_eq!(
-        with_step(Act::Presence { status: placed("gone"), metadata: None }),
+        with_step(Act::Presence {
+            status: placed("gone"),
+            metadata: None,
+            current_activity: None,
+            custom_status: None,
+        }),
         ["\"gone\": a status must be one of online, away, busy, offline"]
     );
     let out = |event: &str, room: Option<&str>, others, class, data: &str| Act::Emit {
@@ -327,6 +333,7 @@ fn all_that_is_wrong_with_a_definition_is_told() {
         data: Some(JsonDefinition::text(data)),
         class,
         nonce: None,
+        nonce_window_ms: 10_000,
     };
     assert_eq!(
         with_step(out("connect", Some("r"), true, Class::Recoverable, "{count}")),
@@ -382,7 +389,7 @@ fn rooms_that_a_client_names_are_told_from_others() {
         .iter()
         .map(|step| match step {
             Step::Join(room) => room.begins_with_payload(),
-            Step::Leave(_) | Step::Emit(_) | Step::Presence { .. } => panic!(),
+            Step::Leave(_) | Step::Emit(_) | Step::Presence(_) => panic!(),
         })
         .collect();
     assert_eq!(begins, [true, false, false]);

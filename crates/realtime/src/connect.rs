@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal, PrincipalKind};
+use tidegate_dialect::Reason;
 use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
 use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery, StoreLabels, StoreOperation};
 use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
@@ -14,6 +15,7 @@ use tokio::task::spawn_blocking;
 
 use crate::call::Call;
 use crate::connection::{Conn, NamespaceSocket};
+use crate::dialect_api;
 use crate::emit::emit;
 use crate::id;
 use crate::input::Handled;
@@ -69,7 +71,7 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
         Ok(principal) => Arc::new(principal),
         Err(error) => {
             count_failure(&shard.node, error);
-            refuse(shard, conn, &namespace, &error.to_string());
+            refuse_as(shard, conn, &namespace, &settings.behaviour, Reason::AuthFailed, &error.to_string());
             return Handled::Done;
         }
     };
@@ -78,7 +80,8 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
         Ok(space) => space,
         Err(error) => {
             tracing::error!(%error, "a namespace cannot be opened");
-            refuse(shard, conn, &key.namespace, &AuthError::Failed.to_string());
+            let message = AuthError::Failed.to_string();
+            refuse_as(shard, conn, &key.namespace, &settings.behaviour, Reason::Unavailable, &message);
             return Handled::Done;
         }
     };
@@ -151,12 +154,41 @@ fn crowded(space: &SpaceCell, pid: Option<&str>, principal: &Principal) -> Optio
 }
 
 fn refuse_crowded(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, crowded: Crowded) {
-    let error = serde_json::json!({
-        "message": "Rate limit exceeded",
-        "data": { "code": crowded.code(), "message": crowded.message() },
-    });
+    let namespace = &space.key.namespace;
     match &space.settings.behaviour {
-        Behaviour::Rooms => refuse_with(shard, conn, &space.key.namespace, &error.to_string()),
+        Behaviour::Rooms => {
+            let error = serde_json::json!({
+                "message": "Rate limit exceeded",
+                "data": { "code": crowded.code(), "message": crowded.message() },
+            });
+            refuse_with(shard, conn, namespace, &error.to_string());
+        }
+        Behaviour::Dialect(dialect) => {
+            let reason = match crowded {
+                Crowded::Tenant => Reason::ConnectionLimit,
+                Crowded::User => Reason::UserConnectionLimit,
+            };
+            let refusal = dialect.refuse(reason, crowded.message());
+            dialect_api::refuse_connection(shard, conn, namespace, dialect, &refusal);
+        }
+    }
+}
+
+/// In the words of the namespace.
+fn refuse_as(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    namespace: &Namespace,
+    behaviour: &Behaviour,
+    reason: Reason,
+    message: &str,
+) {
+    match behaviour {
+        Behaviour::Rooms => refuse(shard, conn, namespace, message),
+        Behaviour::Dialect(dialect) => {
+            let refusal = dialect.refuse(reason, message.to_owned());
+            dialect_api::refuse_connection(shard, conn, namespace, dialect, &refusal);
+        }
     }
 }
 
@@ -176,17 +208,17 @@ fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: 
     });
     let socket =
         NamespaceSocket { space: space.clone(), principal, socket_id, pid, limit: None, rooms: SmallVec::new() };
-    welcome(shard, conn, socket, offset, &[]);
+    welcome(shard, conn, socket, offset, None);
 }
 
-/// Answers CONNECT, replays what the client has missed, and says hello. The hello carries an offset, so that a client
-/// that hears nothing else can recover.
+/// Answers CONNECT, replays what a client that has come back has missed, and says hello. The hello carries an offset, so
+/// that a client that hears nothing else can recover.
 fn welcome(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
     socket: NamespaceSocket,
     offset: SessionOffset,
-    missed: &[Arc<Publication>],
+    missed: Option<&[Arc<Publication>]>,
 ) {
     let namespace = socket.space.key.namespace.clone();
     let settings = socket.space.settings.clone();
@@ -195,27 +227,36 @@ fn welcome(
     } else {
         format!(r#"{{"sid":"{}"}}"#, socket.socket_id.as_str())
     };
+    let space = socket.space.clone();
     let hello = match &settings.behaviour {
         Behaviour::Rooms => rooms_api::established(&socket),
+        Behaviour::Dialect(_) => String::new(),
     };
     conn.session.borrow_mut().accept(namespace.clone());
     socket.space.metrics.connections.inc();
     socket.space.metrics.connected.inc();
     conn.sockets.borrow_mut().push(socket);
-    if missed.is_empty() {
+    let replay = missed.unwrap_or_default();
+    let held_back = !replay.is_empty();
+    if held_back {
+        shard.hold_back(conn, |held| {
+            held.push(|packet| socket_io::connect(packet, namespace.as_str(), &reply));
+            replay.iter().for_each(|publication| held.push_message(publication, settings.recovery));
+        });
+    } else {
         shard.send(conn, &[], |packet| {
             packet.push(b'4');
             socket_io::connect(packet, namespace.as_str(), &reply);
         });
-    } else {
-        shard.hold_back(conn, |replay| {
-            replay.push(|packet| socket_io::connect(packet, namespace.as_str(), &reply));
-            missed.iter().for_each(|publication| replay.push_message(publication, settings.recovery));
-        });
     }
     let offset = settings.recovery.then(|| offset.to_string());
-    emit(shard, conn, &namespace, "connection:established", &hello, offset.as_deref());
-    if !missed.is_empty() {
+    match &settings.behaviour {
+        Behaviour::Rooms => emit(shard, conn, &namespace, "connection:established", &hello, offset.as_deref()),
+        Behaviour::Dialect(dialect) => {
+            dialect_api::connected(shard, conn, &space, dialect, offset.as_deref(), missed.is_some());
+        }
+    }
+    if held_back {
         shard.let_go(conn);
     }
 }
@@ -272,9 +313,12 @@ async fn come_back(
                 shard.add_member(conn, &mut socket, *room, seq);
             }
             let epoch = space.lock().epoch();
-            welcome(shard, conn, socket, SessionOffset { epoch, seq }, &missed);
+            welcome(shard, conn, socket, SessionOffset { epoch, seq }, Some(&missed));
             for (room, _) in &rooms {
-                rooms_api::send_snapshot(shard, conn, space, room);
+                match &space.settings.behaviour {
+                    Behaviour::Rooms => rooms_api::send_snapshot(shard, conn, space, room),
+                    Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
+                }
             }
             true
         }

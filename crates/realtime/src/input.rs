@@ -10,6 +10,7 @@ use tidegate_wire::engine_io::Packet;
 
 use crate::connect;
 use crate::connection::Conn;
+use crate::dialect_api;
 use crate::namespaces::Behaviour;
 use crate::node::now_ms;
 use crate::rooms_api;
@@ -43,6 +44,10 @@ pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> 
             };
             match &space.settings.behaviour {
                 Behaviour::Rooms => rooms_api::event(shard, conn, space, ack_id, &payload, attachments),
+                Behaviour::Dialect(dialect) => {
+                    let dialect = dialect.clone();
+                    dialect_api::event(shard, conn, space, &dialect, ack_id, &payload, attachments)
+                }
             }
         }
         // The rooms API asks clients for no acks; a stray one is as harmless as it is in the reference server.

@@ -23,6 +23,7 @@ mod call;
 mod catch_up;
 mod connect;
 mod connection;
+mod dialect_api;
 mod door;
 mod drain;
 mod emit;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use tidegate_dialect::Dialect;
 use tidegate_types::Namespace;
 
 use crate::limits::Limits;
@@ -12,6 +13,8 @@ use crate::limits::Limits;
 pub enum Behaviour {
     /// The rooms API.
     Rooms,
+    /// What a dialect declares.
+    Dialect(Arc<Dialect>),
 }
 
 /// Who is let into a namespace.

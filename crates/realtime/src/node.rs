@@ -12,9 +12,10 @@ use tidegate_cluster::{History, HistoryError, Write, Written};
 use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
-use tidegate_types::{Class, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
+use tidegate_types::{Class, ConnId, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
 use tokio::sync::{oneshot, watch};
 
+use crate::dialect_api;
 use crate::door::Door;
 use crate::encoded::Encoded;
 use crate::limits::UserLimits;
@@ -282,9 +283,11 @@ impl Node {
                 }
             }
             Effect::Presence { room_id, room, shards, change, except } => {
-                let (event, data) = match &cell.settings.behaviour {
-                    Behaviour::Rooms => rooms_api::presence_event(&room, &change),
+                let told = match &cell.settings.behaviour {
+                    Behaviour::Rooms => Some(rooms_api::presence_event(&room, &change)),
+                    Behaviour::Dialect(dialect) => dialect_api::presence_event(dialect, &room, &change),
                 };
+                let Some((event, data)) = told else { return };
                 let publication = Publication {
                     space: cell.key.clone(),
                     room,
@@ -455,6 +458,29 @@ impl Node {
             });
             Some((published, durable))
         })
+    }
+
+    /// Sends a volatile message to a room, but not to `except`. It is dropped where a worker cannot take it now.
+    pub(crate) fn tell(&self, cell: &SpaceCell, message: Message, now: Millis, except: Option<ConnId>) {
+        self.with_space(cell, |space, effects| {
+            let message = Message { class: Class::Volatile, ..message };
+            space.publish(message, now, effects);
+            for effect in effects.drain(..) {
+                let Effect::Deliver { room_id, shards, publication } = effect else { continue };
+                let encoded = Arc::new(cell.encode(publication));
+                for shard in shards.iter() {
+                    match self.mailbox(shard) {
+                        Some(mailbox) if mailbox.has_room() => mailbox.push(Item::Deliver(Delivery {
+                            space: cell.index,
+                            room: room_id,
+                            encoded: encoded.clone(),
+                            except: except.filter(|except| except.shard == shard),
+                        })),
+                        _ => _ = cell.metrics.dropped(DropReason::MailboxFull).inc(),
+                    }
+                }
+            }
+        });
     }
 
     /// What has to happen ten times a second: presence diffs, ring and session expiry.

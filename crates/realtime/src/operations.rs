@@ -146,6 +146,16 @@ pub(crate) enum SendRefused {
 pub(crate) enum Senders {
     /// Its members.
     Members,
+    /// Whoever is connected to the namespace.
+    Anybody,
+}
+
+/// Whether the connection may send to the room.
+fn may_send(conn: &Conn, space: &SpaceCell, room: &RoomName, senders: Senders) -> Result<(), SendRefused> {
+    match senders {
+        Senders::Members if !space.lock().is_member(conn.id, room) => Err(SendRefused::NotInRoom),
+        Senders::Members | Senders::Anybody => Ok(()),
+    }
 }
 
 /// Sends a message for a socket; `done` hears what became of it, for a persistent one when it is durable. Waits while the
@@ -180,26 +190,55 @@ fn publish(
     now: Millis,
     done: impl FnOnce(Result<Published, SendRefused>) + 'static,
 ) -> Option<Later> {
-    let member = match senders {
-        Senders::Members => space.lock().is_member(conn.id, &message.room),
-    };
-    if !member {
-        done(Err(SendRefused::NotInRoom));
-        return None;
-    }
-    let Some((published, durable)) = shard.node.publish(space, message, now) else {
-        done(Err(SendRefused::StoreBehind));
-        return None;
+    let (published, durable) = match publish_now(shard, conn, space, message, senders, now) {
+        Ok(placed) => placed,
+        Err(refused) => {
+            done(Err(refused));
+            return None;
+        }
     };
     let Some(durable) = durable else {
         done(Ok(published));
         return None;
     };
+    when_stored(conn, durable, move |stored| {
+        done(if stored { Ok(published) } else { Err(SendRefused::NotStored) });
+    })
+}
+
+/// Gives a message its place at once; a persistent one is to be told of when it is durable. For a caller who has seen
+/// that the workers can take it.
+pub(crate) fn publish_now(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    message: Message,
+    senders: Senders,
+    now: Millis,
+) -> Result<(Published, Option<Durable>), SendRefused> {
+    may_send(conn, space, &message.room, senders)?;
+    shard.node.publish(space, message, now).ok_or(SendRefused::StoreBehind)
+}
+
+/// Sends a volatile message to all in the room but the socket itself.
+pub(crate) fn tell_others(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    message: Message,
+    senders: Senders,
+    now: Millis,
+) -> Result<(), SendRefused> {
+    may_send(conn, space, &message.room, senders)?;
+    shard.node.tell(space, message, now, Some(conn.id));
+    Ok(())
+}
+
+/// Goes on when a persistent message is durable or lost; what is returned is what the connection's next packet waits for.
+pub(crate) fn when_stored(conn: &Rc<Conn>, durable: Durable, settle: impl FnOnce(bool) + 'static) -> Option<Later> {
     let in_flight = conn.in_flight.get() + 1;
     conn.in_flight.set(in_flight);
-    let settled = when_durable(conn.clone(), durable, move |stored| {
-        done(if stored { Ok(published) } else { Err(SendRefused::NotStored) });
-    });
+    let settled = when_durable(conn.clone(), durable, settle);
     if in_flight < MOST_IN_FLIGHT {
         spawn_local(settled);
         return None;

@@ -28,7 +28,7 @@ use crate::operations::{self, SendRefused, Senders, when_saved};
 use crate::shard::Shard;
 
 /// Members listed in a snapshot after a join; `query:presence` lists more.
-const LISTED: usize = 256;
+pub(crate) const LISTED: usize = 256;
 /// Members listed by `query:presence`.
 const MOST_LISTED: usize = 10_000;
 /// Messages in one reply of `room:history`, unless the client asks for fewer or more.

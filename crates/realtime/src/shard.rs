@@ -16,8 +16,10 @@ use tokio::task::spawn_local;
 use crate::activity::Activity;
 use crate::call::Call;
 use crate::connection::{Conn, Io, Membership, NamespaceSocket};
+use crate::dialect_api;
 use crate::encoded::{Encoded, Replay, ReplayTransport};
 use crate::mailbox::{Delivery, Item, Mailbox};
+use crate::namespaces::Behaviour;
 use crate::node::{Node, now_ms};
 use crate::outbox::Sent;
 use crate::room::{LocalRoom, Member};
@@ -160,6 +162,9 @@ impl Shard {
     /// Takes one socket (namespace) out of its rooms and its space.
     pub(crate) fn forget_socket(&self, conn: &Conn, socket: &NamespaceSocket, listening: bool, keep_session: bool) {
         let space = socket.space.index;
+        if let (Behaviour::Dialect(dialect), false) = (&socket.space.settings.behaviour, listening) {
+            dialect_api::disconnecting(self, conn, socket, dialect);
+        }
         for membership in &socket.rooms {
             self.remove_member(space, *membership);
         }

@@ -12,14 +12,15 @@ use hyper::upgrade::Upgraded;
 use tidegate_auth::ApiKeys;
 use tidegate_balance::BucketSettings;
 use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
-use tidegate_config::{Config, StoreKind};
+use tidegate_config::{Config, RealtimeBehaviour, StoreKind};
+use tidegate_dialect::Dialect;
 use tidegate_metrics::Metrics;
 use tidegate_realtime::{
-    Behaviour, Body, Client, DoorSettings, Limits, NamespaceSettings, Namespaces, Node, Settings, Shard, StreamSummary,
-    Streams,
+    Behaviour, Body, Client, DoorSettings, Entrance, Limits, NamespaceSettings, Namespaces, Node, Settings, Shard,
+    StreamSummary, Streams,
 };
 use tidegate_transport::Transport;
-use tidegate_types::{Namespace, Phase, ShardId};
+use tidegate_types::{Phase, ShardId};
 use tokio::sync::watch;
 
 use crate::StartError;
@@ -34,6 +35,42 @@ use crate::worker::Worker;
 /// A drain closes its streams over at most so long, ms; longer makes no reconnect wave gentler.
 const MOST_SPREAD_MS: u64 = 10_000;
 
+/// The namespaces that are served. What a dialect says of limits wins over what is said for all.
+fn namespaces(realtime: &tidegate_config::Realtime) -> Namespaces {
+    let limits = Limits {
+        connections_per_tenant: realtime.connections_per_tenant,
+        connections_per_user: realtime.connections_per_user,
+        rooms_per_user: realtime.rooms_per_user,
+        messages_per_second: realtime.messages_per_second,
+        message_burst: realtime.message_burst,
+        events_per_minute: realtime.events_per_minute,
+        ..Limits::default()
+    };
+    realtime.namespaces.iter().fold(Namespaces::none(), |served, namespace| {
+        let (behaviour, limits) = match &namespace.behaviour {
+            RealtimeBehaviour::Rooms => (Behaviour::Rooms, limits),
+            RealtimeBehaviour::Dialect(dialect) => (Behaviour::Dialect(dialect.clone()), limits_of(dialect, limits)),
+        };
+        let entrance = if namespace.needs_token { Entrance::Token } else { Entrance::Open };
+        let settings = NamespaceSettings { entrance, limits, ..NamespaceSettings::new(behaviour) };
+        served.with(namespace.name.clone(), settings)
+    })
+}
+
+fn limits_of(dialect: &Dialect, general: Limits) -> Limits {
+    let own = dialect.limits();
+    // Rooms that every client is put into on connect are not the user's doing.
+    let by_itself = u32::try_from(dialect.rooms_on_connect()).unwrap_or(u32::MAX);
+    Limits {
+        connections_per_tenant: own.connections.unwrap_or(general.connections_per_tenant),
+        connections_per_user: own.connections_per_user.unwrap_or(general.connections_per_user),
+        rooms_per_user: own.rooms_per_user.map_or(general.rooms_per_user, |most| most.saturating_add(by_itself)),
+        events_per_minute: own.events_per_minute.unwrap_or(general.events_per_minute),
+        message_bytes: own.message_bytes.map_or(0, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+        ..general
+    }
+}
+
 /// Opens the realtime server and its history, if the config has one.
 pub(crate) fn open(
     config: &Config,
@@ -45,16 +82,6 @@ pub(crate) fn open(
     let mut node_secret = [0; 32];
     // Session ids are as unguessable as this is. They need not outlive the process: sessions are recovered by other means.
     getrandom::fill(&mut node_secret).map_err(|error| StartError::Store(error.to_string()))?;
-    let limits = Limits {
-        connections_per_tenant: realtime.connections_per_tenant,
-        connections_per_user: realtime.connections_per_user,
-        rooms_per_user: realtime.rooms_per_user,
-        messages_per_second: realtime.messages_per_second,
-        message_burst: realtime.message_burst,
-        events_per_minute: realtime.events_per_minute,
-        ..Limits::default()
-    };
-    let rooms = NamespaceSettings { limits, ..NamespaceSettings::new(Behaviour::Rooms) };
     let settings = Settings {
         path: realtime.path.to_string(),
         api_path: realtime.api_path.to_string(),
@@ -80,7 +107,6 @@ pub(crate) fn open(
         idempotency_window_ms: millis(realtime.idempotency_window),
         history_messages: config.store.max_messages_per_room,
         sse_heartbeat_ms: millis(realtime.sse_heartbeat),
-        namespaces: Namespaces::none().with(Namespace::root(), rooms),
         tenant_messages: BucketSettings {
             rate: realtime.tenant_messages_per_second,
             burst: realtime.tenant_message_burst,
@@ -92,6 +118,7 @@ pub(crate) fn open(
         reconnect_in_ms: millis(config.drain.reconnect_in),
         // A third of the deadline: what is slow to close still has the rest of it.
         drain_spread_ms: millis(config.drain.timeout / 3).min(MOST_SPREAD_MS),
+        namespaces: namespaces(realtime),
         ..Settings::default()
     };
     let store = &config.store;

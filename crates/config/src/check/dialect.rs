@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate_dialect::{
     Act, Codes, ConnectRefused, Definition, Dialect, EventDefinition, FieldDefinition, FieldKind, JsonDefinition,
@@ -9,7 +10,7 @@ use tidegate_dialect::{
 };
 use tidegate_types::Class;
 
-use crate::check::{amount, flag, name, small};
+use crate::check::{amount, flag, name, period, small};
 use crate::file::{self, ConnectRefusal, FieldType, MessageClass};
 use crate::reader::{At, Bound, Json, List, Named, Reader};
 use crate::{Problems, Surroundings};
@@ -315,19 +316,27 @@ fn step(reader: &Reader<'_>, found: At<file::Step>) -> Option<StepDefinition> {
         reader.problem(place, message);
         return None;
     };
-    let of_emit = ["room", "others", "members_only", "data", "class", "nonce"];
-    let wrong = of_emit.into_iter().filter(|key| act != "emit" && !found.lacks(key));
-    let wrong = wrong.chain((act != "presence" && !found.lacks("metadata")).then_some("metadata"));
-    for key in wrong {
-        let owner = if key == "metadata" { "presence" } else { "emit" };
-        reader.problem(place, format!("{key:?} is for steps with {owner:?}, not with {act:?}"));
+    let owned = [
+        ("emit", &["room", "others", "members_only", "data", "class", "nonce", "nonce_window"][..]),
+        ("presence", &["metadata", "current_activity", "custom_status"][..]),
+    ];
+    for (owner, keys) in owned {
+        for key in keys.iter().filter(|key| act != owner && !found.lacks(key)) {
+            reader.problem(place, format!("{key:?} is for steps with {owner:?}, not with {act:?}"));
+        }
     }
+    let nonce_window = period(reader, found.nonce_window, "nonce_window", Duration::from_secs(10));
     let act = if act == "join" {
         Act::Join { room: template(found.join?) }
     } else if act == "leave" {
         Act::Leave { room: template(found.leave?) }
     } else if act == "presence" {
-        Act::Presence { status: template(found.presence?), metadata: json(found.metadata) }
+        Act::Presence {
+            status: template(found.presence?),
+            metadata: json(found.metadata),
+            current_activity: found.current_activity.map(template),
+            custom_status: found.custom_status.map(template),
+        }
     } else {
         Act::Emit {
             event: placed(found.emit?),
@@ -341,6 +350,7 @@ fn step(reader: &Reader<'_>, found: At<file::Step>) -> Option<StepDefinition> {
                 Some(MessageClass::Recoverable) | None => Class::Recoverable,
             },
             nonce: found.nonce.map(template),
+            nonce_window_ms: u64::try_from(nonce_window.as_millis()).unwrap_or(u64::MAX),
         }
     };
     Some(StepDefinition::new(act, place))

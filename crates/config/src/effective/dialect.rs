@@ -134,10 +134,13 @@ fn step(step: &StepDefinition) -> Written {
     match &step.value {
         Act::Join { room } => table([("join", Some(text(&room.value)))]),
         Act::Leave { room } => table([("leave", Some(text(&room.value)))]),
-        Act::Presence { status, metadata } => {
-            table([("presence", Some(text(&status.value))), ("metadata", metadata.as_ref().map(json))])
-        }
-        Act::Emit { event, room, others, members_only, data, class, nonce } => {
+        Act::Presence { status, metadata, current_activity, custom_status } => table([
+            ("presence", Some(text(&status.value))),
+            ("metadata", metadata.as_ref().map(json)),
+            ("current_activity", current_activity.as_ref().map(|said| text(&said.value))),
+            ("custom_status", custom_status.as_ref().map(|said| text(&said.value))),
+        ]),
+        Act::Emit { event, room, others, members_only, data, class, nonce, nonce_window_ms } => {
             let class = match class {
                 Class::Volatile => "volatile",
                 Class::Recoverable => "recoverable",
@@ -151,6 +154,7 @@ fn step(step: &StepDefinition) -> Written {
                 ("data", data.as_ref().map(json)),
                 ("class", Some(text(class))),
                 ("nonce", nonce.as_ref().map(|nonce| text(&nonce.value))),
+                ("nonce_window", Some(plain(format_args!("\"{nonce_window_ms}ms\"")))),
             ])
         }
     }

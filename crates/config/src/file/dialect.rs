@@ -1,6 +1,6 @@
 //! Realtime APIs declared in the file.
 
-use crate::reader::{Bound, Boxed, Json, List, Named, Size};
+use crate::reader::{Bound, Boxed, Json, List, Named, Size, Span};
 use crate::words::words;
 
 sections! {
@@ -166,10 +166,16 @@ sections! {
         class: MessageClass = "recoverable",
         /// Names the message, so that one that is sent again is delivered once: a template.
         nonce: String,
-        /// The user's new status, "online", "away", "busy" or "offline": a template.
+        /// For how long the nonce is remembered.
+        nonce_window: Span = "10s",
+        /// The user's new status, "online", "away", "busy" or "offline", or "" for what it is: a template.
         presence: String,
         /// What the user says about themselves: an object.
         metadata: Json,
+        /// What the user is doing, shown in presence: a template.
+        current_activity: String,
+        /// A status in the user's own words, shown in presence: a template.
+        custom_status: String,
     }
 }
 

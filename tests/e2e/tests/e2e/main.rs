@@ -3,6 +3,7 @@
 
 mod browser;
 mod conformance;
+mod dialects;
 mod foreign;
 mod gateway;
 mod harness;
