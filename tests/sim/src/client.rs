@@ -26,7 +26,15 @@ enum Standing {
 enum Asked {
     Join(RoomName),
     Leave(RoomName),
-    Send,
+    Send(Unanswered),
+}
+
+/// A message whose answer has not come: it is sent again after a cut.
+#[derive(Clone, Debug)]
+struct Unanswered {
+    room: RoomName,
+    class: String,
+    number: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,6 +62,7 @@ pub struct Client {
     pub wanted: Vec<RoomName>,
     acks: BTreeMap<u64, Asked>,
     next_ack: u64,
+    again: Vec<Unanswered>,
     /// Events that came before CONNECT. As in the stock client a disconnect does not clear it.
     early_events: Vec<String>,
     reconnect_at: u64,
@@ -79,6 +88,7 @@ impl Client {
             wanted,
             acks: BTreeMap::new(),
             next_ack: 0,
+            again: Vec::new(),
             early_events: Vec::new(),
             reconnect_at: 0,
             paused_until: 0,
@@ -134,6 +144,7 @@ impl Client {
             self.lost(g);
         } else if self.connected {
             self.pursue(g);
+            self.send_again(g);
         }
     }
 
@@ -207,7 +218,11 @@ impl Client {
     fn lost(&mut self, g: &mut Ground) {
         self.link = None;
         self.connected = false;
-        self.acks.clear();
+        for asked in std::mem::take(&mut self.acks).into_values() {
+            if let Asked::Send(unanswered) = asked {
+                self.again.push(unanswered);
+            }
+        }
         let patience = if g.rng.chance(60) { 15_000 } else { 1_500 };
         self.reconnect_at = g.now + 100 + g.rng.below(if g.healed { 100 } else { patience });
     }
@@ -287,7 +302,7 @@ impl Client {
         let (name, args) = match &asked {
             Asked::Join(room) => ("join", json!({ "room": room.as_str() })),
             Asked::Leave(room) => ("leave", json!({ "room": room.as_str() })),
-            Asked::Send => return,
+            Asked::Send(_) => return,
         };
         self.emit(g, name, &args, asked);
     }
@@ -304,8 +319,23 @@ impl Client {
             return;
         }
         g.numbers += 1;
-        let args = json!({ "room": room.as_str(), "class": class, "number": g.numbers });
-        self.emit(g, "send", &args, Asked::Send);
+        self.send_unanswered(g, Unanswered { room: room.clone(), class: class.to_owned(), number: g.numbers });
+    }
+
+    fn send_unanswered(&mut self, g: &mut Ground, message: Unanswered) {
+        let args = json!({ "room": message.room.as_str(), "class": message.class, "number": message.number });
+        self.emit(g, "send", &args, Asked::Send(message));
+    }
+
+    /// Sends again what has had no answer, in rooms that it is in.
+    fn send_again(&mut self, g: &mut Ground) {
+        for message in std::mem::take(&mut self.again) {
+            if self.is_in(&message.room) {
+                self.send_unanswered(g, message);
+            } else if self.wanted.contains(&message.room) {
+                self.again.push(message);
+            }
+        }
     }
 
     fn on_ack(&mut self, g: &Ground, text: &str) -> Result<(), Broken> {
@@ -316,7 +346,7 @@ impl Client {
         };
         let field = |name: &str| body.get(0).and_then(|first| first.get(name)).cloned().unwrap_or(Value::Null);
         match asked {
-            Asked::Send => {}
+            Asked::Send(_) => {}
             Asked::Leave(room) => {
                 self.rooms.remove(&room);
             }

@@ -26,6 +26,8 @@ pub enum Sabotage {
     TenantsMixed,
     /// A mailbox hands out the last message first.
     MailboxReordered,
+    /// A message sent again is published again.
+    RepeatsForgotten,
 }
 
 /// What happened in a run, to see that it was worth something.
@@ -51,6 +53,10 @@ pub struct Report {
     pub refused: u64,
     /// Durable acks that senders received.
     pub acks: u64,
+    /// Messages sent again that had been published.
+    pub repeats: u64,
+    /// Jumps of the server's clock.
+    pub jumps: u64,
 }
 
 impl Report {
@@ -66,11 +72,16 @@ impl Report {
         self.kills += other.kills;
         self.refused += other.refused;
         self.acks += other.acks;
+        self.repeats += other.repeats;
+        self.jumps += other.jumps;
     }
 }
 
 pub struct Ground {
+    /// Goes on steadily, as time does.
     pub now: u64,
+    /// What the server's clock says beyond that, ms.
+    pub skew: i64,
     pub rng: Rng,
     pub links: Vec<Link>,
     pub stores: Vec<Store>,
@@ -84,6 +95,11 @@ pub struct Ground {
 }
 
 impl Ground {
+    /// The time as the server's clock has it, ms since the Unix epoch: it may jump.
+    pub fn wall(&self) -> u64 {
+        (self.now + 1_700_000_000_000).saturating_add_signed(self.skew)
+    }
+
     /// Remembers the first broken promise.
     pub fn check(&mut self, outcome: Result<(), Broken>) {
         if let Err(broken) = outcome {

@@ -4,14 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate_hub::{
-    Effect, Effects, Message, NewSession, Pid, PresenceChange, Resume, RoomId, Space, SpaceConfig, Who,
-};
+use tidegate_hub::{Effect, Effects, NewSession, Pid, PresenceChange, Resume, RoomId, Space, SpaceConfig, Who};
 use tidegate_session::{Input, ProbeStep, Session, Settings, Transport};
 use tidegate_types::{
-    Class, ConnId, EventName, Namespace, Publication, RoomName, SessionOffset, ShardId, SpaceKey, TenantId, UserId,
+    Class, ConnId, Namespace, Publication, RoomName, SessionOffset, ShardId, SpaceKey, TenantId, UserId,
 };
 use tidegate_wire::engine_io::{self, Packet};
 use tidegate_wire::socket_io;
@@ -19,7 +16,10 @@ use tidegate_wire::socket_io;
 use crate::ground::{Ground, Sabotage};
 use crate::link::{Kind, Up};
 use crate::store::{KEPT_MESSAGES, Write, Written};
-use crate::truth::Entry;
+
+mod requests;
+
+pub use requests::REPEAT_MS;
 
 const SHARDS: usize = 3;
 
@@ -132,7 +132,7 @@ impl Server {
         self.answer_polls(g);
         if g.now.is_multiple_of(50) {
             for tenant in 0..self.spaces.len() {
-                let (now, mut fx) = (g.now, Effects::new());
+                let (now, mut fx) = (g.wall(), Effects::new());
                 if let Some(space) = self.spaces.get_mut(tenant) {
                     space.tick(now, &mut fx);
                 }
@@ -279,13 +279,13 @@ impl Server {
         if !space.session_known(&pid)
             && let Some(record) = store.session(&pid)
         {
-            space.import_session(record, g.now);
+            space.import_session(record, g.wall());
         }
         let mut fx = Effects::new();
         let who = Who { user: user.clone(), username: None };
         let answer = match stored {
-            None => space.resume(&pid, offset, &user, id, who, None, g.now, &mut fx),
-            Some(stored) => space.resume_with(&pid, offset, &user, id, who, None, stored, g.now, &mut fx),
+            None => space.resume(&pid, offset, &user, id, who, None, g.wall(), &mut fx),
+            Some(stored) => space.resume_with(&pid, offset, &user, id, who, None, stored, g.wall(), &mut fx),
         };
         self.resumed(g, link, pid, offset, user, answer, fx);
     }
@@ -362,7 +362,7 @@ impl Server {
         let session = NewSession { pid: name.as_str().into(), socket_id: name.as_str().into(), token_expires_at: None };
         let Some(space) = self.spaces.get_mut(tenant) else { return };
         let mut fx = Effects::new();
-        space.connect(id, Who { user, username: None }, session, g.now, &mut fx);
+        space.connect(id, Who { user, username: None }, session, g.wall(), &mut fx);
         let offset = SessionOffset { epoch: space.epoch(), seq: space.head_seq() };
         let mut text = Vec::new();
         socket_io::connect(&mut text, "/", &json!({ "sid": name, "pid": name }).to_string());
@@ -376,77 +376,6 @@ impl Server {
         let mut text = Vec::new();
         socket_io::event(&mut text, "/", None, "connected", "{}", Some(&offset.to_string()));
         self.send(g, link, text);
-    }
-
-    fn event(&mut self, g: &mut Ground, link: usize, name: &str, args: &Value, ack: u64) {
-        let Some((id, tenant)) = self.conns.get(&link).map(|conn| (conn.id, conn.tenant)) else { return };
-        let Ok(room) = RoomName::try_from(args.get("room").and_then(Value::as_str).unwrap_or_default()) else { return };
-        let mut fx = Effects::new();
-        let Some(space) = self.spaces.get_mut(tenant) else { return };
-        match name {
-            "join" => {
-                let Ok(joined) = space.join(id, &room, g.now, &mut fx) else { return };
-                if !joined.already {
-                    self.members.entry((tenant, joined.room_id)).or_default().push((link, joined.seq));
-                }
-                let reply = json!({ "ok": true, "already": joined.already, "seq": joined.seq });
-                self.carry_out(g, tenant, fx);
-                self.reply_when_saved(g, tenant, link, ack, &reply);
-            }
-            "leave" => {
-                if let Some(room_id) = space.leave(id, &room, g.now, &mut fx)
-                    && let Some(members) = self.members.get_mut(&(tenant, room_id))
-                {
-                    members.retain(|(of, _)| *of != link);
-                }
-                self.carry_out(g, tenant, fx);
-                self.reply_when_saved(g, tenant, link, ack, &json!({ "ok": true }));
-            }
-            "send" => {
-                if !space.is_member(id, &room) {
-                    return self.reply(g, link, ack, &json!({ "ok": false }));
-                }
-                let class = class_of(args.get("class").and_then(Value::as_str).unwrap_or_default());
-                let number = args.get("number").and_then(Value::as_u64).unwrap_or(0);
-                match self.publish(g, tenant, room, class, number) {
-                    Some(seq) => {
-                        self.durable_acks.insert((tenant, seq), (link, ack));
-                        if g.sabotage == Sabotage::AckBeforeAppend {
-                            self.durable(g, tenant, seq, true);
-                        }
-                    }
-                    None => self.reply(g, link, ack, &json!({ "ok": true })),
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Publishes; `Some`: a persistent message's number.
-    pub fn publish(&mut self, g: &mut Ground, tenant: usize, room: RoomName, class: Class, number: u64) -> Option<u64> {
-        let space = self.spaces.get_mut(tenant)?;
-        let data = json!({
-            "number": number,
-            "tenant": space.key().tenant.as_str(),
-            "room": room.as_str(),
-            "class": class_name(class),
-        });
-        let event = EventName::try_from("room:message").ok()?;
-        let data = Bytes::from(data.to_string());
-        let message = Message { room: room.clone(), event, data, attachments: Arc::from([]), class, idempotency: None };
-        let mut fx = Effects::new();
-        let published = space.publish(message, g.now, &mut fx).publication;
-        let head = space.head_seq();
-        if let Some(position) = published.position {
-            let entry = Entry { room, offset: position.offset, class, number, released: false, withdrawn: false };
-            if let Some(truth) = g.truths.get_mut(tenant) {
-                let outcome = truth.published(published.seq, entry);
-                truth.released_up_to(head);
-                g.check(outcome);
-            }
-        }
-        self.carry_out(g, tenant, fx);
-        (class == Class::Persistent).then_some(published.seq)
     }
 
     fn carry_out(&mut self, g: &mut Ground, tenant: usize, fx: Effects) {
@@ -540,35 +469,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    fn durable(&mut self, g: &mut Ground, tenant: usize, seq: u64, ok: bool) {
-        let Some((link, ack)) = self.durable_acks.remove(&(tenant, seq)) else { return };
-        if ok {
-            g.report.acks += 1;
-            if let Some(truth) = g.truths.get_mut(tenant) {
-                truth.acked(seq);
-            }
-        }
-        self.reply(g, link, ack, &json!({ "ok": ok }));
-    }
-
-    fn reply(&mut self, g: &mut Ground, link: usize, ack: u64, reply: &Value) {
-        let mut text = Vec::new();
-        socket_io::ack(&mut text, "/", ack, &reply.to_string());
-        self.send(g, link, text);
-    }
-
-    /// A client that is told of its join must still be in the room after `kill -9` and recovery: the record comes first.
-    fn reply_when_saved(&mut self, g: &mut Ground, tenant: usize, link: usize, ack: u64, reply: &Value) {
-        let ticket = g.stores.get(tenant).map_or(0, |store| store.ticket());
-        let is_saved = self.saved.get(tenant).is_some_and(|saved| *saved >= ticket);
-        if is_saved || g.sabotage == Sabotage::JoinAckBeforeSave {
-            return self.reply(g, link, ack, reply);
-        }
-        let mut text = Vec::new();
-        socket_io::ack(&mut text, "/", ack, &reply.to_string());
-        self.saved_acks.push((tenant, ticket, link, String::from_utf8(text).unwrap_or_default()));
     }
 
     fn run_shards(&mut self, g: &mut Ground) {
@@ -684,7 +584,7 @@ impl Server {
         }
         let mut fx = Effects::new();
         if let Some(space) = self.spaces.get_mut(conn.tenant) {
-            space.disconnect(conn.id, keep, g.now, &mut fx);
+            space.disconnect(conn.id, keep, g.wall(), &mut fx);
         }
         self.carry_out(g, conn.tenant, fx);
     }

@@ -27,10 +27,15 @@ pub struct Truth {
     /// Persistent messages whose sender was told so.
     acked: BTreeSet<u64>,
     offsets: BTreeSet<(RoomName, u64)>,
+    /// Messages of clients that may be sent again, and are not to be published again.
+    numbers: BTreeMap<u64, u64>,
 }
 
 impl Truth {
     pub fn published(&mut self, seq: u64, entry: Entry) -> Result<(), Broken> {
+        if let Some(first) = self.numbers.insert(entry.number, seq) {
+            return Err(format!("message {} was published twice, as {first} and as {seq}", entry.number));
+        }
         let place = (entry.room.clone(), entry.offset);
         if !self.offsets.insert(place) {
             return Err(format!("offset {} of {} was given out twice", entry.offset, entry.room));
@@ -44,7 +49,16 @@ impl Truth {
     pub fn withdrawn(&mut self, seq: u64) {
         if let Some(entry) = self.entries.get_mut(&seq) {
             entry.withdrawn = true;
+            // Sending it again is a new try.
+            if self.numbers.get(&entry.number) == Some(&seq) {
+                self.numbers.remove(&entry.number);
+            }
         }
+    }
+
+    /// What was sent before is not known any more: the process is another, or its clock has jumped over the window.
+    pub fn repeats_forgotten(&mut self) {
+        self.numbers.clear();
     }
 
     pub fn released_up_to(&mut self, head: u64) {

@@ -5,12 +5,13 @@ use tidegate_types::{Class, Epoch, RoomName};
 use crate::client::Client;
 use crate::ground::{Ground, Report, Sabotage};
 use crate::rng::Rng;
-use crate::server::{Server, class_name};
+use crate::server::{REPEAT_MS, Server, class_name};
 use crate::store::Store;
 use crate::truth::Truth;
 
 const STEP_MS: u64 = 10;
 const CLIENTS: usize = 4;
+const JUMPS_MS: [i64; 6] = [-600_000, -5_000, -300, 300, 5_000, 600_000];
 const CLASSES: [Class; 5] =
     [Class::Persistent, Class::Persistent, Class::Recoverable, Class::Recoverable, Class::Volatile];
 
@@ -68,6 +69,7 @@ impl World {
         let rooms: Vec<RoomName> = (0..4).filter_map(|n| RoomName::try_from(format!("room-{n}")).ok()).collect();
         let mut g = Ground {
             now: 1_000_000,
+            skew: 0,
             rng: Rng::new(seed),
             links: Vec::new(),
             stores: (0..tenants.len()).map(|n| Store::new(Epoch(100 + n as u64))).collect(),
@@ -116,6 +118,9 @@ impl World {
             let (now, rng) = (self.g.now, &mut self.g.rng);
             ghosts.for_each(|link| link.leave(now, rng));
         }
+        if self.g.rng.chance(3) {
+            self.jump();
+        }
         if self.server.is_some() && self.g.rng.chance(2) {
             if self.g.rng.chance(350) {
                 self.restart()
@@ -126,8 +131,19 @@ impl World {
         }
     }
 
+    /// Somebody sets the server's clock.
+    fn jump(&mut self) {
+        let by = self.g.rng.pick(&JUMPS_MS).copied().unwrap_or(0);
+        self.g.skew += by;
+        self.g.report.jumps += 1;
+        if by.unsigned_abs() >= REPEAT_MS {
+            self.g.truths.iter_mut().for_each(Truth::repeats_forgotten);
+        }
+    }
+
     fn restart(&mut self) {
         let Some(server) = self.server.take() else { return };
+        self.g.truths.iter_mut().for_each(Truth::repeats_forgotten);
         self.g.report.restarts += 1;
         server.stop(&mut self.g);
         self.end_links();
@@ -135,6 +151,7 @@ impl World {
 
     fn kill(&mut self) {
         self.server = None;
+        self.g.truths.iter_mut().for_each(Truth::repeats_forgotten);
         self.g.report.kills += 1;
         self.end_links();
         let stores = self.g.stores.iter_mut();
@@ -176,7 +193,7 @@ impl World {
             if let (Some(room), Some(server)) = (self.g.rng.pick(&self.rooms).cloned(), self.server.as_mut()) {
                 self.g.numbers += 1;
                 let number = self.g.numbers;
-                server.publish(&mut self.g, tenant, room, class, number);
+                server.publish(&mut self.g, tenant, room, class, number, None);
             }
         }
     }
@@ -223,7 +240,7 @@ impl World {
                 self.g.numbers += 1;
                 let number = self.g.numbers;
                 if let Some(server) = &mut self.server {
-                    server.publish(&mut self.g, tenant, room, class, number);
+                    server.publish(&mut self.g, tenant, room, class, number, None);
                 }
             }
         }

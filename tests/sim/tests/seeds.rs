@@ -21,6 +21,7 @@ fn worth_something(report: &Report) {
     assert!(report.delivered > 10_000 && report.acks > 1_000, "{report:?}");
     assert!(report.recovered > 100 && report.afresh > 100 && report.recovered_after_kill > 5, "{report:?}");
     assert!(report.kills > 50 && report.restarts > 20 && report.upgrades > 100, "{report:?}");
+    assert!(report.repeats > 20 && report.jumps > 100, "{report:?}");
     assert!(report.store_reads > 5 && report.refused > 20, "{report:?}");
 }
 
@@ -71,4 +72,5 @@ catches! {
     the_checker_notices_a_replay_before_connect: ReplayBeforeConnect,
     the_checker_notices_mixed_tenants: TenantsMixed,
     the_checker_notices_a_reordered_mailbox: MailboxReordered,
+    the_checker_notices_a_message_published_twice: RepeatsForgotten,
 }
