@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use tidegate_types::{Class, Millis, Publication};
 
-use crate::start::apart;
+use crate::start::is_over;
 use crate::{Effect, Effects, RoomId};
 
 /// An unanswered reservation is asked for again after this long, ms: the store may have failed for a while.
@@ -90,7 +90,7 @@ impl Order {
     pub fn ask_again(&mut self, now: Millis, fx: &mut Effects) {
         let stuck =
             self.queue.front().is_some_and(|front| !is_stored(&front.publication) && front_seq(front) > self.reserved);
-        if stuck && apart(now, self.asked_at) >= ASK_AGAIN_MS {
+        if stuck && is_over(ASK_AGAIN_MS, self.asked_at, now) {
             self.asked_at = now;
             fx.push(Effect::Reserve { upto: self.asked });
         }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use tidegate_types::{ConnId, Millis, PresenceInfo, RoomName, Status, UserId};
 
 use crate::space::Space;
-use crate::start::apart;
+use crate::start::is_over;
 use crate::users::{User, UserKey, Users};
 use crate::{Effect, Effects, PresenceChange, RoomId};
 
@@ -42,11 +42,11 @@ pub(crate) enum Diff {
 /// Diffs that wait for the room's next window.
 #[derive(Default)]
 struct Batch {
-    /// Each with the value of `entered` after it.
+    /// Each with the value of `shown` after it.
     diffs: Vec<(Diff, u32)>,
     snapshot: bool,
-    /// How many connections have entered the room, and so been given a snapshot, since the batch began.
-    entered: u32,
+    /// How often the room has been shown to somebody since the batch began; whoever enters is shown it.
+    shown: u32,
 }
 
 /// Presence of one room.
@@ -78,7 +78,7 @@ impl RoomPresence {
 
     /// A clock that is set back must not silence the room until it has caught up.
     fn may_send(&self, now: Millis) -> bool {
-        apart(now, self.sent_at) >= u64::from(self.pause)
+        is_over(u64::from(self.pause), self.sent_at, now)
     }
 }
 
@@ -121,9 +121,14 @@ impl Space {
         self.users.find(user).map(User::info)
     }
 
-    /// At most `limit` users of the room, and how many there are.
-    pub fn presence(&self, room: &RoomName, limit: usize) -> (Vec<PresenceInfo>, usize) {
-        self.rooms.id(room).map_or_else(Default::default, |id| self.snapshot(id, limit))
+    /// At most `limit` users of the room, and how many there are. Whoever is shown this and hears of the changes from then
+    /// on stays right: what is undone within a batch after it is told all the same.
+    pub fn presence(&mut self, room: &RoomName, limit: usize) -> (Vec<PresenceInfo>, usize) {
+        let Some(id) = self.rooms.id(room) else { return Default::default() };
+        if let Some(batch) = self.rooms.get_mut(id).and_then(|room| room.presence.batch.as_mut()) {
+            batch.shown = batch.shown.wrapping_add(1);
+        }
+        self.snapshot(id, limit)
     }
 
     fn snapshot(&self, id: RoomId, limit: usize) -> (Vec<PresenceInfo>, usize) {
@@ -137,7 +142,7 @@ impl Space {
     pub(crate) fn add_lease(&mut self, id: RoomId, user: UserKey, conn: ConnId, now: Millis, fx: &mut Effects) {
         let Some(room) = self.rooms.get_mut(id) else { return };
         if let Some(batch) = &mut room.presence.batch {
-            batch.entered = batch.entered.wrapping_add(1);
+            batch.shown = batch.shown.wrapping_add(1);
         }
         let leases = room.presence.leases.entry(user).or_insert(0);
         *leases += 1;
@@ -206,10 +211,10 @@ impl Space {
                     let (cancelled, at) = batch.diffs.remove(index);
                     let own = u32::from(matches!(diff, Diff::Join { .. }));
                     // Somebody who came in between was given a snapshot of what is undone now.
-                    let seen = batch.entered != at.wrapping_add(own);
+                    let seen = batch.shown != at.wrapping_add(own);
                     batch.snapshot = seen || differs(&cancelled, &diff, users);
                 }
-                None => batch.diffs.push((diff, batch.entered)),
+                None => batch.diffs.push((diff, batch.shown)),
             }
         }
         if is_large || batch.diffs.len() > burst {

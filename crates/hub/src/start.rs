@@ -115,7 +115,7 @@ pub(crate) fn elapsed(now: Millis, since: Millis) -> Millis {
     now.saturating_sub(since)
 }
 
-/// As [`elapsed`], for waits that must end even if the clock was set back meanwhile.
-pub(crate) fn apart(now: Millis, since: Millis) -> Millis {
-    now.abs_diff(since)
+/// Whether a wait is over. One that began in what is now the future is: the clock was set back meanwhile.
+pub(crate) fn is_over(wait_ms: u64, since: Millis, now: Millis) -> bool {
+    now.checked_sub(since).is_none_or(|elapsed| elapsed >= wait_ms)
 }

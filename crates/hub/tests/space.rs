@@ -249,6 +249,19 @@ fn who_came_between_a_join_and_its_leave_is_left_with_no_ghost() {
     assert!(matches!(presence(&fx).as_slice(), [PresenceChange::Update { count: 3, .. }]), "{fx:?}");
 }
 
+#[test]
+fn who_is_shown_the_room_between_a_join_and_its_leave_is_left_with_no_ghost() {
+    let mut space = space(SpaceConfig::default());
+    enter(&mut space, 1, 1, "r", 0);
+    enter(&mut space, 2, 2, "r", 0);
+    enter(&mut space, 3, 3, "r", 10);
+    assert_eq!(space.presence(&room("r"), 10).1, 3);
+    let mut fx = Vec::new();
+    space.leave(conn(3), &room("r"), 30, &mut fx);
+    space.tick(200, &mut fx);
+    assert!(matches!(presence(&fx).as_slice(), [PresenceChange::Update { count: 2, .. }]), "{fx:?}");
+}
+
 fn only_info(fx: &[Effect]) -> &PresenceInfo {
     match presence(fx).as_slice() {
         [PresenceChange::Update { listed, count: 1 }] => &listed[0],

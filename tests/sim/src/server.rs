@@ -621,8 +621,8 @@ impl Server {
     }
 
     /// Users in the room, as the hub says.
-    pub fn present(&self, tenant: usize, room: &RoomName) -> Vec<String> {
-        let listed = self.spaces.get(tenant).map(|space| space.presence(room, 1_000).0).unwrap_or_default();
+    pub fn present(&mut self, tenant: usize, room: &RoomName) -> Vec<String> {
+        let listed = self.spaces.get_mut(tenant).map(|space| space.presence(room, 1_000).0).unwrap_or_default();
         let mut users: Vec<String> = listed.into_iter().map(|info| info.user_id.to_string()).collect();
         users.sort();
         users

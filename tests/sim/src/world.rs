@@ -251,7 +251,7 @@ impl World {
         outcomes.into_iter().for_each(|outcome| self.g.check(outcome));
         for tenant in 0..self.tenants.len() {
             for room in self.rooms.clone() {
-                let there = self.server.as_ref().map(|server| server.present(tenant, &room)).unwrap_or_default();
+                let there = self.server.as_mut().map(|server| server.present(tenant, &room)).unwrap_or_default();
                 let name = self.tenants.get(tenant);
                 let inside =
                     self.clients.iter().filter(|client| Some(&client.tenant_name) == name && client.is_in(&room));

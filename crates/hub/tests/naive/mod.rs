@@ -81,6 +81,11 @@ pub enum Command {
         slot: usize,
         idle: bool,
     },
+    /// A member is shown who is there, some time after it joined.
+    Show {
+        slot: usize,
+        room: usize,
+    },
     /// A number of 0 leaves a part as it is.
     Say {
         slot: usize,
@@ -260,6 +265,12 @@ impl World {
             Command::Tick { ms } => self.tick(ms),
             Command::Resume { slot, session, back, truncated } => self.resume(slot, session, back, truncated),
             Command::ResumeAsAnother { slot, session } => self.resume_as_another(slot, session),
+            Command::Show { slot, room } => {
+                let is_in = |conn: &Conn| conn.rooms.iter().any(|(of, _)| *of == room);
+                if self.conns.get(&slot).is_some_and(is_in) {
+                    self.see(slot, room);
+                }
+            }
             Command::Idle { slot, idle } => self.idle(slot, idle),
             Command::Say { slot, status, mood, activity, custom } => self.say(slot, status, mood, activity, custom),
             Command::ClockBack { ms } => {
@@ -275,6 +286,7 @@ impl World {
         self.check_effects();
         self.check_counts();
         if all_sent {
+            self.check_views();
             self.views.values_mut().for_each(|view| view.young = false);
         }
     }
@@ -815,7 +827,7 @@ impl World {
                 pid: pid.clone(),
                 user: record.user.as_str()["user-".len()..].parse().unwrap(),
                 rooms: record.rooms.iter().map(|(room, seq)| (index(room), *seq)).collect(),
-                expires_at: record.expires_at.unwrap_or(self.now + WINDOW_MS),
+                expires_at: record.expires_at.unwrap_or(u64::MAX).min(self.now + WINDOW_MS),
             };
             self.kept.push(session);
             self.records.insert(pid, record);

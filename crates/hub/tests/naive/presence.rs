@@ -33,6 +33,10 @@ impl World {
     pub fn settle(&mut self) {
         self.tick(2_000);
         self.check_effects();
+        self.check_views();
+    }
+
+    pub(super) fn check_views(&self) {
         for ((slot, room), view) in &self.views {
             // Of what others know only this may be old: it is not worth a message.
             let known = |(id, info): (&UserId, &PresenceInfo)| {
