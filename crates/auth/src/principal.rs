@@ -51,6 +51,8 @@ pub struct Principal {
     pub roles: Arc<[Box<str>]>,
     /// Permissions; those of the form `room:<pattern>:<actions>` are room grants.
     pub permissions: Arc<[Box<str>]>,
+    /// Further ones, given at the connect beside the credential.
+    pub grants: Arc<[Box<str>]>,
     /// When the credential ends, ms since the Unix epoch.
     pub expires_at: Option<Millis>,
     /// When it was issued, ms since the Unix epoch.
@@ -92,6 +94,7 @@ impl Principal {
             username: None,
             roles: Arc::default(),
             permissions: Arc::default(),
+            grants: Arc::default(),
             expires_at: None,
             issued_at: None,
             token_id: None,
@@ -116,6 +119,7 @@ impl Principal {
             },
             roles: shared(claims.roles),
             permissions: shared(claims.permissions),
+            grants: Arc::default(),
             expires_at: None,
             issued_at,
             token_id: token_id(claims.jti.as_ref())?,
@@ -133,14 +137,11 @@ impl Principal {
         Ok(principal)
     }
 
-    /// The same with more permissions, such as room grants that a backend gave at the connect. Where the token has no
+    /// The same with room grants that a backend gave at the connect, instead of earlier such ones. Where the token has no
     /// room grant, the first one given closes every other room; see [`Self::may`].
     #[must_use]
     pub fn with_grants(mut self, grants: impl IntoIterator<Item = Box<str>>) -> Self {
-        let mut grants = grants.into_iter().peekable();
-        if grants.peek().is_some() {
-            self.permissions = self.permissions.iter().cloned().chain(grants).collect();
-        }
+        self.grants = grants.into_iter().collect();
         self
     }
 
@@ -152,7 +153,7 @@ impl Principal {
     /// A grant with an unknown action grants nothing by it, and still counts as a grant: a typing error closes a room,
     /// it never opens one. A permission `room:<word>` without a second `:` is no grant.
     pub fn may(&self, action: RoomAction, room: &RoomName) -> bool {
-        let mut grants = self.permissions.iter().filter_map(|permission| grant(permission)).peekable();
+        let mut grants = self.permissions.iter().chain(&*self.grants).filter_map(|text| grant(text)).peekable();
         grants.peek().is_none()
             || grants.any(|(pattern, actions)| {
                 actions.split(',').any(|name| matches!(name.trim(), "*") || name.trim() == action.as_str())
@@ -267,7 +268,11 @@ mod tests {
         assert!(open.clone().with_grants([]).may(RoomAction::Join, &room));
         let narrowed = open.with_grants([Box::from("room:case:*:*")]);
         assert!(!narrowed.may(RoomAction::Join, &room));
-        assert!(narrowed.with_grants([Box::from("room:lobby:join")]).may(RoomAction::Join, &room));
+        let both = [Box::from("room:case:*:*"), Box::from("room:lobby:join")];
+        assert!(narrowed.with_grants(both).may(RoomAction::Join, &room));
+        // What the token grants stays beside.
+        let own = principal(&["room:lobby:join"]).with_grants([Box::from("room:case:*:*")]);
+        assert!(own.may(RoomAction::Join, &room));
     }
 
     #[test]

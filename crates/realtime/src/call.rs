@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
+use tidegate_auth::Revocation;
 use tidegate_session::Sid;
 use tidegate_transport::Portable;
 use tidegate_types::ConnId;
@@ -19,6 +22,8 @@ pub(crate) enum Call {
     Upgrade { sid: Sid, stream: Portable, read: Bytes },
     /// The connection's session has gone on elsewhere: its client came back before its end was noticed here.
     Supersede { conn: ConnId },
+    /// A token, or a user's older ones, count no more.
+    Revoke(Arc<Revocation>),
     /// A mailbox test's filler.
     #[cfg(test)]
     Nothing,

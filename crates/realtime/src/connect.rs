@@ -17,7 +17,6 @@ use crate::call::Call;
 use crate::connection::{Conn, NamespaceSocket};
 use crate::dialect_api;
 use crate::emit::emit;
-use crate::id;
 use crate::input::Handled;
 use crate::limits::{self, Crowded};
 use crate::mailbox::Item;
@@ -25,6 +24,7 @@ use crate::namespaces::{Behaviour, Entrance};
 use crate::node::{Node, SpaceCell, now_ms};
 use crate::rooms_api;
 use crate::shard::Shard;
+use crate::{expiry, id};
 
 /// The longest auth payload read, bytes: a token, a pid and an offset fit many times.
 const MAX_AUTH_BYTES: usize = 64 << 10;
@@ -34,6 +34,8 @@ const MAX_AUTH_BYTES: usize = 64 << 10;
 #[serde(default)]
 struct Auth {
     token: Option<String>,
+    #[serde(deserialize_with = "text_or_nothing")]
+    ticket: Option<String>,
     #[serde(deserialize_with = "text_or_nothing")]
     pid: Option<String>,
     #[serde(deserialize_with = "text_or_nothing")]
@@ -59,11 +61,12 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
     let verified = match auth.as_ref() {
         None => Err(AuthError::Invalid),
         Some(auth) => {
-            let bearer = conn.bearer.borrow();
-            let token = auth.token.as_deref().or(bearer.as_deref()).filter(|token| !token.is_empty());
-            match (token, settings.entrance) {
-                (None, Entrance::Open) => stranger(),
-                (token, Entrance::Token | Entrance::Open) => verify(&shard.node, token),
+            let token = token(auth, conn, settings.token_in_query);
+            match (token, auth.ticket.as_deref(), settings.entrance) {
+                (None, Some(ticket), _) => take_ticket(&shard.node, ticket)
+                    .and_then(|taken| taken.map(|taken| Principal::clone(&taken)).ok_or(AuthError::Invalid)),
+                (None, None, Entrance::Open) => stranger(),
+                (token, _, Entrance::Token | Entrance::Open) => verify(&shard.node, token),
             }
         }
     };
@@ -105,6 +108,8 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
                 if !come_back(&shard, &conn, &space, &principal, pid, offset).await && !conn.is_closed() {
                     enter(&shard, &conn, &space, principal);
                 }
+                // The workers may have looked for its like while the store was read.
+                expiry::part_if_revoked(&shard, &conn);
             }));
         }
     }
@@ -117,9 +122,31 @@ fn stranger() -> Result<Principal, AuthError> {
     Ok(Principal { kind: PrincipalKind::Anonymous, ..Principal::new(TenantId::default_tenant(), user) })
 }
 
+/// The token that counts: the packet's, then the handshake's.
+fn token<'a>(auth: &'a Auth, conn: &'a Conn, in_query: bool) -> Option<&'a str> {
+    let shown = conn.shown.as_deref();
+    auth.token
+        .as_deref()
+        .filter(|token| !token.is_empty())
+        .or_else(|| shown?.token.as_deref())
+        .or_else(|| shown?.in_query.as_deref().filter(|_| in_query))
+}
+
 /// Checks a token, if there is one.
 pub(crate) fn verify(node: &Node, token: Option<&str>) -> Result<Principal, AuthError> {
-    node.keys.verify(token.filter(|token| !token.is_empty()).ok_or(AuthError::Missing)?, now_ms())
+    let token = token.filter(|token| !token.is_empty()).ok_or(AuthError::Missing)?;
+    let principal = node.keys.verify(token, now_ms())?;
+    if node.revocations.is_revoked(&principal) { Err(AuthError::Revoked) } else { Ok(principal) }
+}
+
+/// Whom a ticket lets in; `None` if there is no such ticket. Its token must count still.
+pub(crate) fn take_ticket(node: &Node, ticket: &str) -> Result<Option<Arc<Principal>>, AuthError> {
+    let now = now_ms();
+    let Some(principal) = node.tickets.take(ticket, now) else { return Ok(None) };
+    if principal.expired(now) {
+        return Err(AuthError::Expired);
+    }
+    if node.revocations.is_revoked(&principal) { Err(AuthError::Revoked) } else { Ok(Some(principal)) }
 }
 
 pub(crate) fn count_failure(node: &Node, error: AuthError) {
@@ -259,6 +286,7 @@ fn welcome(
     if held_back {
         shard.let_go(conn);
     }
+    expiry::begin(shard, conn, &namespace);
 }
 
 /// Gives a session back to its client; false if it has to start afresh.

@@ -13,6 +13,7 @@ use tidegate_types::{CloseReason, ConnId, TenantId, UserId};
 use tidegate_wire::websocket::{self, Decoder};
 
 use crate::activity::Activity;
+use crate::credentials::Shown;
 use crate::encoded::Encoded;
 use crate::limits::UserLimit;
 use crate::node::SpaceCell;
@@ -111,8 +112,8 @@ pub(crate) struct Conn {
     pub io: RefCell<Io>,
     pub session: RefCell<Session>,
     pub sockets: RefCell<SmallVec<[NamespaceSocket; 1]>>,
-    /// The bearer token of the handshake, for the namespaces that name none.
-    pub bearer: RefCell<Option<Box<str>>>,
+    /// The tokens of the handshake, for the namespaces that name none.
+    pub shown: Option<Box<Shown>>,
     pub traffic: Cell<Traffic>,
     /// Persistent messages whose ack is outstanding.
     pub in_flight: Cell<u16>,
@@ -131,6 +132,11 @@ impl Conn {
     /// Whether something waits for the socket to take it.
     pub fn is_blocked(&self) -> bool {
         matches!(&*self.io.borrow(), Io::WebSocket(socket) if socket.sink.is_blocked())
+    }
+
+    /// Whether it is a Socket.IO session, not an event stream.
+    pub fn is_session(&self) -> bool {
+        matches!(*self.io.borrow(), Io::WebSocket(_) | Io::Polling(_))
     }
 
     pub fn wake(&self) {

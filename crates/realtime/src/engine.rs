@@ -21,10 +21,9 @@ use crate::api::come_in;
 use crate::body::Body;
 use crate::call::Call;
 use crate::connection::{Conn, Io, OnEnd, WebSocket};
+use crate::credentials::Shown;
 use crate::heartbeat::new_session;
-use crate::http::{
-    self as answers, Answer, BodyFailure, Client, Streams, TakeBack, bearer, engine_error, header, parameter,
-};
+use crate::http::{self as answers, Answer, BodyFailure, Client, Streams, TakeBack, engine_error, header, parameter};
 use crate::id;
 use crate::mailbox::Item;
 use crate::polling::{self, PollReply, PollState};
@@ -112,7 +111,7 @@ fn open_packet(shard: &Rc<Shard>, sid: &Sid, upgrades: &[&str]) -> String {
 /// Parts of a connection that come from its first request.
 struct Origin {
     address: IpAddr,
-    bearer: Option<Box<str>>,
+    shown: Option<Box<Shown>>,
     on_end: OnEnd,
 }
 
@@ -124,7 +123,7 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
         io: RefCell::new(io),
         session: RefCell::new(new_session(transport)),
         sockets: RefCell::new(SmallVec::new()),
-        bearer: RefCell::new(origin.bearer),
+        shown: origin.shown,
         traffic: Cell::default(),
         in_flight: Cell::new(0),
         activity: Cell::default(),
@@ -140,8 +139,11 @@ fn open_polling(shard: &Rc<Shard>, request: &Request<Incoming>, client: Client) 
         return refused.into_answer(&client.request_id);
     }
     let sid = mint(shard);
-    let origin =
-        Origin { address: client.address, bearer: bearer(request.headers()).map(Box::from), on_end: client.on_end };
+    let origin = Origin {
+        address: client.address,
+        shown: Shown::by(request.headers(), request.uri(), &shard.node.settings),
+        on_end: client.on_end,
+    };
     enter(shard, Some(sid), origin, Transport::Polling, Io::Polling(PollState::default()));
     answers::full(StatusCode::OK, "text/plain; charset=UTF-8", open_packet(shard, &sid, &["websocket"]))
 }
@@ -164,7 +166,11 @@ fn open_websocket(
     }
     let accept = websocket::accept_key(key);
     let take_back = client.take_back;
-    let origin = Origin { address: client.address, bearer: bearer(headers).map(Box::from), on_end: client.on_end };
+    let origin = Origin {
+        address: client.address,
+        shown: Shown::by(headers, request.uri(), &shard.node.settings),
+        on_end: client.on_end,
+    };
     match session {
         Some((sid, owner)) => {
             if owner.node != shard.node.settings.node || (owner.shard == shard.id.0 && shard.conn_of(&sid).is_none()) {

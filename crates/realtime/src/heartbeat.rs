@@ -9,6 +9,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::connection::Io;
+use crate::expiry;
 use crate::node::{now_ms, steady_ms};
 use crate::shard::{Shard, TICK};
 use crate::wheel::TURNS;
@@ -61,6 +62,7 @@ async fn ping(shard: Rc<Shard>) {
             }
         }
         for conn in due.iter().filter_map(|id| shard.conn(*id)) {
+            expiry::watch(&shard, &conn, now_ms());
             if conn.session.borrow_mut().ping_turn(now) {
                 shard.send(&conn, &[], |packet| packet.push(b'2'));
             }
@@ -85,6 +87,7 @@ async fn comment(shard: Rc<Shard>) {
             if let Io::Events(events) = &*conn.io.borrow() {
                 events.comment();
             }
+            expiry::watch(&shard, &conn, now_ms());
         }
     }
 }

@@ -11,6 +11,7 @@ use tidegate_wire::engine_io::Packet;
 use crate::connect;
 use crate::connection::Conn;
 use crate::dialect_api;
+use crate::expiry;
 use crate::namespaces::Behaviour;
 use crate::node::now_ms;
 use crate::rooms_api;
@@ -42,6 +43,9 @@ pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> 
             let Some(space) = conn.with_socket(namespace.as_str(), |socket| socket.space.clone()) else {
                 return Handled::Close(CloseReason::ProtocolError);
             };
+            if expiry::is_refresh(&payload) {
+                return expiry::refresh(shard, conn, &space, ack_id, &payload);
+            }
             match &space.settings.behaviour {
                 Behaviour::Rooms => rooms_api::event(shard, conn, space, ack_id, &payload, attachments),
                 Behaviour::Dialect(dialect) => {

@@ -38,12 +38,14 @@ pub struct NamespaceSettings {
     pub recovery: bool,
     /// What users and tenants may do in it.
     pub limits: Limits,
+    /// Whether a token may stand in the query of the handshake (`?token=`), for clients that can put it nowhere else.
+    pub token_in_query: bool,
 }
 
 impl NamespaceSettings {
     /// A namespace that behaves so, with a token at the door and recovery, without limits.
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, entrance: Entrance::Token, recovery: true, limits: Limits::default() }
+        Self { behaviour, entrance: Entrance::Token, recovery: true, token_in_query: false, limits: Limits::default() }
     }
 }
 
@@ -64,6 +66,11 @@ impl Namespaces {
     pub fn with(mut self, namespace: Namespace, settings: NamespaceSettings) -> Self {
         self.served.insert(namespace, Arc::new(settings));
         self
+    }
+
+    /// Whether a namespace takes tokens from the query.
+    pub(crate) fn look_at_query(&self) -> bool {
+        self.served.values().any(|settings| settings.token_in_query)
     }
 
     /// How the namespace behaves; `None` if it is not served.

@@ -15,6 +15,7 @@ use tidegate_session::SidKey;
 use tidegate_types::{Class, ConnId, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
 use tokio::sync::{oneshot, watch};
 
+use crate::credentials::ShutOut;
 use crate::dialect_api;
 use crate::door::Door;
 use crate::encoded::Encoded;
@@ -76,6 +77,7 @@ pub struct Node {
     pub(crate) sid_key: SidKey,
     pub(crate) limits: UserLimits,
     pub(crate) tickets: Tickets,
+    pub(crate) revocations: ShutOut,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) message_ids: crate::id::MessageIds,
     spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
@@ -145,6 +147,7 @@ impl Node {
             history,
             limits: UserLimits::default(),
             tickets: Tickets::default(),
+            revocations: ShutOut::default(),
             phase,
             spaces: RwLock::default(),
             mailboxes,
@@ -191,6 +194,10 @@ impl Node {
     /// The keys that tokens are checked with. Replaced while the server runs, they count from the next token on.
     pub fn keys(&self) -> &LiveKeys {
         &self.keys
+    }
+
+    pub(crate) fn mailboxes(&self) -> impl Iterator<Item = &Arc<Mailbox>> {
+        self.mailboxes.iter()
     }
 
     pub(crate) fn mailbox(&self, shard: ShardId) -> Option<&Arc<Mailbox>> {
@@ -502,6 +509,7 @@ impl Node {
     pub(crate) fn sweep(&self, now: Millis) {
         self.limits.sweep(now);
         self.tickets.sweep(now);
+        self.revocations.sweep(now);
     }
 
     /// Resolves when no connection is left.

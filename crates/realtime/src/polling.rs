@@ -116,6 +116,11 @@ impl Conn {
         self.answer_poll(poll, None);
     }
 
+    /// Whether it is a polling session without an open GET: nothing can be told now.
+    pub fn is_between_polls(&self) -> bool {
+        matches!(&*self.io.borrow(), Io::Polling(poll) if poll.waiting.is_none())
+    }
+
     /// Answers the open GET, if any, with a noop when nothing waits: the client shall stop polling.
     pub fn release_poll(&self) {
         if let Io::Polling(poll) = &mut *self.io.borrow_mut() {

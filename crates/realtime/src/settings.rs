@@ -40,6 +40,10 @@ pub struct Settings {
     pub tenant_messages: BucketSettings,
     /// Origins that may use the endpoints from a browser; `*` for all.
     pub cors_origins: Vec<String>,
+    /// The cookie that holds a token for clients that show none otherwise.
+    pub token_cookie: Option<String>,
+    /// How long before a token's end its client is told, ms; 0 tells nobody.
+    pub expiry_notice_ms: Millis,
     /// Keys of backends that publish.
     pub api_keys: ApiKeys,
     /// Secret that session ids are authenticated with; kept across restarts where a data directory is.
@@ -72,6 +76,8 @@ impl Default for Settings {
             sse_heartbeat_ms: 30_000,
             tenant_messages: BucketSettings { rate: 0, burst: 0 },
             cors_origins: Vec::new(),
+            token_cookie: Some("tidegate_token".to_owned()),
+            expiry_notice_ms: 60_000,
             api_keys: ApiKeys::default(),
             node_secret: Arc::from([]),
             node: 0,

@@ -18,13 +18,14 @@ use crate::call::Call;
 use crate::connection::{Conn, Io, Membership, NamespaceSocket};
 use crate::dialect_api;
 use crate::encoded::{Encoded, Replay, ReplayTransport};
+use crate::expiry::Expiries;
 use crate::mailbox::{Delivery, Item, Mailbox};
 use crate::namespaces::Behaviour;
 use crate::node::{Node, now_ms};
 use crate::outbox::Sent;
 use crate::room::{LocalRoom, Member};
 use crate::wheel::Wheel;
-use crate::{drain, heartbeat, polling, websocket};
+use crate::{drain, expiry, heartbeat, polling, websocket};
 
 /// Publications taken from the mailbox at once; several for one member leave in one system call.
 const BATCH: usize = 64;
@@ -46,6 +47,8 @@ pub struct Shard {
     pub(crate) event_wheel: RefCell<Wheel>,
     /// Turns of the ping wheel so far.
     pub(crate) turn: Cell<u32>,
+    /// Tokens that end soon.
+    pub(crate) expiries: RefCell<Expiries>,
     /// WebSockets that have been answered in this turn and not been written to yet.
     pub(crate) unflushed: RefCell<Vec<Rc<Conn>>>,
     /// The thread's read buffer; taken while in use.
@@ -70,6 +73,7 @@ impl Shard {
             wheel: RefCell::new(Wheel::new()),
             event_wheel: RefCell::new(Wheel::new()),
             turn: Cell::new(0),
+            expiries: RefCell::default(),
             unflushed: RefCell::default(),
             buffer: Cell::default(),
             conns: RefCell::default(),
@@ -82,6 +86,7 @@ impl Shard {
         });
         spawn_local(read_mailbox(shard.clone()));
         heartbeat::start(&shard);
+        expiry::start(&shard);
         drain::start(&shard);
         shard
     }
@@ -415,6 +420,7 @@ impl Shard {
                     self.end(&conn, CloseReason::Kicked);
                 }
             }
+            Call::Revoke(revocation) => expiry::revoked(self, &revocation),
             #[cfg(test)]
             Call::Nothing => {}
         }

@@ -125,6 +125,11 @@ impl EventQueue {
         }
     }
 
+    /// Tells the reader something that is no message.
+    pub fn tell(&self, event: Bytes) {
+        self.shared.push(event);
+    }
+
     /// Asks the client to wait so long before it reconnects.
     pub fn retry(&self, wait_ms: u64) {
         let mut bytes = Vec::new();

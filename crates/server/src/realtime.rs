@@ -112,6 +112,8 @@ pub(crate) fn open(
             burst: realtime.tenant_message_burst,
         },
         cors_origins: realtime.cors_origins.clone(),
+        token_cookie: realtime.auth.cookie.as_deref().map(str::to_owned),
+        expiry_notice_ms: millis(realtime.auth.expiry_notice),
         api_keys: ApiKeys::new(realtime.auth.api_keys.iter().cloned()),
         node_secret: Arc::from(node_secret),
         shards,

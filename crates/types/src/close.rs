@@ -31,6 +31,10 @@ pub enum CloseReason {
     Moved,
     /// More than a limit allows.
     RateLimited,
+    /// The token that opened it is over.
+    TokenExpired,
+    /// The token or its user was shut out.
+    TokenRevoked,
 }
 
 impl CloseReason {
@@ -51,6 +55,8 @@ impl CloseReason {
             Self::UpstreamFailed => "upstream_failed",
             Self::Moved => "moved",
             Self::RateLimited => "rate_limited",
+            Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
         }
     }
 
@@ -65,6 +71,9 @@ impl CloseReason {
             Self::SlowConsumer => 1013,
             Self::ServerShutdown | Self::Moved => 1012,
             Self::UpstreamFailed => 1014,
+            // Applications may define these; the last digits are HTTP's.
+            Self::TokenExpired => 4401,
+            Self::TokenRevoked => 4403,
         }
     }
 
@@ -78,6 +87,7 @@ impl CloseReason {
                 | Self::SlowConsumer
                 | Self::IdleTimeout
                 | Self::Moved
+                | Self::TokenExpired
         )
     }
 }

@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ::http::header::{CACHE_CONTROL, CONTENT_TYPE, COOKIE};
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use ::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use ::http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tidegate_auth::{Principal, RoomAction};
@@ -18,17 +18,16 @@ use super::refused::{Outcome, Refused, come_in};
 use super::request::{namespace, space};
 use super::ticket::unauthorized;
 use crate::body::Body;
-use crate::connect;
 use crate::connection::{Conn, Io, NamespaceSocket};
+use crate::credentials::cookie;
 use crate::heartbeat::new_session;
 use crate::http::{Client, Streams, bearer, header, parameter};
 use crate::node::{SpaceCell, now_ms};
 use crate::shard::Shard;
 use crate::sse::EventQueue;
+use crate::{connect, expiry};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// The cookie that `EventSource` may bring its token in.
-const COOKIE_NAME: &str = "tidegate_token";
 /// As many stored messages are replayed to a stream that resumes.
 const MOST_REPLAYED: usize = 10_000;
 /// A client that lost its stream waits so long, ms; jittered, so that not all come back at once.
@@ -38,23 +37,11 @@ const RETRY_MS: u64 = 2_000;
 fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Principal>, Refused> {
     let headers = request.headers();
     if let Some(ticket) = parameter(request.uri().query(), "ticket") {
-        return shard
-            .node
-            .tickets
-            .take(&ticket, now_ms())
-            .ok_or_else(|| Refused::new(ErrorCode::Unauthorized, "The ticket is unknown, used or expired"));
+        let taken = connect::take_ticket(&shard.node, &ticket).map_err(|error| unauthorized(shard, error))?;
+        return taken.ok_or_else(|| Refused::new(ErrorCode::Unauthorized, "The ticket is unknown, used or expired"));
     }
-    let token = bearer(headers).or_else(|| cookie(headers));
+    let token = bearer(headers).or_else(|| cookie(headers, &shard.node.settings));
     connect::verify(&shard.node, token).map(Arc::new).map_err(|error| unauthorized(shard, error))
-}
-
-fn cookie(headers: &HeaderMap) -> Option<&str> {
-    headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';')).find_map(
-        |pair| {
-            let (name, value) = pair.trim().split_once('=')?;
-            (name == COOKIE_NAME).then_some(value)
-        },
-    )
 }
 
 /// Opens the stream.
@@ -115,7 +102,7 @@ fn subscribe(
         io: RefCell::new(Io::Events(EventQueue::new())),
         session: RefCell::new(new_session(Transport::Polling)),
         sockets: RefCell::new(SmallVec::new()),
-        bearer: RefCell::new(None),
+        shown: None,
         traffic: Cell::default(),
         in_flight: Cell::new(0),
         activity: Cell::default(),
@@ -144,6 +131,7 @@ fn subscribe(
     };
     shard.add_member(&conn, &mut socket, joined.room_id, joined.seq);
     conn.sockets.borrow_mut().push(socket);
+    expiry::watch(shard, &conn, now_ms());
     let mut incomplete = None;
     if let Io::Events(events) = &mut *conn.io.borrow_mut() {
         let retry = RETRY_MS + now_ms() % 1_000;

@@ -38,6 +38,11 @@ impl Refused {
         Self::new(ErrorCode::Unavailable, message)
     }
 
+    /// 429, to be tried again after so long.
+    pub fn too_many(message: impl Into<String>, retry_after_ms: Millis) -> Self {
+        Self { retry_after_ms: Some(retry_after_ms), ..Self::new(ErrorCode::RateLimited, message) }
+    }
+
     pub fn method(allowed: String) -> Self {
         let message = format!("This method is not supported here; these are: {allowed}");
         Self { allowed: Some(allowed), ..Self::new(ErrorCode::MethodNotAllowed, message) }

@@ -11,7 +11,7 @@ use super::refused::{Outcome, Refused};
 use crate::http::{bearer, json};
 use crate::node::now_ms;
 use crate::shard::Shard;
-use crate::tickets::TICKET_LIFE_MS;
+use crate::tickets::{NoTicket, TICKET_LIFE_MS};
 use crate::{connect, id};
 
 /// Gives whoever shows a token a ticket for one stream.
@@ -19,9 +19,12 @@ pub(super) fn give<B>(shard: &Rc<Shard>, request: &Request<B>) -> Outcome {
     let principal =
         connect::verify(&shard.node, bearer(request.headers())).map_err(|error| unauthorized(shard, error))?;
     let ticket = id::secret_id();
-    if !shard.node.tickets.put(&ticket, Arc::new(principal), now_ms()) {
-        return Err(Refused::unavailable("Too many tickets are waiting to be used"));
-    }
+    shard.node.tickets.put(&ticket, Arc::new(principal), now_ms()).map_err(|why| match why {
+        NoTicket::Full => Refused::unavailable("Too many tickets are waiting to be used"),
+        NoTicket::TooManyOfOne => {
+            Refused::too_many("Too many tickets of this user are waiting to be used", TICKET_LIFE_MS)
+        }
+    })?;
     let seconds = TICKET_LIFE_MS / 1_000;
     Ok(json(StatusCode::CREATED, format!(r#"{{"ticket":"{ticket}","expiresIn":{seconds}}}"#)))
 }

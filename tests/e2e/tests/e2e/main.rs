@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 //! The one integration-test binary of the package; see the crate's documentation.
 
+mod auth;
 mod browser;
 mod conformance;
 mod dialects;
