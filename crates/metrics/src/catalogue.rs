@@ -132,6 +132,8 @@ catalogue! {
     // Realtime: beyond the rooms API.
     turned_away: Family<TurnedAwayLabels, Counter> = "tidegate_realtime_turned_away_total", "connections",
         "Connections that the realtime server did not take";
+    compression_saved_bytes: Counter = "tidegate_compression_saved_bytes_total", "bytes",
+        "Bytes of WebSocket messages that were not sent because they were compressed";
     recoveries: Family<RecoveryLabels, Counter> = "tidegate_recoveries_total", "attempts",
         "Attempts of clients to recover their state after a cut, by outcome";
     key_fetches: Family<KeyFetchLabels, Counter> = "tidegate_jwks_fetches_total", "fetches",

@@ -7,6 +7,7 @@ use tidegate_transport::Portable;
 use tidegate_types::ConnId;
 use tokio::sync::oneshot;
 
+use crate::compression::Compression;
 use crate::polling::PollReply;
 
 /// A request that reached a worker which does not own the session: the kernel spreads TCP connections over workers, and
@@ -19,7 +20,7 @@ pub(crate) enum Call {
     /// POST: packets from the client.
     Post { sid: Sid, body: Bytes, reply: oneshot::Sender<PollReply> },
     /// A WebSocket that has opened for the session, with bytes already read from it.
-    Upgrade { sid: Sid, stream: Portable, read: Bytes },
+    Upgrade { sid: Sid, stream: Portable, read: Bytes, compression: Compression },
     /// The connection's session has gone on elsewhere: its client came back before its end was noticed here.
     Supersede { conn: ConnId },
     /// A token, or a user's older ones, count no more.

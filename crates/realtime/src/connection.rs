@@ -13,11 +13,12 @@ use tidegate_types::{CloseReason, ConnId, TenantId, UserId};
 use tidegate_wire::websocket::{self, Decoder};
 
 use crate::activity::Activity;
+use crate::compression::Compression;
 use crate::credentials::Shown;
 use crate::encoded::Encoded;
 use crate::limits::UserLimit;
 use crate::node::SpaceCell;
-use crate::outbox::{FrameSink, Outbox, Sent};
+use crate::outbox::{FrameSink, Sent};
 use crate::polling::PollState;
 use crate::sse::EventQueue;
 
@@ -64,13 +65,12 @@ pub(crate) struct WebSocket {
 }
 
 impl WebSocket {
-    pub fn new(stream: Transport, max_message: usize, read: Vec<u8>) -> Self {
-        Self {
-            stream,
-            sink: FrameSink::new(),
-            decoder: Decoder::new(websocket::Role::Server, max_message),
-            partial: read,
+    pub fn new(stream: Transport, max_message: usize, read: Vec<u8>, compression: Compression) -> Self {
+        let mut decoder = Decoder::new(websocket::Role::Server, max_message);
+        if compression.is_agreed() {
+            decoder.allow_deflate();
         }
+        Self { stream, sink: FrameSink::new(compression), decoder, partial: read }
     }
 }
 
@@ -165,11 +165,10 @@ impl Conn {
         let sent = match &mut *io {
             Io::WebSocket(socket) => {
                 scratch.clear();
-                websocket::encode_header(scratch, websocket::Opcode::Text, true, packet.len() as u64);
-                scratch.extend_from_slice(packet);
+                let compression = socket.sink.compression();
+                compression.push_frame(scratch, websocket::Opcode::Text, packet);
                 for attachment in attachments {
-                    websocket::encode_header(scratch, websocket::Opcode::Binary, true, attachment.len() as u64);
-                    scratch.extend_from_slice(attachment);
+                    compression.push_frame(scratch, websocket::Opcode::Binary, attachment);
                 }
                 let was_blocked = socket.sink.is_blocked();
                 let sent = socket.sink.send(&socket.stream, scratch, limit);
@@ -256,9 +255,4 @@ impl Conn {
             reason,
         }
     }
-}
-
-/// What is left to send when a WebSocket ends.
-pub(crate) fn leftover(socket: WebSocket) -> (Transport, Option<Box<Outbox>>) {
-    (socket.stream, socket.sink.into_outbox())
 }

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use tidegate_types::Publication;
 use tidegate_wire::{socket_io, sse, websocket};
 
+use crate::compression::{self, Compression};
+
 /// The most bytes of a frame's header without a mask (RFC 6455 section 5.2).
 const MOST_HEADER: usize = 10;
 
@@ -24,6 +26,8 @@ pub(crate) struct Encoded {
     /// Whether its packets carry the offset that recovery needs.
     offset: bool,
     frames: OnceLock<Bytes>,
+    /// The same, compressed, if that makes it smaller.
+    deflated: OnceLock<Option<Bytes>>,
     payload: OnceLock<Bytes>,
     event: OnceLock<Bytes>,
 }
@@ -35,6 +39,7 @@ impl Encoded {
             presence: false,
             offset,
             frames: OnceLock::new(),
+            deflated: OnceLock::new(),
             payload: OnceLock::new(),
             event: OnceLock::new(),
         }
@@ -89,6 +94,18 @@ impl Encoded {
             }
             Bytes::from(out).slice(start..)
         })
+    }
+
+    /// The frames for a connection that takes compressed ones. They are compressed once for all of them.
+    pub fn frames_for(&self, compression: Compression) -> &Bytes {
+        let plain = self.frames();
+        if !compression.takes_broadcast(plain.len()) {
+            return plain;
+        }
+        let deflated = self.deflated.get_or_init(|| compression.broadcast(&self.packet(b"4"), &self.publication));
+        let Some(deflated) = deflated else { return plain };
+        compression::count_saved(plain.len(), deflated.len());
+        deflated
     }
 
     /// Engine.IO packets as they stand in a polling payload, joined by `\x1e`.
@@ -147,10 +164,10 @@ pub(crate) struct Replay {
 }
 
 /// How packets follow each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum ReplayTransport {
     /// Frame by frame.
-    WebSocket,
+    WebSocket(Compression),
     /// Joined by `\x1e`.
     Polling,
 }
@@ -167,14 +184,16 @@ impl Replay {
         self.packet.push(b'4');
         write(&mut self.packet);
         match self.transport {
-            ReplayTransport::WebSocket => {
-                let length = self.packet.len() as u64;
-                websocket::encode_header(&mut self.piece, websocket::Opcode::Text, true, length);
+            ReplayTransport::WebSocket(compression) => {
+                compression.push_frame(&mut self.piece, websocket::Opcode::Text, &self.packet);
             }
-            ReplayTransport::Polling if self.piece.is_empty() => {}
-            ReplayTransport::Polling => self.piece.push(b'\x1e'),
+            ReplayTransport::Polling => {
+                if !self.piece.is_empty() {
+                    self.piece.push(b'\x1e');
+                }
+                self.piece.extend_from_slice(&self.packet);
+            }
         }
-        self.piece.extend_from_slice(&self.packet);
         if self.piece.len() >= REPLAY_PIECE {
             self.finish_piece();
         }
@@ -188,10 +207,8 @@ impl Replay {
         self.push(|packet| push_packet(packet, publication, offset));
         for attachment in publication.attachments.iter() {
             match self.transport {
-                ReplayTransport::WebSocket => {
-                    let length = attachment.len() as u64;
-                    websocket::encode_header(&mut self.piece, websocket::Opcode::Binary, true, length);
-                    self.piece.extend_from_slice(attachment);
+                ReplayTransport::WebSocket(compression) => {
+                    compression.push_frame(&mut self.piece, websocket::Opcode::Binary, attachment);
                 }
                 ReplayTransport::Polling => {
                     if !self.piece.is_empty() {

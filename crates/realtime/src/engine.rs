@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use smallvec::SmallVec;
@@ -14,21 +13,22 @@ use tidegate_session::{NodeTag, Sid, Transport};
 use tidegate_transport as transport;
 use tidegate_types::ShardId;
 use tidegate_wire::engine_io::{HttpError, OpenPacket};
-use tidegate_wire::websocket;
 use tokio::task::spawn_local;
 
 use crate::api::come_in;
-use crate::body::Body;
 use crate::call::Call;
+use crate::compression::Compression;
 use crate::connection::{Conn, Io, OnEnd, WebSocket};
 use crate::credentials::Shown;
+use crate::handshake::{Handshake, NoHandshake, is_upgrade, other_version};
 use crate::heartbeat::new_session;
-use crate::http::{self as answers, Answer, BodyFailure, Client, Streams, TakeBack, engine_error, header, parameter};
+use crate::http::{self as answers, Answer, BodyFailure, Client, TakeBack, engine_error, parameter};
 use crate::id;
 use crate::mailbox::Item;
 use crate::polling::{self, PollReply, PollState};
 use crate::shard::Shard;
-use crate::websocket::{adopt, run};
+use crate::upgrade::adopt;
+use crate::websocket::run;
 
 pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) -> Answer {
     let query = request.uri().query();
@@ -36,7 +36,11 @@ pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client:
         return refuse(&request, HttpError::UnsupportedProtocolVersion);
     }
     let transport = parameter(query, "transport");
-    let sid = parameter(query, "sid").map(|sid| shard.node.sid_key.verify(&sid));
+    let sid = parameter(query, "sid").filter(|sid| !sid.is_empty()).map(|sid| shard.node.sid_key.verify(&sid));
+    // A page that asks for a script (JSONP) is of the time before CORS; its answer could be read by any page.
+    if transport.as_deref() == Some("polling") && parameter(query, "j").is_some() {
+        return refuse(&request, HttpError::BadRequest);
+    }
     match (transport.as_deref(), sid) {
         (Some("polling" | "websocket"), Some(Err(_))) => refuse(&request, HttpError::SessionIdUnknown),
         (Some("polling"), Some(Ok((sid, owner)))) => poll(shard, request, sid, owner).await,
@@ -54,12 +58,6 @@ fn refuse(request: &Request<Incoming>, error: HttpError) -> Answer {
         return answers::full(StatusCode::BAD_REQUEST, "text/html", error.message());
     }
     engine_error(error)
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    header(headers, &UPGRADE).is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
-        && header(headers, &CONNECTION)
-            .is_some_and(|connection| connection.split(',').any(|one| one.trim().eq_ignore_ascii_case("upgrade")))
 }
 
 async fn poll(shard: &Rc<Shard>, request: Request<Incoming>, sid: Sid, owner: NodeTag) -> Answer {
@@ -154,17 +152,14 @@ fn open_websocket(
     client: Client,
     session: Option<(Sid, NodeTag)>,
 ) -> Answer {
-    let headers = request.headers();
-    let key = header(headers, &SEC_WEBSOCKET_KEY).filter(|key| websocket::is_valid_key(key));
-    let (true, true, Some(key)) = (request.method() == Method::GET, is_upgrade(headers), key) else {
-        return engine_error(HttpError::BadRequest);
+    let threshold = shard.node.settings.compression_threshold;
+    let handshake = match Handshake::read(&request, threshold.is_some()) {
+        Ok(handshake) => handshake,
+        Err(NoHandshake::Version) => return other_version(),
+        Err(NoHandshake::Malformed) => return refuse(&request, HttpError::BadRequest),
     };
-    if header(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
-        let mut answer = answers::full(StatusCode::UPGRADE_REQUIRED, "text/html", "");
-        answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return answer;
-    }
-    let accept = websocket::accept_key(key);
+    let compression = Compression::new(handshake.deflate, threshold.unwrap_or(0));
+    let headers = request.headers();
     let take_back = client.take_back;
     let origin = Origin {
         address: client.address,
@@ -176,33 +171,25 @@ fn open_websocket(
             if owner.node != shard.node.settings.node || (owner.shard == shard.id.0 && shard.conn_of(&sid).is_none()) {
                 return refuse(&request, HttpError::SessionIdUnknown);
             }
-            let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back };
+            let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back, compression };
             spawn_local(upgrade_session(shard.clone(), opening, sid, owner));
         }
         None => {
             if let Err(refused) = come_in(shard, client.address) {
                 return refused.into_answer(&client.request_id);
             }
-            let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back };
+            let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back, compression };
             spawn_local(open_session(shard.clone(), opening, origin));
         }
     }
-    let mut response = Response::new(Body::Empty);
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&accept) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    response.extensions_mut().insert(Streams);
-    response
+    handshake.answer()
 }
 
 /// A WebSocket on its way: the 101 has been answered, but not yet sent.
 struct Opening {
     upgrade: OnUpgrade,
     take_back: TakeBack,
+    compression: Compression,
 }
 
 impl Opening {
@@ -212,12 +199,13 @@ impl Opening {
 }
 
 async fn open_session(shard: Rc<Shard>, opening: Opening, origin: Origin) {
+    let compression = opening.compression;
     let Some((stream, read)) = opening.stream().await else {
         shard.node.door.leave(origin.address);
         return;
     };
     let sid = mint(&shard);
-    let socket = WebSocket::new(stream, shard.node.settings.session.max_payload_bytes, Vec::new());
+    let socket = WebSocket::new(stream, shard.node.settings.session.max_payload_bytes, Vec::new(), compression);
     let conn = enter(&shard, None, origin, Transport::WebSocket, Io::WebSocket(socket));
     let open = open_packet(&shard, &sid, &[]);
     shard.send(&conn, &[], |packet| packet.extend_from_slice(open.as_bytes()));
@@ -232,12 +220,13 @@ async fn open_session(shard: Rc<Shard>, opening: Opening, origin: Origin) {
 }
 
 async fn upgrade_session(shard: Rc<Shard>, opening: Opening, sid: Sid, owner: NodeTag) {
+    let compression = opening.compression;
     let Some((stream, read)) = opening.stream().await else { return };
     if owner.shard == shard.id.0 {
-        adopt(&shard, &sid, stream, read);
+        adopt(&shard, &sid, stream, read, compression);
     } else if let Some(mailbox) = shard.node.mailbox(ShardId(owner.shard))
         && let Ok(stream) = stream.into_portable()
     {
-        mailbox.push(Item::Call(Box::new(Call::Upgrade { sid, stream, read })));
+        mailbox.push(Item::Call(Box::new(Call::Upgrade { sid, stream, read, compression })));
     }
 }

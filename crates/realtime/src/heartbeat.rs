@@ -8,6 +8,7 @@ use tidegate_types::{ConnId, ShardId};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::compression;
 use crate::connection::Io;
 use crate::expiry;
 use crate::node::{now_ms, steady_ms};
@@ -40,10 +41,12 @@ async fn ping(shard: Rc<Shard>) {
     let settings = shard.node.settings.session.clone();
     let mut turns = every(settings.ping_interval_ms);
     let turn_ms = (settings.ping_interval_ms / TURNS as u64).max(10);
-    // One turn later than the timeout, because a turn may come early by less than one.
-    let timeout_turns = usize::try_from(settings.ping_timeout_ms.div_ceil(turn_ms)).unwrap_or(TURNS) + 1;
+    // One turn later than each timeout, because a turn may come early by less than one.
+    let turns_of = |ms: u64| usize::try_from(ms.div_ceil(turn_ms)).unwrap_or(TURNS) + 1;
+    let (timeout_turns, connect_turns) = (turns_of(settings.ping_timeout_ms), turns_of(settings.connect_timeout_ms));
     loop {
         turns.tick().await;
+        shard.node.metrics.compression_saved_bytes.inc_by(compression::take_saved());
         shard.turn.set(shard.turn.get().wrapping_add(1));
         let now = steady_ms();
         let mut due: Vec<ConnId> = Vec::new();
@@ -54,7 +57,10 @@ async fn ping(shard: Rc<Shard>) {
             }
             alive
         });
-        let waiting: Vec<ConnId> = shard.wheel.borrow().earlier(timeout_turns).to_vec();
+        let mut waiting: Vec<ConnId> = shard.wheel.borrow().earlier(timeout_turns).to_vec();
+        if connect_turns % TURNS != timeout_turns % TURNS {
+            waiting.extend_from_slice(shard.wheel.borrow().earlier(connect_turns));
+        }
         for conn in waiting.iter().chain(&due).filter_map(|id| shard.conn(*id)) {
             let expired = conn.session.borrow().expired(now, &settings);
             if let Some(reason) = expired {

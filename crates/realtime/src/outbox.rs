@@ -1,15 +1,20 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU16;
 
 use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 use tidegate_transport::Transport;
 
+use crate::compression::Compression;
 use crate::encoded::Encoded;
 use std::sync::Arc;
 
 /// The most buffers that one `writev` takes.
 const VECTOR: usize = 64;
+
+/// What a queued buffer takes beyond its bytes: a queue of empty pongs must be bounded, too.
+const ENTRY: usize = 64;
 
 /// What became of bytes for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,7 @@ pub(crate) enum Sent {
 #[derive(Default)]
 pub(crate) struct Outbox {
     queue: VecDeque<Bytes>,
+    /// Of all that is queued, with what the queue itself takes for it.
     bytes: usize,
     /// Bytes of a replay, which the limit does not count: it is bounded by the ring and the history, and a session that is
     /// closed over it would ask for it again.
@@ -47,18 +53,18 @@ impl Outbox {
 
     /// Queues a part of a replay.
     pub fn push_replayed(&mut self, bytes: Bytes) {
-        self.replayed += bytes.len();
+        self.replayed += bytes.len() + ENTRY;
         self.push(bytes);
     }
 
     pub fn push(&mut self, bytes: Bytes) {
-        self.bytes += bytes.len();
+        self.bytes += bytes.len() + ENTRY;
         self.queue.push_back(bytes);
     }
 
     pub fn pop(&mut self) -> Option<Bytes> {
         let bytes = self.queue.pop_front()?;
-        self.bytes -= bytes.len();
+        self.bytes = self.bytes.saturating_sub(bytes.len() + ENTRY);
         Some(bytes)
     }
 
@@ -96,6 +102,7 @@ impl Outbox {
                 return;
             }
             written -= first.len();
+            self.bytes = self.bytes.saturating_sub(ENTRY);
             self.queue.pop_front();
         }
     }
@@ -104,13 +111,35 @@ impl Outbox {
 /// A WebSocket's writing half: straight to the socket while it takes bytes, by queue when it does not.
 pub(crate) struct FrameSink {
     outbox: Option<Box<Outbox>>,
+    compression: Compression,
+    /// The code of the close frame that the peer has sent.
+    close_code: Option<NonZeroU16>,
     /// What is sent only queues: somebody will flush at the end of the turn.
     corked: bool,
 }
 
 impl FrameSink {
-    pub fn new() -> Self {
-        Self { outbox: None, corked: false }
+    pub fn new(compression: Compression) -> Self {
+        Self { outbox: None, compression, close_code: None, corked: false }
+    }
+
+    pub fn compression(&self) -> Compression {
+        self.compression
+    }
+
+    /// The peer has said goodbye: it is to be answered with its own code.
+    pub fn answer_close(&mut self, code: NonZeroU16) {
+        self.close_code = Some(code);
+    }
+
+    /// What the peer's close frame is answered with.
+    pub fn close_code(&self) -> Option<NonZeroU16> {
+        self.close_code
+    }
+
+    /// A broadcast's frames as this connection takes them.
+    fn frames_of<'a>(&self, encoded: &'a Encoded) -> &'a Bytes {
+        if self.compression.is_agreed() { encoded.frames_for(self.compression) } else { encoded.frames() }
     }
 
     /// Whether bytes can go straight to the socket.
@@ -178,7 +207,7 @@ impl FrameSink {
     /// Sends the frames of a run of messages with one system call. On [`Sent::Full`] nothing of the run was taken.
     pub fn send_run(&mut self, stream: &Transport, run: &[&Arc<Encoded>], limit: usize) -> Sent {
         if let ([only], true) = (run, self.is_idle()) {
-            let frames = only.frames();
+            let frames = self.frames_of(only);
             return match stream.try_write(frames) {
                 Ok(written) if written == frames.len() => Sent::Taken,
                 Ok(written) => {
@@ -192,13 +221,13 @@ impl FrameSink {
                 Err(_) => Sent::Broken,
             };
         }
-        let total: usize = run.iter().map(|encoded| encoded.frames().len()).sum();
-        if !self.fits(total, limit) {
+        let frames: SmallVec<[&Bytes; VECTOR]> = run.iter().map(|encoded| self.frames_of(encoded)).collect();
+        if !self.fits(frames.iter().map(|frames| frames.len()).sum(), limit) {
             return Sent::Full;
         }
         let was_idle = self.is_idle();
         let outbox = self.outbox.get_or_insert_default();
-        run.iter().for_each(|encoded| outbox.push(encoded.frames().clone()));
+        frames.into_iter().for_each(|frames| outbox.push(frames.clone()));
         if was_idle {
             return self.flush(stream);
         }

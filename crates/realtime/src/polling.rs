@@ -11,7 +11,7 @@ use tidegate_session::{PollRefused, Sid, Transport};
 use tidegate_types::{CloseReason, ShardId};
 use tidegate_wire::engine_io::{self, HttpError};
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 
 use crate::call::Call;
 use crate::connection::{Conn, Io};
@@ -23,6 +23,9 @@ use crate::shard::Shard;
 
 /// The most packets in one POST; the reference client sends what it has buffered in one.
 const MAX_PACKETS: usize = 16_384;
+
+/// Packets that one POST may have handled before the worker's other tasks have their turn.
+const PACKETS_A_TURN: usize = 256;
 
 /// What a polling request is answered with.
 #[derive(Debug)]
@@ -44,7 +47,8 @@ pub(crate) struct PollState {
 
 impl PollState {
     pub fn push_packet(&mut self, packet: &[u8], attachments: &[Bytes], limit: usize) -> Sent {
-        if !self.outbox.fits(packet.len(), limit) {
+        let encoded: usize = attachments.iter().map(|attachment| attachment.len() / 3 * 4 + 5).sum();
+        if !self.outbox.fits(packet.len() + encoded, limit) {
             return Sent::Full;
         }
         self.outbox.push(Bytes::copy_from_slice(packet));
@@ -207,7 +211,10 @@ async fn take_post(shard: Rc<Shard>, conn: Rc<Conn>, body: Bytes, reply: oneshot
 
 async fn take_packets(shard: &Rc<Shard>, conn: &Rc<Conn>, body: &Bytes) -> Result<(), CloseReason> {
     let text = std::str::from_utf8(body).map_err(|_| CloseReason::ProtocolError)?;
-    for packet in engine_io::decode_payload(text, MAX_PACKETS) {
+    for (taken, packet) in engine_io::decode_payload(text, MAX_PACKETS).enumerate() {
+        if taken % PACKETS_A_TURN == PACKETS_A_TURN - 1 {
+            yield_now().await;
+        }
         let packet = packet.map_err(|_| CloseReason::ProtocolError)?;
         match input::packet(shard, conn, packet) {
             Handled::Done => {}

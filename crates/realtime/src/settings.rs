@@ -24,6 +24,9 @@ pub struct Settings {
     pub max_rooms_per_connection: usize,
     /// The most bytes waiting for one connection.
     pub outbox_bytes: usize,
+    /// Messages from so many bytes on are compressed for WebSocket clients that ask for it (RFC 7692); `None`: compression
+    /// is never agreed to.
+    pub compression_threshold: Option<usize>,
     /// How long a cut session can be recovered, ms.
     pub recovery_window_ms: Millis,
     /// Messages in memory for recovery, bytes per (tenant, namespace).
@@ -68,6 +71,7 @@ impl Default for Settings {
             door: DoorSettings::default(),
             max_rooms_per_connection: 100,
             outbox_bytes: 4 << 20,
+            compression_threshold: None,
             recovery_window_ms: 120_000,
             ring_bytes: 64 << 20,
             away_after_ms: 300_000,

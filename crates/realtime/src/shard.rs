@@ -25,7 +25,7 @@ use crate::node::{Node, now_ms};
 use crate::outbox::Sent;
 use crate::room::{LocalRoom, Member};
 use crate::wheel::Wheel;
-use crate::{drain, expiry, heartbeat, polling, websocket};
+use crate::{drain, expiry, goodbye, heartbeat, polling, upgrade, websocket};
 
 /// Publications taken from the mailbox at once; several for one member leave in one system call.
 const BATCH: usize = 64;
@@ -152,7 +152,7 @@ impl Shard {
             }
         }
         match io {
-            Io::WebSocket(socket) => websocket::say_goodbye(socket, reason),
+            Io::WebSocket(socket) => goodbye::say_goodbye(socket, reason),
             Io::Polling(poll) => poll.end(reason),
             Io::Events(events) => events.end(),
             Io::Closed => {}
@@ -242,7 +242,7 @@ impl Shard {
     /// the two, and would show them twice.
     pub(crate) fn hold_back(&self, conn: &Conn, replay: impl FnOnce(&mut Replay)) {
         let transport = match &*conn.io.borrow() {
-            Io::WebSocket(_) => ReplayTransport::WebSocket,
+            Io::WebSocket(socket) => ReplayTransport::WebSocket(socket.sink.compression()),
             Io::Polling(_) => ReplayTransport::Polling,
             Io::Events(_) | Io::Closed => return,
         };
@@ -410,9 +410,9 @@ impl Shard {
             Call::Poll { sid, reply } => polling::poll(self, &sid, reply),
             Call::PollAborted { sid } => polling::aborted(self, &sid),
             Call::Post { sid, body, reply } => polling::post(self, &sid, body, reply),
-            Call::Upgrade { sid, stream, read } => {
+            Call::Upgrade { sid, stream, read, compression } => {
                 if let Ok(stream) = stream.into_transport() {
-                    websocket::adopt(self, &sid, stream, read);
+                    upgrade::adopt(self, &sid, stream, read, compression);
                 }
             }
             Call::Supersede { conn } => {

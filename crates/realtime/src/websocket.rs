@@ -2,28 +2,27 @@
 //! buffer meanwhile; reads go through the thread's buffer, and only an incomplete frame is kept.
 
 use std::future::poll_fn;
-use std::io;
+use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tidegate_session::{ProbeStep, Sid};
-use tidegate_transport::Transport;
 use tidegate_types::CloseReason;
 use tidegate_wire::engine_io::{self, Packet};
-use tidegate_wire::websocket::{self, Decoder, Message, Opcode, Role};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tidegate_wire::websocket::{Decoder, Message, Opcode, Role, WsError};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::yield_now;
 
-use crate::connection::{Conn, Io, WebSocket, leftover};
+use crate::compression::{self, Compression};
+use crate::connection::{Conn, Io};
+use crate::goodbye::NO_CODE;
 use crate::input::{self, Handled};
+use crate::outbox::Sent;
 use crate::shard::{READ_BYTES, Shard};
 
-/// How long a closed connection may take to read the rest and close its side.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Messages that one connection may have handled before the worker's other tasks have their turn.
+const MESSAGES_A_TURN: u32 = 256;
 
 enum Turn {
     /// So many bytes are in the buffer, counted from its start.
@@ -53,7 +52,7 @@ pub(crate) fn flush(shard: &Rc<Shard>, conn: &Rc<Conn>) {
     let broken = match &mut *conn.io.borrow_mut() {
         Io::WebSocket(socket) => {
             socket.sink.uncork();
-            socket.sink.flush(&socket.stream) != crate::outbox::Sent::Taken
+            socket.sink.flush(&socket.stream) != Sent::Taken
         }
         Io::Polling(_) | Io::Events(_) | Io::Closed => false,
     };
@@ -74,12 +73,11 @@ fn turn(shard: &Rc<Shard>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<Turn> 
     if socket.sink.is_blocked() && socket.stream.poll_write_ready(cx).is_ready() {
         return Poll::Ready(Turn::Writable);
     }
-    let kept = socket.partial.len();
     let mut buffer = shard.buffer.take();
-    if buffer.len() < kept + READ_BYTES {
-        buffer.resize(kept + READ_BYTES, 0);
+    if buffer.len() < READ_BYTES {
+        buffer.resize(READ_BYTES, 0);
     }
-    let mut target = ReadBuf::new(buffer.get_mut(kept..).unwrap_or_default());
+    let mut target = ReadBuf::new(&mut buffer);
     let polled = Pin::new(&mut socket.stream).poll_read(cx, &mut target);
     let count = target.filled().len();
     match polled {
@@ -95,12 +93,14 @@ fn turn(shard: &Rc<Shard>, conn: &Rc<Conn>, cx: &mut Context<'_>) -> Poll<Turn> 
             shard.buffer.set(buffer);
             Poll::Ready(Turn::Closed(CloseReason::TransportClosed))
         }
+        Poll::Ready(Ok(())) if socket.partial.is_empty() => Poll::Ready(Turn::Read(buffer, count)),
+        // What is there of a frame stays where it is, so that one that comes byte by byte is not copied for each byte.
         Poll::Ready(Ok(())) => {
-            if let Some(front) = buffer.get_mut(..kept) {
-                front.copy_from_slice(&socket.partial);
-            }
-            socket.partial = Vec::new();
-            Poll::Ready(Turn::Read(buffer, kept + count))
+            let mut whole = std::mem::take(&mut socket.partial);
+            whole.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            shard.buffer.set(buffer);
+            let filled = whole.len();
+            Poll::Ready(Turn::Read(whole, filled))
         }
     }
 }
@@ -120,11 +120,7 @@ fn read(shard: &Rc<Shard>, conn: &Rc<Conn>, mut buffer: Vec<u8>, filled: usize) 
         let decoded = match decoder.decode(bytes) {
             Ok(decoded) => decoded,
             Err(error) => {
-                close = Some(match error.close_code() {
-                    1007 => CloseReason::InvalidText,
-                    1009 => CloseReason::MessageTooLarge,
-                    _ => CloseReason::ProtocolError,
-                });
+                close = Some(reason_of(error));
                 break;
             }
         };
@@ -148,10 +144,20 @@ fn read(shard: &Rc<Shard>, conn: &Rc<Conn>, mut buffer: Vec<u8>, filled: usize) 
                 break;
             }
         }
+        if messages >= MESSAGES_A_TURN && from < filled {
+            later = Some(Box::pin(yield_now()));
+            break;
+        }
     }
     conn.count_in(messages, from);
-    let mut rest = buffer.get(from..filled).unwrap_or_default().to_vec();
-    give_back(shard, buffer);
+    let mut rest = if from == 0 && later.is_none() && buffer.len() == filled {
+        // The frame is still incomplete, and the buffer is its own.
+        buffer
+    } else {
+        let rest = buffer.get(from..filled).unwrap_or_default().to_vec();
+        give_back(shard, buffer);
+        rest
+    };
     if let Some(reason) = close {
         shard.end(conn, reason);
         return None;
@@ -190,6 +196,14 @@ pub(crate) async fn resume(shard: &Rc<Shard>, conn: &Rc<Conn>, rest: Vec<u8>) {
     }
 }
 
+fn reason_of(error: WsError) -> CloseReason {
+    match error.close_code() {
+        1007 => CloseReason::InvalidText,
+        1009 => CloseReason::MessageTooLarge,
+        _ => CloseReason::ProtocolError,
+    }
+}
+
 fn take_decoder(shard: &Rc<Shard>, conn: &Rc<Conn>) -> Option<Decoder> {
     match &mut *conn.io.borrow_mut() {
         Io::WebSocket(socket) => {
@@ -215,155 +229,37 @@ fn take(shard: &Rc<Shard>, conn: &Rc<Conn>, message: Message<'_>) -> Handled {
             Err(_) => Handled::Close(CloseReason::ProtocolError),
         },
         Message::Binary(bytes) => input::packet(shard, conn, Packet::Binary(Bytes::copy_from_slice(bytes))),
+        Message::Compressed { opcode, payload } => {
+            let inflated = match compression::inflate(payload, shard.node.settings.session.max_payload_bytes) {
+                Ok(inflated) => inflated,
+                Err(error) => return Handled::Close(reason_of(error)),
+            };
+            let handled = match (opcode, std::str::from_utf8(&inflated)) {
+                (Opcode::Text, Ok(text)) => take(shard, conn, Message::Text(text)),
+                (Opcode::Text, Err(_)) => Handled::Close(CloseReason::InvalidText),
+                _ => take(shard, conn, Message::Binary(&inflated)),
+            };
+            compression::give_back(inflated);
+            handled
+        }
         Message::Ping(payload) => {
             let mut pong = Vec::with_capacity(payload.len() + 4);
-            websocket::encode_header(&mut pong, Opcode::Pong, true, payload.len() as u64);
-            pong.extend_from_slice(payload);
+            Compression::NONE.push_frame(&mut pong, Opcode::Pong, payload);
             if let Io::WebSocket(socket) = &mut *conn.io.borrow_mut() {
                 let limit = shard.node.settings.outbox_bytes;
-                if socket.sink.send(&socket.stream, &pong, limit) != crate::outbox::Sent::Taken {
+                if socket.sink.send(&socket.stream, &pong, limit) != Sent::Taken {
                     return Handled::Close(CloseReason::SlowConsumer);
                 }
             }
             Handled::Done
         }
         Message::Pong(_) => Handled::Done,
-        // Going away and no status at all are what a vanishing page sends: such a session may come back.
-        Message::Close(None | Some((1000 | 1001 | 1005, _))) => Handled::Close(CloseReason::TransportClosed),
-        Message::Close(Some(_)) => Handled::Close(CloseReason::TransportClosed),
-    }
-}
-
-/// Sends what waits and a close frame, then lets the peer close first, so that nothing sent is lost to a reset.
-pub(crate) fn say_goodbye(socket: WebSocket, reason: CloseReason) {
-    let (stream, outbox) = leftover(socket);
-    let mut frame = Vec::with_capacity(16);
-    let payload = websocket::close_payload(reason.websocket_code(), "");
-    websocket::encode_header(&mut frame, Opcode::Close, true, payload.len() as u64);
-    frame.extend_from_slice(payload.as_ref());
-    let mut outbox = outbox.unwrap_or_default();
-    outbox.push(frame.into());
-    if reason == CloseReason::SlowConsumer {
-        // Whoever does not read gets nothing more; the kernel's buffer is full anyway.
-        return;
-    }
-    spawn_local(async move {
-        let mut stream = stream;
-        let _ = timeout(GOODBYE, async {
-            while let Some(bytes) = outbox.pop() {
-                stream.write_all(&bytes).await?;
+        // Whatever the code, such a session may come back: a page that vanishes says the same as one that goes away.
+        Message::Close(said) => {
+            if let Io::WebSocket(socket) = &mut *conn.io.borrow_mut() {
+                socket.sink.answer_close(said.and_then(|(code, _)| NonZeroU16::new(code)).unwrap_or(NO_CODE));
             }
-            stream.shutdown().await?;
-            let mut rest = [0; 512];
-            while stream.read(&mut rest).await? > 0 {}
-            Ok::<_, io::Error>(())
-        })
-        .await;
-    });
-}
-
-/// Takes a WebSocket that has opened for a polling session, probes it, and moves the session to it.
-pub(crate) fn adopt(shard: &Rc<Shard>, sid: &Sid, stream: Transport, read: Bytes) {
-    let Some(conn) = shard.conn_of(sid) else { return };
-    if conn.session.borrow_mut().probe_started().is_err() {
-        // A second WebSocket of the same session: it is closed, the session lives on.
-        return;
-    }
-    let shard = shard.clone();
-    // The bytes are copied out of the handshake's buffer, which would otherwise live as long as the session.
-    let early = read.to_vec();
-    drop(read);
-    spawn_local(async move {
-        let limit = Duration::from_millis(shard.node.settings.session.upgrade_timeout_ms);
-        let mut socket = WebSocket::new(stream, shard.node.settings.session.max_payload_bytes, early);
-        match timeout(limit, probe(&conn, &mut socket)).await {
-            Ok(Ok(())) => {
-                switch(&shard, &conn, socket);
-                // Frames that came right behind the upgrade packet have been read already.
-                let early = match &mut *conn.io.borrow_mut() {
-                    Io::WebSocket(socket) => std::mem::take(&mut socket.partial),
-                    Io::Polling(_) | Io::Events(_) | Io::Closed => return,
-                };
-                resume(&shard, &conn, early).await;
-                run(shard, conn).await;
-            }
-            Ok(Err(_)) | Err(_) => conn.session.borrow_mut().probe_failed(),
-        }
-    });
-}
-
-/// The upgrade's dialogue: `2probe`, `3probe`, `5`.
-async fn probe(conn: &Rc<Conn>, socket: &mut WebSocket) -> io::Result<()> {
-    let refused = || io::Error::from(io::ErrorKind::InvalidData);
-    loop {
-        let mut bytes = std::mem::take(&mut socket.partial);
-        let (consumed, step) = {
-            let decoded = socket.decoder.decode(&mut bytes).map_err(|_| refused())?;
-            let step = match &decoded.message {
-                Some(Message::Text(text)) => {
-                    let packet = engine_io::decode_text(text).map_err(|_| refused())?;
-                    Some(conn.session.borrow_mut().probe_packet(&packet).map_err(|_| refused())?)
-                }
-                Some(Message::Ping(_) | Message::Pong(_)) | None => None,
-                Some(Message::Binary(_) | Message::Close(_)) => return Err(refused()),
-            };
-            (decoded.consumed, step)
-        };
-        bytes.drain(..consumed);
-        socket.partial = bytes;
-        match step {
-            Some(ProbeStep::Pong) => {
-                let mut frame = Vec::with_capacity(16);
-                websocket::encode_header(&mut frame, Opcode::Text, true, 6);
-                frame.extend_from_slice(b"3probe");
-                socket.stream.write_all(&frame).await?;
-                conn.release_poll();
-                continue;
-            }
-            Some(ProbeStep::Upgraded) => return Ok(()),
-            None if consumed > 0 => continue,
-            None => {}
-        }
-        if conn.is_closed() || socket.partial.len() > 1_024 {
-            return Err(refused());
-        }
-        if socket.stream.read_buf(&mut socket.partial).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            Handled::Close(CloseReason::TransportClosed)
         }
     }
-}
-
-/// From here on the WebSocket is the transport; what waited for the next poll goes first.
-fn switch(shard: &Rc<Shard>, conn: &Rc<Conn>, mut socket: WebSocket) {
-    conn.release_poll();
-    let mut io = conn.io.borrow_mut();
-    let Io::Polling(poll) = &mut *io else { return };
-    let mut frames = Vec::new();
-    for payload in poll.take_packets() {
-        let text = std::str::from_utf8(&payload).unwrap_or_default();
-        for packet in text.split('\x1e') {
-            match packet.strip_prefix('b').map(base64_decode) {
-                Some(bytes) => {
-                    websocket::encode_header(&mut frames, Opcode::Binary, true, bytes.len() as u64);
-                    frames.extend_from_slice(&bytes);
-                }
-                None => {
-                    websocket::encode_header(&mut frames, Opcode::Text, true, packet.len() as u64);
-                    frames.extend_from_slice(packet.as_bytes());
-                }
-            }
-        }
-    }
-    let sent = socket.sink.send(&socket.stream, &frames, usize::MAX);
-    *io = Io::WebSocket(socket);
-    drop(io);
-    if sent == crate::outbox::Sent::Broken {
-        shard.end(conn, CloseReason::TransportClosed);
-    }
-}
-
-fn base64_decode(text: &str) -> Vec<u8> {
-    use base64::Engine as _;
-    // The text was encoded by this process.
-    base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default()
 }

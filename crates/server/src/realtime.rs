@@ -101,6 +101,7 @@ pub(crate) fn open(
         },
         max_rooms_per_connection: realtime.rooms_per_connection,
         outbox_bytes: realtime.outbox_bytes,
+        compression_threshold: realtime.compression.then_some(realtime.compression_threshold),
         recovery_window_ms: millis(realtime.recovery_window),
         ring_bytes: realtime.recovery_bytes,
         away_after_ms: millis(realtime.away_after),

@@ -1,11 +1,16 @@
-//! WebSocket frames and the handshake's key (RFC 6455), without extensions.
+//! WebSocket frames, the handshake's key (RFC 6455), and compressed messages (RFC 7692).
 
 mod decode;
+mod deflate;
 mod encode;
+mod extension;
 mod scan;
+mod utf8;
 
 pub use decode::{Decoded, Decoder, Message, Role, WsError};
-pub use encode::{close_payload, encode_header, encode_masked};
+pub use deflate::{Deflater, Inflater};
+pub use encode::{close_payload, encode_compressed_header, encode_header, encode_masked, header_bytes};
+pub use extension::{BadExtensions, Deflate};
 pub use scan::{Boundaries, Rules, Scanned, Scanner, Seen};
 
 use base64::Engine as _;

@@ -263,6 +263,7 @@ fn describe(message: Message<'_>) -> serde_json::Value {
         Message::Pong(bytes) => serde_json::json!({ "pong": hex(bytes) }),
         Message::Close(None) => serde_json::json!({ "close": null }),
         Message::Close(Some((code, reason))) => serde_json::json!({ "close": code, "reason": reason }),
+        Message::Compressed { .. } => panic!("nothing was agreed"),
     }
 }
 

@@ -98,6 +98,14 @@ pub(super) fn realtime(
         away_after: delay(reader, found.away_after, "away_after", default.away_after),
         idempotency_window: delay(reader, found.idempotency_window, "idempotency_window", default.idempotency_window),
         outbox_bytes: outbox_bytes.value,
+        compression: found.compression.map_or(default.compression, |compression| compression.value),
+        compression_threshold: bytes(
+            reader,
+            found.compression_threshold,
+            "compression_threshold",
+            default.compression_threshold,
+        )
+        .value,
         rooms_per_connection: count(
             reader,
             found.rooms_per_connection,

@@ -23,6 +23,8 @@ impl File {
         self.time("away_after", realtime.away_after);
         self.time("idempotency_window", realtime.idempotency_window);
         self.key("outbox_bytes", realtime.outbox_bytes);
+        self.key("compression", realtime.compression);
+        self.key("compression_threshold", realtime.compression_threshold);
         self.key("rooms_per_connection", realtime.rooms_per_connection);
         self.key("rooms_per_user", realtime.rooms_per_user);
         self.texts("cors_origins", &realtime.cors_origins);

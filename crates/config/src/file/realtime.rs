@@ -46,6 +46,10 @@ sections! {
         idempotency_window: Span = "2m",
         /// The most that waits for one slow connection.
         outbox_bytes: Size = "4MiB",
+        /// Whether WebSocket messages are compressed for clients that ask for it (permessage-deflate).
+        compression: bool = false,
+        /// Messages from this size on are compressed.
+        compression_threshold: Size = "1KiB",
         /// The most rooms of one connection.
         rooms_per_connection: u64 = 100,
         /// The most rooms of one user in a namespace, over all of the user's connections; 0 is no limit. A dialect's own limit wins.

@@ -50,6 +50,10 @@ pub struct Realtime {
     pub idempotency_window: Duration,
     /// The most bytes that wait for one connection.
     pub outbox_bytes: usize,
+    /// Whether WebSocket messages are compressed for clients that ask for it.
+    pub compression: bool,
+    /// Messages from so many bytes on are compressed.
+    pub compression_threshold: usize,
     /// The most rooms of one connection.
     pub rooms_per_connection: usize,
     /// The most rooms of one user in a namespace; 0 is no limit.
@@ -127,6 +131,8 @@ impl Realtime {
             away_after: Duration::from_secs(300),
             idempotency_window: Duration::from_secs(120),
             outbox_bytes: 4 << 20,
+            compression: false,
+            compression_threshold: 1 << 10,
             rooms_per_connection: 100,
             rooms_per_user: 0,
             cors_origins: Vec::new(),

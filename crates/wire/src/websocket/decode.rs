@@ -1,4 +1,5 @@
 use super::encode::apply_mask;
+use super::utf8::Utf8;
 use super::{MAX_CONTROL_BYTES, Opcode};
 
 /// Which side decodes: a server's peer must mask its frames, a client's must not (section 5.1).
@@ -23,6 +24,13 @@ pub enum Message<'a> {
     Pong(&'a [u8]),
     /// The last message; the code and reason if there are any.
     Close(Option<(u16, &'a str)>),
+    /// A message that is to be inflated first, and checked then (RFC 7692). Only after [`Decoder::allow_deflate`].
+    Compressed {
+        /// Text or Binary.
+        opcode: Opcode,
+        /// As sent.
+        payload: &'a [u8],
+    },
 }
 
 /// What one call of [`Decoder::decode`] found.
@@ -67,7 +75,10 @@ pub enum WsError {
     /// Text that is not UTF-8.
     #[error("text is not UTF-8")]
     InvalidUtf8,
-    /// A message larger than allowed.
+    /// A compressed message that cannot be inflated.
+    #[error("bad compressed data")]
+    InvalidDeflate,
+    /// A message larger than allowed, as sent or inflated.
     #[error("message is too large")]
     TooLarge,
 }
@@ -85,7 +96,8 @@ impl WsError {
             | Self::UnexpectedContinuation
             | Self::ExpectedContinuation
             | Self::InvalidClose => 1002,
-            Self::InvalidUtf8 => 1007,
+            // RFC 7692 names no code for data that does not inflate; this is what other servers close with.
+            Self::InvalidUtf8 | Self::InvalidDeflate => 1007,
             Self::TooLarge => 1009,
         }
     }
@@ -93,15 +105,20 @@ impl WsError {
 
 /// Decodes the frames of one direction of a connection.
 ///
-/// Incomplete frames stay with the caller: it keeps the bytes that were not consumed and comes back with more behind
-/// them. Only the fragments of an unfinished message are kept here.
+/// Incomplete frames stay with the caller: it keeps the bytes that were not consumed, as the call has left them, and
+/// comes back with more behind them. Only the fragments of an unfinished message are kept here.
 #[derive(Debug)]
 pub struct Decoder {
-    max_message: usize,
+    max_message: u32,
     /// Bytes of the incomplete frame, header included; 0 if not known.
-    needed: usize,
+    needed: u32,
+    /// Bytes of the incomplete frame's payload that are unmasked and checked already.
+    clear: u32,
     fragments: Option<Box<Fragments>>,
+    /// The text under way, as far as it is not checked in one go.
+    utf8: Utf8,
     role: Role,
+    deflate: bool,
     /// The fragments are a message that has been handed out, and can be freed.
     delivered: bool,
 }
@@ -110,13 +127,13 @@ pub struct Decoder {
 struct Fragments {
     data: Vec<u8>,
     text: bool,
-    /// Bytes that are known to be whole characters.
-    checked: usize,
+    compressed: bool,
 }
 
 struct Header {
     opcode: Opcode,
     fin: bool,
+    compressed: bool,
     mask: Option<[u8; 4]>,
     /// Bytes of the header.
     size: usize,
@@ -124,15 +141,32 @@ struct Header {
 }
 
 impl Decoder {
-    /// A decoder that refuses messages of more than `max_message` bytes, by the length that their frames declare.
+    /// A decoder that refuses messages of more than `max_message` bytes (4 GiB at most), by the length that their frames
+    /// declare.
     pub fn new(role: Role, max_message: usize) -> Self {
-        Self { max_message, needed: 0, fragments: None, role, delivered: false }
+        const MOST: u32 = u32::MAX - super::MAX_HEADER_BYTES as u32;
+        Self {
+            max_message: u32::try_from(max_message).unwrap_or(MOST).min(MOST),
+            needed: 0,
+            clear: 0,
+            fragments: None,
+            utf8: Utf8::default(),
+            role,
+            deflate: false,
+            delivered: false,
+        }
+    }
+
+    /// permessage-deflate was negotiated (RFC 7692): a message's first frame may have RSV1, and comes out as
+    /// [`Message::Compressed`].
+    pub fn allow_deflate(&mut self) {
+        self.deflate = true;
     }
 
     /// After an incomplete frame: how many bytes it has, header and payload, once that is known. At most the size of
     /// a message plus [`super::MAX_HEADER_BYTES`].
     pub fn needed(&self) -> Option<usize> {
-        (self.needed > 0).then_some(self.needed)
+        (self.needed > 0).then_some(self.needed as usize)
     }
 
     /// Frees a message that was put together from fragments and has been handed out. The next call of
@@ -144,56 +178,91 @@ impl Decoder {
         }
     }
 
-    /// Decodes the frame at the start of `buf`, unmasking it in place. The message borrows from `buf`, or from here if
-    /// it came in fragments.
+    /// Decodes the frame at the start of `buf`, unmasking it in place as far as it is there. The message borrows from
+    /// `buf`, or from here if it came in fragments.
     ///
     /// # Errors
     /// [`WsError`]: the connection is to be closed with [`WsError::close_code`].
     pub fn decode<'a>(&'a mut self, buf: &'a mut [u8]) -> Result<Decoded<'a>, WsError> {
+        const NOTHING: Decoded<'static> = Decoded { consumed: 0, message: None };
         self.release();
         self.needed = 0;
-        let Some(header) = self.header(buf)? else { return Ok(Decoded { consumed: 0, message: None }) };
+        let Some(header) = self.header(buf)? else { return Ok(NOTHING) };
         let consumed = header.size + header.payload;
-        let Some(payload) = buf.get_mut(header.size..consumed) else {
-            self.needed = consumed;
-            return Ok(Decoded { consumed: 0, message: None });
-        };
-        if let Some(mask) = header.mask {
-            apply_mask(payload, mask);
+        let whole = buf.len() >= consumed;
+        let end = consumed.min(buf.len());
+        let payload = buf.get_mut(header.size..end).unwrap_or_default();
+        self.clear(&header, payload, whole)?;
+        if !whole {
+            // Neither is cut: a message and its header fit 32 bits.
+            self.needed = u32::try_from(consumed).unwrap_or(u32::MAX);
+            self.clear = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            return Ok(NOTHING);
         }
-        let payload = &*payload;
-        let message = match header.opcode {
+        self.clear = 0;
+        Ok(Decoded { consumed, message: self.finish(&header, payload)? })
+    }
+
+    /// Unmasks what is new of a payload, and checks it as far as [`Self::finish`] will not: a text is refused at its first
+    /// bad byte, not when its frame or its message has come as a whole (section 8.1).
+    fn clear(&mut self, header: &Header, payload: &mut [u8], whole: bool) -> Result<(), WsError> {
+        let known = self.clear as usize;
+        let fresh = payload.get_mut(known..).unwrap_or_default();
+        if let Some(mut mask) = header.mask {
+            mask.rotate_left(known % 4);
+            apply_mask(fresh, mask);
+        }
+        let begins = header.opcode == Opcode::Text && known == 0;
+        if begins {
+            self.utf8 = Utf8::default();
+        }
+        let in_one_go = begins && whole && header.fin;
+        let text = match header.opcode {
+            Opcode::Text => !header.compressed && !in_one_go,
+            Opcode::Continuation => self.fragments.as_ref().is_some_and(|message| message.text && !message.compressed),
+            Opcode::Binary | Opcode::Close | Opcode::Ping | Opcode::Pong => false,
+        };
+        if text { self.utf8.feed(fresh) } else { Ok(()) }
+    }
+
+    /// What a whole frame means.
+    fn finish<'a>(&'a mut self, header: &Header, payload: &'a [u8]) -> Result<Option<Message<'a>>, WsError> {
+        let Header { opcode, fin, compressed, .. } = *header;
+        Ok(match opcode {
             Opcode::Ping => Some(Message::Ping(payload)),
             Opcode::Pong => Some(Message::Pong(payload)),
             Opcode::Close => Some(Message::Close(close(payload)?)),
-            Opcode::Text if header.fin => {
-                Some(Message::Text(std::str::from_utf8(payload).map_err(|_| WsError::InvalidUtf8)?))
-            }
-            Opcode::Binary if header.fin => Some(Message::Binary(payload)),
+            Opcode::Text | Opcode::Binary if fin => Some(message(opcode, compressed, payload)?),
             Opcode::Text | Opcode::Binary => {
-                let mut fragments =
-                    Box::new(Fragments { data: Vec::new(), text: header.opcode == Opcode::Text, checked: 0 });
-                fragments.append(payload, false)?;
-                self.fragments = Some(fragments);
+                let text = opcode == Opcode::Text;
+                self.fragments = Some(Box::new(Fragments { data: payload.to_vec(), text, compressed }));
                 None
             }
             Opcode::Continuation => {
                 let fragments = self.fragments.as_mut().ok_or(WsError::UnexpectedContinuation)?;
-                fragments.append(payload, header.fin)?;
-                self.delivered = header.fin;
-                if header.fin { Some(fragments.message()?) } else { None }
+                fragments.data.extend_from_slice(payload);
+                if !fin {
+                    return Ok(None);
+                }
+                self.delivered = true;
+                let opcode = if fragments.text { Opcode::Text } else { Opcode::Binary };
+                Some(message(opcode, fragments.compressed, &fragments.data)?)
             }
-        };
-        Ok(Decoded { consumed, message })
+        })
     }
 
     /// Reads and checks the header as far as it is there, so that a frame that will be refused is never waited for.
     fn header(&self, buf: &[u8]) -> Result<Option<Header>, WsError> {
         let Some(([first, second], rest)) = buf.split_first_chunk() else { return Ok(None) };
-        if first & 0x70 != 0 {
+        let opcode = Opcode::from_bits(first & 0x0f);
+        let begins = matches!(opcode, Some(Opcode::Text | Opcode::Binary));
+        // RSV1 is the first frame's alone (RFC 7692 section 6).
+        let allowed = if self.deflate && begins { 0x40 } else { 0 };
+        if first & 0x70 & !allowed != 0 {
             return Err(WsError::ReservedBits);
         }
-        let opcode = Opcode::from_bits(first & 0x0f).ok_or(WsError::ReservedOpcode)?;
+        let compressed = first & 0x40 != 0;
+        let opcode = opcode.ok_or(WsError::ReservedOpcode)?;
         let fin = first & 0x80 != 0;
         let masked = second & 0x80 != 0;
         if masked != (self.role == Role::Server) {
@@ -237,41 +306,27 @@ impl Decoder {
             MAX_CONTROL_BYTES
         } else {
             let kept = self.fragments.as_ref().map_or(0, |fragments| fragments.data.len());
-            self.max_message.saturating_sub(kept)
+            (self.max_message as usize).saturating_sub(kept)
         };
         let payload = usize::try_from(length).ok().filter(|length| *length <= room).ok_or(WsError::TooLarge)?;
         if !masked {
-            return Ok(Some(Header { opcode, fin, mask: None, size, payload }));
+            return Ok(Some(Header { opcode, fin, compressed, mask: None, size, payload }));
         }
         let Some((mask, _)) = rest.split_first_chunk() else { return Ok(None) };
-        Ok(Some(Header { opcode, fin, mask: Some(*mask), size: size + 4, payload }))
+        Ok(Some(Header { opcode, fin, compressed, mask: Some(*mask), size: size + 4, payload }))
     }
 }
 
-impl Fragments {
-    /// Adds a fragment. Text is checked as it comes, so that a bad message is refused without being collected.
-    fn append(&mut self, payload: &[u8], last: bool) -> Result<(), WsError> {
-        self.data.extend_from_slice(payload);
-        if !self.text {
-            return Ok(());
-        }
-        let fresh = self.data.get(self.checked..).unwrap_or_default();
-        match std::str::from_utf8(fresh) {
-            Ok(_) => self.checked = self.data.len(),
-            // The last character goes on in the next fragment.
-            Err(error) if error.error_len().is_none() && !last => self.checked += error.valid_up_to(),
-            Err(_) => return Err(WsError::InvalidUtf8),
-        }
-        Ok(())
+/// A data message. A text that was checked as it came is checked once more: a string without a check would need unsafe
+/// code, and few messages come in pieces.
+fn message(opcode: Opcode, compressed: bool, payload: &[u8]) -> Result<Message<'_>, WsError> {
+    if compressed {
+        return Ok(Message::Compressed { opcode, payload });
     }
-
-    fn message(&self) -> Result<Message<'_>, WsError> {
-        if !self.text {
-            return Ok(Message::Binary(&self.data));
-        }
-        // Checked already, but a string without a check would need unsafe code; fragments are rare.
-        std::str::from_utf8(&self.data).map(Message::Text).map_err(|_| WsError::InvalidUtf8)
+    if opcode == Opcode::Text {
+        return std::str::from_utf8(payload).map(Message::Text).map_err(|_| WsError::InvalidUtf8);
     }
+    Ok(Message::Binary(payload))
 }
 
 pub(super) fn close(payload: &[u8]) -> Result<Option<(u16, &str)>, WsError> {

@@ -6,6 +6,24 @@ pub fn encode_header(out: &mut Vec<u8>, opcode: Opcode, fin: bool, len: u64) {
     header(out, opcode, fin, len, 0);
 }
 
+/// How many bytes the header of an unmasked frame has.
+pub fn header_bytes(len: usize) -> usize {
+    match len {
+        0..126 => 2,
+        126..65_536 => 4,
+        _ => 10,
+    }
+}
+
+/// Appends the header of an unmasked frame that is a whole compressed message (RFC 7692 section 6).
+pub fn encode_compressed_header(out: &mut Vec<u8>, opcode: Opcode, len: u64) {
+    let start = out.len();
+    header(out, opcode, true, len, 0);
+    if let Some(first) = out.get_mut(start) {
+        *first |= 0x40;
+    }
+}
+
 /// Appends a whole masked frame, as clients send them. The mask is the caller's: it must be unpredictable where a
 /// hostile page chooses the payload (section 10.3).
 pub fn encode_masked(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: [u8; 4]) {

@@ -3,6 +3,7 @@
 
 use super::decode::close;
 use super::encode::apply_mask;
+use super::utf8::Utf8;
 use super::{MAX_CONTROL_BYTES, MAX_HEADER_BYTES, Opcode, Role, WsError};
 
 /// Where the frames of one direction end, and nothing else: a few nanoseconds per frame.
@@ -382,7 +383,15 @@ impl Scanner {
             let phase = (self.length - self.left) % 4;
             let mut mask = self.mask;
             mask.rotate_left(usize::try_from(phase).unwrap_or(0));
-            self.utf8.feed(fresh, mask)?;
+            // Unmasked in portions on the stack: the stream itself must pass as it is. A portion's length is a multiple
+            // of four except the last one's, so the mask stays turned.
+            let mut portion = [0; 1024];
+            for masked in fresh.chunks(portion.len()) {
+                let Some(clear) = portion.get_mut(..masked.len()) else { break };
+                clear.copy_from_slice(masked);
+                apply_mask(clear, mask);
+                self.utf8.feed(clear)?;
+            }
         }
         self.left -= step as u64;
         Ok(step)
@@ -428,50 +437,4 @@ enum End {
     Fragment,
     Message(Opcode, u64),
     Control(Opcode, usize, u64),
-}
-
-/// Checks text that comes in pieces, which may cut characters.
-#[derive(Clone, Copy, Debug, Default)]
-struct Utf8 {
-    /// The beginning of a character.
-    begun: [u8; 4],
-    len: u8,
-}
-
-impl Utf8 {
-    /// A piece, with the mask turned to its first byte.
-    fn feed(&mut self, bytes: &[u8], mask: [u8; 4]) -> Result<(), WsError> {
-        /// Unmasked in portions on the stack: the stream itself must pass as it is.
-        const PORTION: usize = 1024;
-        let mut buffer = [0u8; PORTION + 4];
-        for portion in bytes.chunks(PORTION) {
-            let before = usize::from(self.len);
-            let whole = before + portion.len();
-            let (Some(begun), Some(carried)) = (self.begun.get(..before), buffer.get_mut(..before)) else { break };
-            carried.copy_from_slice(begun);
-            let Some(fresh) = buffer.get_mut(before..whole) else { break };
-            fresh.copy_from_slice(portion);
-            // A portion's length is a multiple of four except the last one's: the mask stays turned.
-            apply_mask(fresh, mask);
-            let text = buffer.get(..whole).unwrap_or_default();
-            let valid = match std::str::from_utf8(text) {
-                Ok(_) => whole,
-                Err(error) if error.error_len().is_none() => error.valid_up_to(),
-                Err(_) => return Err(WsError::InvalidUtf8),
-            };
-            let rest = text.get(valid..).unwrap_or_default();
-            for (place, byte) in self.begun.iter_mut().zip(rest) {
-                *place = *byte;
-            }
-            #[expect(clippy::cast_possible_truncation, reason = "a character has at most four bytes")]
-            {
-                self.len = rest.len() as u8;
-            }
-        }
-        Ok(())
-    }
-
-    fn is_whole(&self) -> bool {
-        self.len == 0
-    }
 }

@@ -19,6 +19,7 @@ impl From<Message<'_>> for Owned {
             Message::Ping(bytes) => Self::Ping(bytes.to_owned()),
             Message::Pong(bytes) => Self::Pong(bytes.to_owned()),
             Message::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
+            Message::Compressed { .. } => panic!("nothing was agreed"),
         }
     }
 }
@@ -89,7 +90,6 @@ fn the_size_of_an_incomplete_frame_is_told_once_its_header_is_there() {
         let mut part = bytes[..len].to_vec();
         assert_eq!(decoder.decode(&mut part), Ok(Decoded { consumed: 0, message: None }));
         assert_eq!(decoder.needed(), needed, "after {len} bytes");
-        assert_eq!(part, bytes[..len], "an incomplete frame is not unmasked");
     }
     assert_eq!(decoder.decode(&mut bytes).unwrap().consumed, 1_008);
     assert_eq!(decoder.needed(), None);

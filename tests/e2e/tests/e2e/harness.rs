@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,10 +33,15 @@ fn node_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("node")
 }
 
-/// A running `tidegate dev` with its data directory. Killed when dropped.
+/// The secrets of a server with a config of its own.
+const JWT_SECRET: &str = "a secret of the tests, long enough for HS256";
+const API_KEY: &str = "a key of the tests";
+
+/// A running `tidegate dev`, or `tidegate run`, with its data directory. Killed when dropped.
 pub struct Server {
     child: Option<Child>,
     data: tempfile::TempDir,
+    configured: bool,
     pub address: SocketAddr,
     log: Arc<Mutex<VecDeque<String>>>,
 }
@@ -45,8 +50,24 @@ impl Server {
     pub fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
         let log = Arc::default();
-        let (child, address) = spawn(data.path(), &log);
-        Self { child: Some(child), data, address, log }
+        let (child, address) = spawn(dev(data.path()), &log);
+        Self { child: Some(child), data, configured: false, address, log }
+    }
+
+    /// `tidegate run` with these lines in `[realtime]`, everything in memory, and no page.
+    pub fn configured(realtime: &str) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let config = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[log]\naccess = \"off\"\n\
+             [realtime]\n{realtime}\n[realtime.auth]\njwt_secret = \"{JWT_SECRET}\"\n\
+             [[realtime.auth.api_keys]]\nid = \"tests\"\nsecret = \"{API_KEY}\"\n"
+        );
+        std::fs::write(data.path().join("tidegate.toml"), config).unwrap();
+        std::fs::write(data.path().join("jwt-secret"), JWT_SECRET).unwrap();
+        std::fs::write(data.path().join("api-key"), API_KEY).unwrap();
+        let log = Arc::default();
+        let (child, address) = spawn(with_config(data.path()), &log);
+        Self { child: Some(child), data, configured: true, address, log }
     }
 
     pub fn url(&self) -> String {
@@ -73,6 +94,11 @@ impl Server {
 
     /// A token from the page's own way to get one.
     pub fn token(&self, name: &str) -> String {
+        if self.configured {
+            let mut command = Command::new(binary());
+            let output = command.args(["token", "--user", name, "--data-dir"]).arg(self.data.path()).output().unwrap();
+            return String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        }
         let answer = crate::raw::get(self.address, &format!("/dev/session?name={name}"));
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         body["token"].as_str().unwrap().to_owned()
@@ -88,7 +114,8 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        let (child, address) = spawn(self.data.path(), &self.log);
+        let command = if self.configured { with_config(self.data.path()) } else { dev(self.data.path()) };
+        let (child, address) = spawn(command, &self.log);
         self.child = Some(child);
         self.address = address;
     }
@@ -125,7 +152,8 @@ impl Server {
     pub fn assert_alive(&mut self) {
         let ended = self.child.as_mut().expect("the server runs").try_wait().unwrap();
         assert!(ended.is_none(), "the server ended with {ended:?}:\n{}", self.output());
-        assert_eq!(crate::raw::get(self.address, "/health/live").status, 200);
+        let (path, status) = if self.configured { ("/socket.io/?EIO=3", 400) } else { ("/health/live", 200) };
+        assert_eq!(crate::raw::get(self.address, path).status, status);
     }
 
     pub fn output(&self) -> String {
@@ -151,45 +179,44 @@ impl Drop for Server {
     }
 }
 
-fn spawn(data: &Path, log: &Arc<Mutex<VecDeque<String>>>) -> (Child, SocketAddr) {
-    let mut child = Command::new(binary())
-        .args(["dev", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(data)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    keep_lines(child.stderr.take().unwrap(), Arc::clone(log));
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    let Some(address) = listening(&mut stdout, log) else {
-        let _ = child.kill();
-        let status = child.wait().unwrap();
-        panic!(
-            "the server said no address and ended with {status}:\n{}",
-            log.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n")
-        );
-    };
-    keep_lines(stdout, Arc::clone(log));
-    (child, address)
+fn dev(data: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+    command
 }
 
-/// Reads up to the line `listening on http://ADDRESS:PORT`, wherever in the line it stands.
-fn listening(stdout: &mut BufReader<ChildStdout>, log: &Mutex<VecDeque<String>>) -> Option<SocketAddr> {
-    let mut line = String::new();
+fn with_config(data: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command.arg("run").arg("--config").arg(data.join("tidegate.toml"));
+    command
+}
+
+fn spawn(mut command: Command, log: &Arc<Mutex<VecDeque<String>>>) -> (Child, SocketAddr) {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A restarted server's address is in what it says from now on.
+    log.lock().unwrap().clear();
+    keep_lines(child.stderr.take().unwrap(), Arc::clone(log));
+    keep_lines(child.stdout.take().unwrap(), Arc::clone(log));
+    let end = Instant::now() + crate::raw::PATIENCE;
     loop {
-        line.clear();
-        if stdout.read_line(&mut line).unwrap() == 0 {
-            return None;
+        let said = log.lock().unwrap().iter().find_map(|line| listening(line));
+        if let Some(address) = said {
+            return (child, address);
         }
-        push(log, line.trim_end());
-        if let Some((_, rest)) = line.split_once("listening on http://") {
-            return rest
-                .split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit())
-                .next()
-                .and_then(|text| text.parse().ok());
+        let ended = child.try_wait().unwrap();
+        if ended.is_some() || Instant::now() > end {
+            let _ = child.kill();
+            let lines = log.lock().unwrap().iter().cloned().collect::<Vec<_>>().join("\n");
+            panic!("the server said no address and ended with {ended:?}:\n{lines}");
         }
+        thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The address in a line with `listening on http://ADDRESS:PORT`, wherever in the line it stands.
+fn listening(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("listening on http://")?;
+    rest.split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn push(log: &Mutex<VecDeque<String>>, line: &str) {
@@ -282,6 +309,13 @@ fn private_kib(pid: u32) -> u64 {
 /// Runs `node run.mjs file name` against a server of its own and fails with what the scenario says.
 pub fn scenario(file: &str, name: &str) {
     let mut server = Server::start();
+    run_against(&mut server, file, name);
+    server.assert_no_panic();
+}
+
+/// The same with these lines in `[realtime]`.
+pub fn scenario_with(realtime: &str, file: &str, name: &str) {
+    let mut server = Server::configured(realtime);
     run_against(&mut server, file, name);
     server.assert_no_panic();
 }

@@ -3,12 +3,15 @@
 
 mod auth;
 mod browser;
+mod compression;
 mod conformance;
 mod dialects;
+mod differential;
 mod foreign;
 mod gateway;
 mod harness;
 mod hostile;
 mod hostile_realtime;
 mod raw;
+mod rfc6455;
 mod scenarios;

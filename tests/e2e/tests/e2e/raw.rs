@@ -103,9 +103,14 @@ pub type Frame = (bool, u8, Vec<u8>);
 
 impl RawWebSocket {
     pub fn open(address: SocketAddr, path: &str) -> Self {
+        Self::open_with(address, path, "")
+    }
+
+    /// With whole header lines more.
+    pub fn open_with(address: SocketAddr, path: &str, more: &str) -> Self {
         let mut stream = connect(address);
         let head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
         );
         stream.write_all(head.as_bytes()).unwrap();
         let mut unread = Vec::new();

@@ -120,6 +120,8 @@ fn reply(out: &mut Vec<u8>, message: Message<'_>) -> bool {
         Message::Binary(bytes) => push(out, Opcode::Binary, bytes),
         Message::Ping(bytes) => push(out, Opcode::Pong, bytes),
         Message::Pong(_) => {}
+        // The handshake agrees to no compression, so that the decoder refuses such a message.
+        Message::Compressed { .. } => return true,
         Message::Close(reason) => {
             let payload = reason.map(|(code, _)| close_payload(code, "")).unwrap_or_default();
             push(out, Opcode::Close, &payload);
