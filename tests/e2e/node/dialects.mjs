@@ -210,6 +210,26 @@ export async function casesRefusals() {
   assert.deepEqual(await cleo.call("join_room", { room: "r50" }), { success: true });
 }
 
+export async function casesLimits() {
+  for (let connection = 0; connection < 5; connection += 1) await onCases("dan");
+  const sixth = client("dan", { namespace: "/events" });
+  const [error] = await Promise.all([next(sixth, "error"), next(sixth, "disconnect")]);
+  assert.deepEqual(error, { code: "USER_CONNECTION_LIMIT_EXCEEDED", message: "Too many connections of this user" });
+  await onCases("dan", { namespace: "/messaging" });
+
+  const eve = await onCases("eve");
+  for (let sent = 0; sent < 100; sent += 1) assert.deepEqual(await eve.call("leave_room", { room: "quay" }), { success: true });
+  const { code, retryAfter, ack } = await refusal(eve, "leave_room", { room: "quay" });
+  assert.equal(code, "RATE_LIMIT_EXCEEDED");
+  assert.ok(Number.isInteger(retryAfter) && retryAfter > 0 && retryAfter <= 60, String(retryAfter));
+  assert.deepEqual(ack, { success: false, error: "Rate limit exceeded" });
+
+  await connected("ada", { namespace: "/tiny" });
+  const full = await refused("bob", { namespace: "/tiny" });
+  assert.equal(full.data.code, "FULL");
+  assert.equal(full.message, "Too many connections");
+}
+
 export async function casesRate() {
   const ada = await onCases("ada");
   const limited = next(ada, "error");

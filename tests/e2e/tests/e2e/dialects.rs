@@ -58,6 +58,13 @@ fn a_user_of_the_cases_api_over_the_rate_is_told_when_to_come_back() {
 }
 
 #[test]
+fn connections_and_events_of_a_user_are_limited_as_the_dialect_says() {
+    let tiny = "[[realtime.namespace]]\nname = \"/tiny\"\ndialect = \"tiny\"\n\
+                [dialect.tiny.limits]\nconnections = 1\n[dialect.tiny.codes]\nconnection_limit = \"FULL\"";
+    scenario("casesLimits", GENEROUS, tiny);
+}
+
+#[test]
 fn a_client_without_a_valid_token_is_told_in_the_words_of_the_dialect() {
     scenario("casesConnects", GENEROUS, "");
 }
@@ -77,6 +84,24 @@ fn every_event_of_the_chat_api_has_its_documented_shape_and_a_retried_message_is
     scenario("chat", GENEROUS, "");
 }
 
+/// Answers wait for the store there: for a session's record after a join, for a message before its ack.
+const ON_DISK: &str = "[store]\npath = \"data\"";
+
+#[test]
+fn the_cases_api_is_the_same_with_a_store_on_disk() {
+    scenario("casesEvents", GENEROUS, ON_DISK);
+}
+
+#[test]
+fn the_chat_api_is_the_same_with_a_store_on_disk() {
+    scenario("chat", GENEROUS, ON_DISK);
+}
+
+#[test]
+fn a_declared_dialect_is_the_same_with_a_store_on_disk() {
+    scenario("declared", GENEROUS, &format!("{}\n{ON_DISK}", example()));
+}
+
 #[test]
 fn strangers_may_chat_where_the_config_lets_them() {
     scenario("strangers", &format!("{GENEROUS}\nnamespace = [{{ name = \"/ws/chat\", auth = \"optional\" }}]"), "");
@@ -84,8 +109,12 @@ fn strangers_may_chat_where_the_config_lets_them() {
 
 #[test]
 fn a_declared_dialect_does_what_it_says() {
+    scenario("declared", GENEROUS, example());
+}
+
+/// The worked example of the document.
+fn example() -> &'static str {
     let document = include_str!("../../../../docs/dialects.md");
     let (_, example) = document.split_once("<!-- example -->\n```toml\n").unwrap();
-    let (example, _) = example.split_once("```").unwrap();
-    scenario("declared", GENEROUS, example);
+    example.split_once("```").unwrap().0
 }
