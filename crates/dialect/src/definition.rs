@@ -53,6 +53,8 @@ pub struct Definition {
     pub name: Arc<str>,
     /// Beginnings of rooms that no payload can name.
     pub private: Vec<Placed<String>>,
+    /// Whether a client may show its token in the query of its handshake.
+    pub token_in_query: bool,
     /// What refusals are called.
     pub codes: Codes,
     /// Limits of the namespace.
@@ -75,6 +77,7 @@ impl Definition {
         Self {
             name: name.into(),
             private: Vec::new(),
+            token_in_query: false,
             codes: Codes::default(),
             limits: Limits::default(),
             refusal: RefusalDefinition::default(),

@@ -176,6 +176,11 @@ impl Dialect {
         &self.definition.codes
     }
 
+    /// Whether a client may show its token in the query of its handshake.
+    pub fn token_in_query(&self) -> bool {
+        self.definition.token_in_query
+    }
+
     /// How connections are refused.
     pub fn connect_refused(&self) -> ConnectRefused {
         self.definition.refusal.connect
@@ -211,9 +216,13 @@ impl Dialect {
         Refusal::new(self.codes(), reason, message)
     }
 
-    /// Whether a room whose name a client has chosen is one that it may not name.
-    pub fn is_private(&self, room: &str) -> bool {
-        self.definition.private.iter().any(|beginning| room.starts_with(&beginning.value))
+    /// The room that a template names; `None` if a client has chosen a private one. A beginning that the dialect itself has
+    /// written in full is the dialect's own doing.
+    pub fn room(&self, template: &Text, facts: &Facts<'_>) -> Option<String> {
+        let room = template.render(facts);
+        let mut private = self.definition.private.iter().filter(|beginning| room.starts_with(&beginning.value));
+        let reached = private.any(|beginning| template.bytes_before_payload(facts) < beginning.value.len());
+        (!reached).then_some(room)
     }
 
     /// Reads an event's arguments: raw JSON, separated by commas. What could be read is there even if it is refused, for

@@ -109,7 +109,7 @@ pub enum ConnectRefused {
 /// Limits of a namespace; `None` is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all.
+    /// Connections of one tenant.
     pub connections: Option<u32>,
     /// Connections of one user.
     pub connections_per_user: Option<u32>,

@@ -126,9 +126,17 @@ impl Text {
         (!missing).then(|| self.render(facts))
     }
 
-    /// Whether a client chooses how the text begins.
-    pub fn begins_with_payload(&self) -> bool {
-        matches!(self.0.first(), Some(Piece::Source(Source::Field(_))))
+    /// How many bytes of the text come before anything that a client has chosen.
+    pub(crate) fn bytes_before_payload(&self, facts: &Facts<'_>) -> usize {
+        let mut text = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(plain) => text.push_str(plain),
+                Piece::Source(Source::Fact(fact)) => facts.push_text(*fact, &mut text),
+                Piece::Source(Source::Field(_)) => break,
+            }
+        }
+        text.len()
     }
 
     /// The text, if it is always the same.

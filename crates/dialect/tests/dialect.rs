@@ -372,28 +372,40 @@ fn all_that_is_wrong_with_a_definition_is_told() {
 }
 
 #[test]
-fn rooms_that_a_client_names_are_told_from_others() {
+fn no_payload_names_a_private_room() {
     let mut definition = Definition::new("test");
     definition.private.push(placed("user:"));
     let mut event = EventDefinition::new("in");
     event.payload = Some(vec![FieldDefinition::new("room", text())]);
-    event.steps = ["{room}", "case:{room}", "{user}{room}"]
-        .map(|room| StepDefinition::new(Act::Join { room: placed(room) }, 0))
-        .into();
+    let templates = ["{room}", "u{room}", "case:{room}", "user:{user}", "user:{room}"];
+    event.steps = templates.map(|room| StepDefinition::new(Act::Join { room: placed(room) }, 0)).into();
     definition.events.push(event);
     let dialect = Dialect::new(definition).unwrap();
-    let begins: Vec<bool> = dialect
-        .event("in")
-        .unwrap()
-        .steps()
-        .iter()
-        .map(|step| match step {
-            Step::Join(room) => room.begins_with_payload(),
+    let event = dialect.event("in").unwrap();
+    let rooms = |args: &str| -> Vec<Option<String>> {
+        let (payload, refusal) = dialect.read(event, args, 0);
+        assert_eq!(refusal, None);
+        let facts = Facts { user: "ada", payload: Some(&payload), ..Facts::default() };
+        let rooms = event.steps().iter().map(|step| match step {
+            Step::Join(room) => dialect.room(room, &facts),
             Step::Leave(_) | Step::Emit(_) | Step::Presence(_) => panic!(),
-        })
-        .collect();
-    assert_eq!(begins, [true, false, false]);
-    assert!(dialect.is_private("user:eve") && !dialect.is_private("users"));
+        });
+        rooms.collect()
+    };
+    let some = |room: &str| Some(room.to_owned());
+    assert_eq!(
+        rooms(r#"{"room":"user:eve"}"#),
+        [
+            None,
+            some("uuser:eve"),
+            some("case:user:eve"),
+            some("user:ada"),
+            // Whoever declares this means it.
+            some("user:user:eve"),
+        ]
+    );
+    assert_eq!(rooms(r#"{"room":"ser:eve"}"#)[..2], [some("ser:eve"), None]);
+    assert_eq!(rooms(r#"{"room":"users"}"#)[0], some("users"));
 }
 
 fn any_json() -> impl Strategy<Value = Value> {

@@ -252,11 +252,8 @@ impl Run {
     }
 
     fn room_name(&self, room: &Text, payload: &Payload<'_>) -> Result<RoomName, Refusal> {
-        let name = room.render(&self.facts(Some(payload)));
-        // What begins with a word of the dialect cannot be made another room by what follows.
-        if room.begins_with_payload() && self.dialect.is_private(&name) {
-            return Err(self.dialect.refuse(Reason::Forbidden, "Unauthorized"));
-        }
+        let name = self.dialect.room(room, &self.facts(Some(payload)));
+        let name = name.ok_or_else(|| self.dialect.refuse(Reason::Forbidden, "Unauthorized"))?;
         RoomName::try_from(name)
             .map_err(|fault| self.dialect.refuse(Reason::Invalid, format!("the name of the room {fault}")))
     }

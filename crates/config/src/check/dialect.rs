@@ -62,6 +62,7 @@ fn dialect(reader: &Reader<'_>, name: &At<String>, found: file::Dialect) -> Opti
     let definition = Definition {
         name: name.value.as_str().into(),
         private: texts(found.private),
+        token_in_query: flag(found.token_in_query, false),
         codes: codes(reader, found.codes),
         limits: limits(reader, found.limits),
         refusal: refusal(found.refusal),

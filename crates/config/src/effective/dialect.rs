@@ -30,12 +30,13 @@ impl File {
     }
 
     pub(super) fn dialect(&mut self, definition: &Definition) {
-        let Definition { name: own, private, codes, limits, refusal, connect, disconnect, presence, events } =
-            definition;
+        let Definition { name: own, private, token_in_query, codes, limits, refusal, .. } = definition;
+        let Definition { connect, disconnect, presence, events, .. } = definition;
         let header = format!("dialect.{}", name(own));
         self.section(format!("[{header}]"));
         let private: Vec<&String> = private.iter().map(|beginning| &beginning.value).collect();
         self.texts("private", &private);
+        self.key("token_in_query", token_in_query);
         self.section(format!("[{header}.codes]"));
         for reason in Reason::ALL {
             self.text(reason.key(), codes.of(*reason));

@@ -8,6 +8,8 @@ sections! {
     Dialect {
         /// Beginnings of rooms that no payload can name, such as "user:".
         private: List<String> = [],
+        /// Whether a client may show its token as "token" in the query of its handshake. Queries stand in the logs of what is in front.
+        token_in_query: bool = false,
         /// What refusals are called.
         codes: Codes,
         /// Limits of the namespaces that speak it.
@@ -50,7 +52,7 @@ sections! {
 
     /// Limits of the namespaces that speak a dialect; 0 is none.
     DialectLimits {
-        /// Connections in all.
+        /// Connections of one tenant.
         connections: u64 = 0,
         /// Connections of one user.
         connections_per_user: u64 = 0,
