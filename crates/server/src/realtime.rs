@@ -47,12 +47,18 @@ fn namespaces(realtime: &tidegate_config::Realtime) -> Namespaces {
         ..Limits::default()
     };
     realtime.namespaces.iter().fold(Namespaces::none(), |served, namespace| {
-        let (behaviour, limits) = match &namespace.behaviour {
-            RealtimeBehaviour::Rooms => (Behaviour::Rooms, limits),
-            RealtimeBehaviour::Dialect(dialect) => (Behaviour::Dialect(dialect.clone()), limits_of(dialect, limits)),
-        };
         let entrance = if namespace.needs_token { Entrance::Token } else { Entrance::Open };
-        let settings = NamespaceSettings { entrance, limits, ..NamespaceSettings::new(behaviour) };
+        let settings = match &namespace.behaviour {
+            RealtimeBehaviour::Rooms => {
+                NamespaceSettings { entrance, limits, ..NamespaceSettings::new(Behaviour::Rooms) }
+            }
+            RealtimeBehaviour::Dialect(dialect) => NamespaceSettings {
+                entrance,
+                limits: limits_of(dialect, limits),
+                token_in_query: dialect.token_in_query(),
+                ..NamespaceSettings::new(Behaviour::Dialect(dialect.clone()))
+            },
+        };
         served.with(namespace.name.clone(), settings)
     })
 }

@@ -346,6 +346,17 @@ export async function chat() {
   assert.deepEqual(await left, { ...conversation, change: "left", userId: "bob" });
 }
 
+export async function tokenInQuery() {
+  const ada = await onChat("ada", { auth: {}, query: { token: token("ada") } });
+  await until(() => ada.of("connected").length === 1, "the hello");
+  assert.equal(ada.of("connected")[0].userId, "ada");
+  const bob = await onChat("bob", { query: { token: token("ada") } });
+  await until(() => bob.of("connected").length === 1, "the hello");
+  assert.equal(bob.of("connected")[0].userId, "bob", "the packet's token comes first");
+  const elsewhere = client("ada", { namespace: "/events", auth: {}, query: { token: token("ada") } });
+  assert.equal((await next(elsewhere, "error")).code, "AUTH_FAILED", "other namespaces do not look there");
+}
+
 export async function strangers() {
   const stranger = await onChat("nobody", { auth: {} });
   await until(() => stranger.of("connected").length === 1, "the hello");

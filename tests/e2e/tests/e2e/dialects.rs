@@ -84,6 +84,11 @@ fn every_event_of_the_chat_api_has_its_documented_shape_and_a_retried_message_is
     scenario("chat", GENEROUS, "");
 }
 
+#[test]
+fn the_chat_api_takes_a_token_from_the_query() {
+    scenario("tokenInQuery", GENEROUS, "");
+}
+
 /// Answers wait for the store there: for a session's record after a join, for a message before its ack.
 const ON_DISK: &str = "[store]\npath = \"data\"";
 
