@@ -24,7 +24,7 @@ mod terms;
 mod verified;
 
 pub use algorithm::{Algorithm, KeyKind, UnknownAlgorithm};
-pub use api_key::{ApiKey, ApiKeys};
+pub use api_key::{ApiKey, ApiKeys, KeyRate, Scope, Scopes, UnknownScope};
 pub use claims::Claims;
 pub use jwks::{Jwks, JwksFault, MAX_JWKS_BYTES, Secrets, Skipped};
 pub use key::{Key, KeyFault};

@@ -193,7 +193,7 @@ fn grant(permission: &str) -> Option<(&str, &str)> {
 
 /// Whether the pattern, in which `*` stands for any text, matches the whole text. Goes back to the last `*` only, so
 /// the time is at most the product of both lengths.
-fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while let Some(byte) = text.get(t) {

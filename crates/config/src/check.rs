@@ -1,5 +1,6 @@
 //! From what stands in a file to a [`Config`]: defaults, names, and what cannot go together.
 
+mod api_key;
 mod dialect;
 mod headers;
 mod health;

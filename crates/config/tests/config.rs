@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tidegate_auth::{KeyRate, Scope, Scopes};
 use tidegate_config::{
     AccessFormat, AccessLog, Action, Config, Fsync, JwtMode, LogFormat, LogLevel, PathMatch, Problems, Rate, Route,
     StoreKind, Surroundings, load,
@@ -85,7 +86,10 @@ fn every_part_of_a_file_is_read() {
         messages_per_second = 0
         [realtime.auth]
         jwt_secret_file = "s"
-        api_keys = [{ id = "k", secret = "0123456789abcdef", tenant = "t" }]
+        api_keys = [
+            { id = "k", secret = "0123456789abcdef", tenant = "t" },
+            { id = "l", secret = "0123456789abcdeg", scopes = ["history", "rooms"], rooms = ["case:*"], namespaces = ["/events"], requests_per_second = 5 },
+        ]
         [store]
         path = "data"
         fsync = "interval"
@@ -117,7 +121,13 @@ fn every_part_of_a_file_is_read() {
     assert_eq!((realtime.max_payload, realtime.messages_per_second), (65_536, 0));
     assert_eq!(realtime.cors_origins, ["https://a.example:8443"]);
     assert_eq!(realtime.auth.tokens.secret.as_ref().unwrap().expose(), format!("{SECRET}-s"), "without the line's end");
-    assert_eq!(realtime.auth.api_keys[0].tenant().unwrap().as_str(), "t");
+    let [plain, narrow] = &realtime.auth.api_keys[..] else { panic!() };
+    assert_eq!(plain.tenant().unwrap().as_str(), "t");
+    assert_eq!((plain.scopes(), plain.rooms(), plain.namespaces(), plain.rate()), (Scopes::PUBLISH, None, None, None));
+    assert_eq!(narrow.scopes().iter().collect::<Vec<_>>(), [Scope::History, Scope::Rooms]);
+    assert!(narrow.opens_room(&"case:1".try_into().unwrap()) && !narrow.opens_room(&"lobby".try_into().unwrap()));
+    assert_eq!(narrow.namespaces().unwrap()[0].as_str(), "/events");
+    assert_eq!(narrow.rate(), Some(KeyRate { per_second: 5, burst: 10 }));
     let fsync = Fsync::Interval(Duration::from_millis(250));
     assert_eq!(config.store.kind, StoreKind::Embedded { path: PathBuf::from("data"), fsync });
     assert_eq!(config.store.ttl, Duration::from_secs(5_400));

@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HOST, IF_NONE_MATCH};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use tidegate_auth::{ApiKey, KeySet};
+use tidegate_auth::{ApiKey, KeySet, Scopes};
 use tidegate_config::{
     AccessLog, Action, Admin, Config, Drain, Fsync, Listener, ListenerTls, Log, LogFormat, LogLevel, Realtime,
     RealtimeAuth, Route, Store, StoreKind, Upstream,
@@ -126,10 +126,8 @@ fn start(
 fn config(args: &DevArgs, log: Log, secrets: &Secrets, sample: SocketAddr, address: SocketAddr) -> Config {
     let route = |name: &str, path: &str| Route::new(name, path, Action::upstream("sample"));
     let listener: Arc<str> = "dev".into();
-    let auth = RealtimeAuth {
-        api_keys: vec![ApiKey::new("dev", &secrets.api_key, None)],
-        ..RealtimeAuth::hs256(secrets.jwt.clone())
-    };
+    let api_key = ApiKey::new("dev", &secrets.api_key, None).with_scopes(Scopes::ALL);
+    let auth = RealtimeAuth { api_keys: vec![api_key], ..RealtimeAuth::hs256(secrets.jwt.clone()) };
     Config {
         workers: args.workers.unwrap_or(0),
         listeners: vec![Listener::new(&listener, address)],

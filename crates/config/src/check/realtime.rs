@@ -1,19 +1,13 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use tidegate_auth::{ApiKey, Secret};
 use tidegate_dialect::Dialect;
-use tidegate_types::TenantId;
 
-use crate::check::secret::long_enough;
+use crate::check::api_key::api_keys;
 use crate::check::tokens::{Found, name_or, origin_of_production, tokens};
 use crate::check::{Known, bytes, count, delay, namespace, period, small};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
 use crate::{Realtime, RealtimeAuth};
-
-/// An API key's secret is compared whole, so 128 bits suffice.
-const MIN_API_SECRET_BYTES: usize = 16;
 
 /// The realtime server, or `None` if there is none.
 pub(super) fn realtime(
@@ -173,39 +167,6 @@ fn auth(reader: &Reader<'_>, found: Option<At<file::Auth>>, section: usize, enab
         api_keys: found.api_keys.map(|keys| api_keys(reader, keys.value.0)).unwrap_or_default(),
         tokens: default.tokens,
     }
-}
-
-fn api_keys(reader: &Reader<'_>, found: Vec<At<file::ApiKey>>) -> Vec<ApiKey> {
-    let mut ids: HashMap<String, usize> = HashMap::new();
-    let mut secrets: Vec<At<Secret>> = Vec::new();
-    let mut keys = Vec::new();
-    for At { value: found, place } in found {
-        for key in ["id", "secret"].into_iter().filter(|key| found.lacks(key)) {
-            reader.problem(place, format!("[[realtime.auth.api_keys]] needs {key:?}"));
-        }
-        let Some(id) = found.id else { continue };
-        if id.value.is_empty() || id.value.chars().any(char::is_control) {
-            reader.problem(id.place, "the \"id\" of an API key must not be empty nor hold control characters");
-        }
-        if let Some(first) = ids.insert(id.value.clone(), id.place) {
-            let line = reader.line(first);
-            reader.problem(id.place, format!("there is an API key {:?} already, at line {line}", id.value));
-        }
-        let tenant = found.tenant.and_then(|tenant| {
-            TenantId::try_from(tenant.value)
-                .map_err(|fault| reader.problem(tenant.place, format!("the \"tenant\" of an API key {fault}")))
-                .ok()
-        });
-        let Some(At { value: secret, place }) = found.secret else { continue };
-        long_enough(reader, &At::new(secret.0.clone(), place), "the secret", MIN_API_SECRET_BYTES);
-        if let Some(first) = secrets.iter().find(|first| first.value == secret.0) {
-            let line = reader.line(first.place);
-            reader.problem(place, format!("the API key at line {line} has the same secret"));
-        }
-        secrets.push(At::new(secret.0.clone(), place));
-        keys.push(ApiKey::new(id.value, &secret.0, tenant));
-    }
-    keys
 }
 
 fn origins(reader: &Reader<'_>, found: Option<At<List<Origin>>>) -> Vec<String> {

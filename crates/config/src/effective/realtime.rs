@@ -1,3 +1,5 @@
+use tidegate_auth::Scope;
+
 use super::File;
 use crate::{Fsync, Realtime, Store, StoreKind, Tokens};
 
@@ -44,6 +46,18 @@ impl File {
             self.text("secret", "***");
             if let Some(tenant) = key.tenant() {
                 self.text("tenant", tenant);
+            }
+            let scopes: Vec<&str> = key.scopes().iter().map(Scope::as_str).collect();
+            self.texts("scopes", &scopes);
+            if let Some(rooms) = key.rooms() {
+                self.texts("rooms", rooms);
+            }
+            if let Some(namespaces) = key.namespaces() {
+                self.texts("namespaces", namespaces);
+            }
+            if let Some(rate) = key.rate() {
+                self.key("requests_per_second", rate.per_second);
+                self.key("request_burst", rate.burst);
             }
         }
     }

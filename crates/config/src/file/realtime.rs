@@ -1,6 +1,8 @@
 //! The realtime server and its store.
 
-use crate::reader::{AlgorithmName, Hidden, List, Optional, Origin, Size, Span, Token, Url, UrlPath};
+use crate::reader::{
+    AlgorithmName, Hidden, KeyScopes, List, NamespaceName, Optional, Origin, Size, Span, Token, Url, UrlPath,
+};
 use crate::words::words;
 
 sections! {
@@ -112,18 +114,28 @@ sections! {
         cookie: Optional<Token> = "tidegate_token",
         /// How long before its token expires a client is told (auth:expiring), so that it can send a new one (auth:refresh); 0 tells nobody.
         expiry_notice: Span = "60s",
-        /// The keys of backends that publish: [[realtime.auth.api_keys]].
+        /// The keys of backends that use the HTTP API: [[realtime.auth.api_keys]].
         api_keys: List<ApiKey>,
     }
 
-    /// The key of a backend that publishes.
+    /// The key of a backend that uses the HTTP API.
     ApiKey {
         /// Its name in logs.
         id: String,
         /// The secret, at least 16 bytes.
         secret: Hidden,
-        /// The only tenant that it publishes to; by default each request names one.
+        /// The only tenant that it concerns; by default each request names one.
         tenant: String,
+        /// What may be done with it: "publish", "history", "presence", "rooms", "connections", "disconnect", "membership", "revoke", or "*" for all.
+        scopes: List<KeyScopes> = ["publish"],
+        /// The only rooms that it concerns, such as "case:*", where "*" stands for any text; by default all.
+        rooms: List<String>,
+        /// The only namespaces that it concerns; by default all.
+        namespaces: List<NamespaceName>,
+        /// Requests per second; each operation of a batch counts. 0 is no limit.
+        requests_per_second: u64 = 0,
+        /// Requests at once; by default twice "requests_per_second".
+        request_burst: u64,
     }
 
     /// Where persistent messages are kept, and how many.

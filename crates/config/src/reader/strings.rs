@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use tidegate_auth::{Scopes, UnknownScope};
 use tidegate_rules::{AccessRule, Cidr, HeaderLine, HeaderMatch, Place, Template};
+use tidegate_types::Namespace;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -89,6 +91,12 @@ checked_strings! {
     RateText(Rate), "a rate such as \"10r/s\" or \"30r/m\"", Rate::parse;
     /// Status codes.
     Statuses(StatusRanges), "status codes such as \"200-399\"", StatusRanges::parse;
+    /// What may be done with an API key.
+    KeyScopes(Scopes), "a scope such as \"publish\", or \"*\"", |text: &str| {
+        text.parse().map_err(|unknown: UnknownScope| Fault::from(unknown.to_string()))
+    };
+    /// A namespace of Socket.IO.
+    NamespaceName(Namespace), "a namespace such as \"/events\"", namespace;
     /// Where a collector is.
     Endpoint(Arc<str>), "an address such as \"http://127.0.0.1:4318\"", text::endpoint;
 }
@@ -143,6 +151,14 @@ fn log_look(text: &str) -> Result<Look, Fault> {
         text => AccessFormat::Template(text.into()),
     };
     Ok(Look { format, claims: template.reads_claims() })
+}
+
+/// Without its slash it is rather a room.
+fn namespace(text: &str) -> Result<Namespace, Fault> {
+    if !text.starts_with('/') {
+        return Err("must begin with \"/\"".to_owned().into());
+    }
+    Namespace::try_from(text).map_err(|fault| fault.to_string().into())
 }
 
 fn network(text: &str) -> Result<Arc<str>, Fault> {

@@ -414,6 +414,16 @@ fn realtime_secrets() {
             "9:10: the \"tenant\" of an API key must not be empty",
         ],
     );
+    let key = "realtime.auth.jwt_secret = \"${JWT}\"\n[[realtime.auth.api_keys]]\nid = \"a\"\nsecret = \"0123456789abcdef\"\n";
+    expect(
+        &format!("{key}scopes = [\"publish\", \"read\"]\nrooms = []\nnamespaces = [\"events\"]\nrequest_burst = 5\n"),
+        &[
+            "5:22: \"scopes\" in [[realtime.auth.api_keys]]: \"read\" is none of publish, history, presence, rooms, connections, disconnect, membership, revoke and *",
+            "6:9: \"rooms\" must name at least one; without the key every room is open",
+            "7:15: \"namespaces\" in [[realtime.auth.api_keys]]: \"events\" must begin with \"/\"",
+            "8:17: \"request_burst\" needs \"requests_per_second\" above 0",
+        ],
+    );
 }
 
 #[test]
