@@ -199,8 +199,8 @@ impl ApiKey {
 
     /// Whether it concerns the room.
     pub fn opens_room(&self, room: &RoomName) -> bool {
-        let fits = |pattern: &Box<str>| matches(pattern.as_bytes(), room.as_str().as_bytes());
-        self.rooms.as_ref().is_none_or(|patterns| patterns.iter().any(fits))
+        let name = room.as_str().as_bytes();
+        self.rooms.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern.as_bytes(), name)))
     }
 
     /// Whether it concerns the namespace.

@@ -1,3 +1,4 @@
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,9 +10,13 @@ use tokio::sync::oneshot;
 
 use crate::compression::Compression;
 use crate::polling::PollReply;
+use crate::shard::Shard;
 
-/// A request that reached a worker which does not own the session: the kernel spreads TCP connections over workers, and
-/// polls of one session come on any of them.
+/// Work for another worker's thread.
+pub(crate) type Errand = Box<dyn FnOnce(&Rc<Shard>) + Send>;
+
+/// A request that reached a worker which does not own the connection that it concerns: the kernel spreads TCP connections
+/// over workers, and polls of one session come on any of them.
 pub(crate) enum Call {
     /// GET: wait for packets.
     Poll { sid: Sid, reply: oneshot::Sender<PollReply> },
@@ -25,6 +30,8 @@ pub(crate) enum Call {
     Supersede { conn: ConnId },
     /// A token, or a user's older ones, count no more.
     Revoke(Arc<Revocation>),
+    /// Something to be done on the worker's own thread; see `ask.rs`.
+    Run(Errand),
     /// A mailbox test's filler.
     #[cfg(test)]
     Nothing,

@@ -9,7 +9,7 @@ use tidegate_auth::Principal;
 use tidegate_hub::{Pid, RoomId, SocketId};
 use tidegate_session::{Session, Sid};
 use tidegate_transport::Transport;
-use tidegate_types::{CloseReason, ConnId, TenantId, UserId};
+use tidegate_types::{CloseReason, ConnId, Millis, TenantId, UserId};
 use tidegate_wire::websocket::{self, Decoder};
 
 use crate::activity::Activity;
@@ -108,6 +108,8 @@ pub(crate) struct Traffic {
 pub(crate) struct Conn {
     pub id: ConnId,
     pub address: IpAddr,
+    /// When it began, ms since the Unix epoch.
+    pub since: Millis,
     pub sid: Option<Box<Sid>>,
     pub io: RefCell<Io>,
     pub session: RefCell<Session>,

@@ -25,6 +25,7 @@ use crate::heartbeat::new_session;
 use crate::http::{self as answers, Answer, BodyFailure, Client, TakeBack, engine_error, parameter};
 use crate::id;
 use crate::mailbox::Item;
+use crate::node::now_ms;
 use crate::polling::{self, PollReply, PollState};
 use crate::shard::Shard;
 use crate::upgrade::adopt;
@@ -117,6 +118,7 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
     let conn = shard.open(|id| Conn {
         id,
         address: origin.address,
+        since: now_ms(),
         sid: sid.map(Box::new),
         io: RefCell::new(io),
         session: RefCell::new(new_session(transport)),

@@ -14,18 +14,19 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal, Revocation, TooManyRevocations};
 use tidegate_types::{CloseReason, ConnId, Millis, Namespace};
-use tidegate_wire::{socket_io, sse};
+use tidegate_wire::socket_io;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::call::Call;
 use crate::connect;
-use crate::connection::{Conn, Io};
+use crate::connection::Conn;
 use crate::emit::{ack, emit, quoted};
 use crate::input::Handled;
 use crate::limits;
 use crate::mailbox::Item;
 use crate::node::{Node, SpaceCell, now_ms};
+use crate::parting::Parting;
 use crate::shard::Shard;
 
 /// How late an end may be noticed.
@@ -136,26 +137,21 @@ fn tell(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, left_ms: Mill
     emit(shard, conn, namespace, "auth:expiring", &format!(r#"{{"expiresIn":{left_ms}}}"#), None);
 }
 
-/// How somebody is parted from a namespace.
-struct Parting {
-    event: &'static str,
-    data: &'static str,
-    reason: CloseReason,
-}
-
-const EXPIRED: Parting = Parting {
+const EXPIRED: Parting<'static> = Parting {
     event: "auth:expired",
     data: r#"{"code":"TOKEN_EXPIRED","message":"Token expired"}"#,
     reason: CloseReason::TokenExpired,
+    comes_back: false,
 };
-const REVOKED: Parting = Parting {
+const REVOKED: Parting<'static> = Parting {
     event: "auth:revoked",
     data: r#"{"code":"TOKEN_REVOKED","message":"Token revoked"}"#,
     reason: CloseReason::TokenRevoked,
+    comes_back: false,
 };
 
 /// Parts a connection from the namespaces that those principals opened, and ends it if none is left.
-fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, concerned: impl Fn(&Principal) -> bool, how: &Parting) -> bool {
+fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, concerned: impl Fn(&Principal) -> bool, how: &Parting<'_>) -> bool {
     let namespaces: SmallVec<[Namespace; 1]> = conn
         .sockets
         .borrow()
@@ -167,7 +163,7 @@ fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, concerned: impl Fn(&Principal) -> bo
         return false;
     }
     let is_last = conn.sockets.borrow().len() == namespaces.len();
-    say_goodbye(shard, conn, &namespaces, how, is_last);
+    how.say(shard, conn, &namespaces, is_last);
     // Its outbox may have been full.
     if conn.is_closed() {
         return true;
@@ -189,40 +185,6 @@ fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, concerned: impl Fn(&Principal) -> bo
         }
     }
     true
-}
-
-fn say_goodbye(shard: &Rc<Shard>, conn: &Rc<Conn>, namespaces: &[Namespace], how: &Parting, is_last: bool) {
-    let is_polling = match &*conn.io.borrow() {
-        Io::Events(events) => {
-            let mut event = Vec::new();
-            sse::encode_event(&mut event, None, Some(how.event), how.data);
-            return events.tell(event.into());
-        }
-        Io::Polling(_) => true,
-        Io::WebSocket(_) | Io::Closed => false,
-    };
-    if is_polling && is_last {
-        // The first packet answers the open GET, and there will be no other one: all in one payload.
-        shard.send(conn, &[], |packets| {
-            for namespace in namespaces {
-                if !packets.is_empty() {
-                    packets.push(b'\x1e');
-                }
-                packets.push(b'4');
-                socket_io::event(packets, namespace.as_str(), None, how.event, how.data, None);
-                packets.extend_from_slice(b"\x1e4");
-                socket_io::disconnect(packets, namespace.as_str());
-            }
-        });
-        return;
-    }
-    for namespace in namespaces {
-        emit(shard, conn, namespace, how.event, how.data, None);
-        shard.send(conn, &[], |packet| {
-            packet.push(b'4');
-            socket_io::disconnect(packet, namespace.as_str());
-        });
-    }
 }
 
 /// Whether an event is `auth:refresh`, which every namespace knows; looked for in each event, so in its first bytes only.

@@ -18,6 +18,7 @@
 
 mod activity;
 mod api;
+mod ask;
 mod body;
 mod call;
 mod catch_up;
@@ -38,13 +39,16 @@ mod heartbeat;
 mod http;
 mod id;
 mod input;
+mod key_limits;
 mod limits;
 mod mailbox;
 mod namespaces;
 mod node;
 mod operations;
 mod outbox;
+mod parting;
 mod polling;
+mod replays;
 mod room;
 mod rooms_api;
 mod settings;

@@ -2,11 +2,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidegate_hub::RoomId;
-use tidegate_types::ConnId;
+use tidegate_hub::{RoomId, SocketId};
+use tidegate_types::{ConnId, UserId};
 use tokio::sync::Notify;
 
 use crate::call::Call;
+use crate::connection::Conn;
 use crate::encoded::Encoded;
 
 /// Publishing waits while a mailbox holds more than this many items.
@@ -19,8 +20,33 @@ pub(crate) struct Delivery {
     pub space: u32,
     pub room: RoomId,
     pub encoded: Arc<Encoded>,
-    /// The one member that does not get it.
-    pub except: Option<ConnId>,
+    /// Who does not get it, members though they are.
+    pub except: Option<Except>,
+}
+
+/// Members whom a delivery passes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Except {
+    /// One connection.
+    Conn(ConnId),
+    /// The connection with that Socket.IO socket.
+    Socket(SocketId),
+    /// All connections of a user.
+    User(UserId),
+}
+
+impl Except {
+    /// Whether the connection, as a member of a room of that space, is passed over.
+    pub fn is(&self, conn: &Conn, space: u32) -> bool {
+        match self {
+            Self::Conn(id) => *id == conn.id,
+            Self::Socket(id) => conn.sockets.borrow().iter().any(|socket| socket.socket_id == *id),
+            Self::User(user) => {
+                let sockets = conn.sockets.borrow();
+                sockets.iter().any(|socket| socket.space.index == space && socket.principal.user == *user)
+            }
+        }
+    }
 }
 
 pub(crate) enum Item {

@@ -12,16 +12,18 @@ use tidegate_cluster::{History, HistoryError, Write, Written};
 use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
-use tidegate_types::{Class, ConnId, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
+use tidegate_types::{Class, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
 use tokio::sync::{oneshot, watch};
 
 use crate::credentials::ShutOut;
 use crate::dialect_api;
 use crate::door::Door;
 use crate::encoded::Encoded;
+use crate::key_limits::KeyLimits;
 use crate::limits::UserLimits;
-use crate::mailbox::{Delivery, Item, Mailbox};
+use crate::mailbox::{Delivery, Except, Item, Mailbox};
 use crate::namespaces::{Behaviour, NamespaceSettings};
+use crate::replays::Replays;
 use crate::rooms_api;
 use crate::settings::Settings;
 use crate::shard::Shard;
@@ -76,8 +78,10 @@ pub struct Node {
     pub(crate) history: Arc<dyn History>,
     pub(crate) sid_key: SidKey,
     pub(crate) limits: UserLimits,
+    pub(crate) key_limits: KeyLimits,
     pub(crate) tickets: Tickets,
     pub(crate) revocations: ShutOut,
+    pub(crate) replays: Replays,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) message_ids: crate::id::MessageIds,
     spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
@@ -141,6 +145,7 @@ impl Node {
         let node = Arc::new(Self {
             sid_key: SidKey::new(&settings.node_secret),
             message_ids: crate::id::MessageIds::new(),
+            key_limits: KeyLimits::new(&settings.api_keys, now_ms()),
             settings,
             keys,
             metrics,
@@ -148,6 +153,7 @@ impl Node {
             limits: UserLimits::default(),
             tickets: Tickets::default(),
             revocations: ShutOut::default(),
+            replays: Replays::default(),
             phase,
             spaces: RwLock::default(),
             mailboxes,
@@ -313,7 +319,7 @@ impl Node {
                             space: cell.index,
                             room: room_id,
                             encoded: encoded.clone(),
-                            except: except.filter(|except| except.shard == shard),
+                            except: except.filter(|except| except.shard == shard).map(Except::Conn),
                         })),
                         _ => _ = cell.metrics.dropped(DropReason::MailboxFull).inc(),
                     }
@@ -468,10 +474,10 @@ impl Node {
     }
 
     /// Sends a volatile message to a room, but not to `except`. It is dropped where a worker cannot take it now.
-    pub(crate) fn tell(&self, cell: &SpaceCell, message: Message, now: Millis, except: Option<ConnId>) {
+    pub(crate) fn tell(&self, cell: &SpaceCell, message: Message, now: Millis, except: Option<&Except>) -> Published {
         self.with_space(cell, |space, effects| {
             let message = Message { class: Class::Volatile, ..message };
-            space.publish(message, now, effects);
+            let published = space.publish(message, now, effects);
             for effect in effects.drain(..) {
                 let Effect::Deliver { room_id, shards, publication } = effect else { continue };
                 let encoded = Arc::new(cell.encode(publication));
@@ -481,13 +487,14 @@ impl Node {
                             space: cell.index,
                             room: room_id,
                             encoded: encoded.clone(),
-                            except: except.filter(|except| except.shard == shard),
+                            except: except.cloned(),
                         })),
                         _ => _ = cell.metrics.dropped(DropReason::MailboxFull).inc(),
                     }
                 }
             }
-        });
+            published
+        })
     }
 
     /// What has to happen ten times a second: presence diffs, ring and session expiry.
@@ -510,6 +517,7 @@ impl Node {
         self.limits.sweep(now);
         self.tickets.sweep(now);
         self.revocations.sweep(now);
+        self.replays.sweep(now);
     }
 
     /// Resolves when no connection is left.

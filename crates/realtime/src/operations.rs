@@ -7,13 +7,15 @@ use std::sync::Arc;
 use tidegate_cluster::{History, HistoryError};
 use tidegate_hub::{JoinError, Message, Published};
 use tidegate_metrics::RateLimit;
-use tidegate_types::{ConnId, Millis, Position, RoomKey, RoomName};
+use tidegate_types::{ConnId, Millis, Position, Publication, RoomKey, RoomName};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use crate::connection::Conn;
+use crate::emit::quoted;
 use crate::encoded::json_data;
 use crate::input::{Handled, Later};
+use crate::mailbox::Except;
 use crate::node::{Durable, SpaceCell};
 use crate::shard::Shard;
 
@@ -230,7 +232,7 @@ pub(crate) fn tell_others(
     now: Millis,
 ) -> Result<(), SendRefused> {
     may_send(conn, space, &message.room, senders)?;
-    shard.node.tell(space, message, now, Some(conn.id));
+    shard.node.tell(space, message, now, Some(&Except::Conn(conn.id)));
     Ok(())
 }
 
@@ -252,14 +254,15 @@ async fn when_durable(conn: Rc<Conn>, durable: Durable, settle: impl FnOnce(bool
     settle(stored);
 }
 
-/// A page of a room's history as JSON: `messages` oldest first, `position` to go on from, and `truncated` when messages
-/// that the page should have begun with are no longer kept.
+/// A page of a room's history as JSON: `messages` oldest first, each as `push` writes it, `position` to go on from, and
+/// `truncated` when messages that the page should have begun with are no longer kept.
 pub(crate) fn page(
     history: &dyn History,
     room: &RoomKey,
     head: Position,
     since: Option<Position>,
     limit: usize,
+    push: fn(&mut String, &Publication),
 ) -> Result<String, HistoryError> {
     let known = since.filter(|since| since.epoch == head.epoch && since.offset <= head.offset);
     let first_kept = history.bounds(room).map(|(first, _)| first);
@@ -285,8 +288,22 @@ pub(crate) fn page(
         if index > 0 {
             page.push(',');
         }
-        page.push_str(&json_data(message));
+        push(&mut page, message);
     }
     page.push_str(&format!(r#"],"position":"{position}","truncated":{truncated}}}"#));
     Ok(page)
+}
+
+/// A message of the past as Socket.IO clients get it: what its event had.
+pub(crate) fn push_data(page: &mut String, message: &Publication) {
+    page.push_str(&json_data(message));
+}
+
+/// A message of the past as backends get it: with its place and its event's name.
+pub(crate) fn push_entry(page: &mut String, message: &Publication) {
+    let position = message.position.map_or_else(|| "null".to_owned(), |position| quoted(&position.to_string()));
+    let event = quoted(message.event.as_str());
+    let args = json_data(message);
+    let timestamp = message.timestamp_ms;
+    page.push_str(&format!(r#"{{"position":{position},"event":{event},"timestamp":{timestamp},"args":[{args}]}}"#));
 }

@@ -262,6 +262,19 @@ pub(crate) fn send_snapshot(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCel
     emit(shard, conn, &space.key.namespace, "presence:update", &data, None);
 }
 
+/// Tells a client that it has been put into a room by a backend.
+pub(crate) fn tell_joined(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, room: &RoomName) {
+    let data = format!(r#"{{"room":{}}}"#, quoted(room.as_str()));
+    emit(shard, conn, &space.key.namespace, "room:joined", &data, None);
+    send_snapshot(shard, conn, space, room);
+}
+
+/// Tells a client that it has been taken out of a room by a backend.
+pub(crate) fn tell_left(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, room: &RoomName) {
+    let data = format!(r#"{{"room":{}}}"#, quoted(room.as_str()));
+    emit(shard, conn, &space.key.namespace, "room:left", &data, None);
+}
+
 fn room_join(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     const FAILED: &str = "ROOM_JOIN_FAILED";
     let join: Join<'_> = argument(args, FAILED)?;
@@ -443,7 +456,8 @@ fn room_history(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     let history = context.shard.node.history.clone();
     let answer = context.answer(String::new());
     Ok(Handled::Later(Box::pin(async move {
-        match spawn_blocking(move || operations::page(&*history, &key, head, since, limit)).await {
+        match spawn_blocking(move || operations::page(&*history, &key, head, since, limit, operations::push_data)).await
+        {
             Ok(Ok(page)) => answer.ack(&page),
             Ok(Err(error)) => {
                 tracing::error!(%error, "the history cannot be read");

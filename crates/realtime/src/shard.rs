@@ -19,7 +19,7 @@ use crate::connection::{Conn, Io, Membership, NamespaceSocket};
 use crate::dialect_api;
 use crate::encoded::{Encoded, Replay, ReplayTransport};
 use crate::expiry::Expiries;
-use crate::mailbox::{Delivery, Item, Mailbox};
+use crate::mailbox::{Delivery, Except, Item, Mailbox};
 use crate::namespaces::Behaviour;
 use crate::node::{Node, now_ms};
 use crate::outbox::Sent;
@@ -118,6 +118,14 @@ impl Shard {
     pub(crate) fn conn_of(&self, sid: &Sid) -> Option<Rc<Conn>> {
         let id = self.sids.borrow().get(sid).copied()?;
         self.conn(id)
+    }
+
+    /// The connections from a place in the table on, at most `most` of them, and the place to go on from.
+    pub(crate) fn conns_from(&self, slot: u32, most: usize) -> (Vec<Rc<Conn>>, Option<u32>) {
+        let conns = self.conns.borrow();
+        let mut from = conns.iter().skip_while(|(at, _)| *at < slot as usize);
+        let found = from.by_ref().take(most).map(|(_, conn)| conn.clone()).collect();
+        (found, from.next().map(|(_, conn)| conn.id.slot))
     }
 
     pub(crate) fn conn_ids(&self) -> Vec<ConnId> {
@@ -263,6 +271,16 @@ impl Shard {
         conn.wake();
     }
 
+    /// Sends an event to one connection alone. False if the connection did not take it.
+    pub(crate) fn tell(self: &Rc<Self>, conn: &Rc<Conn>, event: &Arc<Encoded>) -> bool {
+        let (taken, sent) = conn.deliver(&[event], self.node.settings.outbox_bytes);
+        if sent == Sent::Taken {
+            conn.flush_poll();
+        }
+        self.settle(conn, sent);
+        taken > 0
+    }
+
     fn settle(self: &Rc<Self>, conn: &Rc<Conn>, sent: Sent) {
         match sent {
             Sent::Taken => {}
@@ -277,7 +295,7 @@ impl Shard {
     }
 
     /// Delivers a run of messages of one room to its local members, in chunks.
-    async fn deliver(self: &Rc<Self>, key: RoomKey, run: &[Arc<Encoded>], except: Option<ConnId>) {
+    async fn deliver(self: &Rc<Self>, key: RoomKey, run: &[Arc<Encoded>], except: Option<Except>) {
         let mut from = 0;
         let mut delivered = 0;
         let mut troubled: Vec<(Rc<Conn>, Sent)> = Vec::new();
@@ -296,7 +314,7 @@ impl Shard {
                         continue;
                     }
                     let Some(conn) = conns.get(member.slot as usize) else { continue };
-                    if except == Some(conn.id) {
+                    if except.as_ref().is_some_and(|except| except.is(conn, key.0)) {
                         continue;
                     }
                     let fresh = member.after_seq == 0 || run.iter().all(|encoded| is_new(encoded, member));
@@ -383,9 +401,8 @@ impl Shard {
             match item {
                 Item::Deliver(Delivery { space, room, encoded, except }) => {
                     let key = ((space, room), except, encoded.is_presence());
-                    if run_key != Some(key) {
-                        self.finish_run(&mut run, run_key).await;
-                        run_key = Some(key);
+                    if run_key.as_ref() != Some(&key) {
+                        self.finish_run(&mut run, run_key.replace(key)).await;
                     }
                     run.push(encoded);
                 }
@@ -398,7 +415,7 @@ impl Shard {
         self.finish_run(&mut run, run_key).await;
     }
 
-    async fn finish_run(self: &Rc<Self>, run: &mut Vec<Arc<Encoded>>, key: Option<(RoomKey, Option<ConnId>, bool)>) {
+    async fn finish_run(self: &Rc<Self>, run: &mut Vec<Arc<Encoded>>, key: Option<(RoomKey, Option<Except>, bool)>) {
         if let (Some((key, except, _)), false) = (key, run.is_empty()) {
             self.deliver(key, run, except).await;
         }
@@ -421,6 +438,7 @@ impl Shard {
                 }
             }
             Call::Revoke(revocation) => expiry::revoked(self, &revocation),
+            Call::Run(run) => run(self),
             #[cfg(test)]
             Call::Nothing => {}
         }

@@ -115,8 +115,14 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The request did not come in time (408).
     RequestTimeout,
+    /// Something of the same name is under way (409).
+    Conflict,
     /// The body is larger than allowed (413).
     PayloadTooLarge,
+    /// The body is of a type that is not read here (415).
+    UnsupportedMediaType,
+    /// Well formed, and contradicts what was said before (422).
+    Unprocessable,
     /// The request's head is larger than allowed (431).
     HeadTooLarge,
     /// Too many requests (429).
@@ -142,7 +148,10 @@ impl ErrorCode {
             Self::NotFound => "NOT_FOUND",
             Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
             Self::RequestTimeout => "REQUEST_TIMEOUT",
+            Self::Conflict => "CONFLICT",
             Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+            Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
+            Self::Unprocessable => "UNPROCESSABLE",
             Self::HeadTooLarge => "HEAD_TOO_LARGE",
             Self::RateLimited => "RATE_LIMITED",
             Self::BadGateway => "BAD_GATEWAY",
@@ -161,7 +170,10 @@ impl ErrorCode {
             Self::NoRoute | Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
+            Self::Conflict => 409,
             Self::PayloadTooLarge => 413,
+            Self::UnsupportedMediaType => 415,
+            Self::Unprocessable => 422,
             Self::HeadTooLarge => 431,
             Self::RateLimited => 429,
             Self::Internal => 500,

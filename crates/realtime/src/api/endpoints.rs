@@ -8,15 +8,48 @@ use crate::http::decode;
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
+    OpenApi,
     Ticket,
     Events,
+    Rooms,
+    Room,
+    History,
+    Presence,
+    Connections,
+    UserConnections,
     Publish,
+    Broadcast,
+    Batch,
+    Join,
+    Leave,
+    DisconnectUser,
+    DisconnectConnection,
+}
+
+impl Endpoint {
+    /// Whether the request says what it wants in a body.
+    pub fn has_body(self) -> bool {
+        matches!(self, Self::Publish | Self::Broadcast | Self::Batch)
+    }
 }
 
 const ENDPOINTS: &[(Method, &str, Endpoint)] = &[
+    (Method::GET, "/openapi.yaml", Endpoint::OpenApi),
     (Method::POST, "/tickets", Endpoint::Ticket),
+    (Method::GET, "/rooms", Endpoint::Rooms),
+    (Method::GET, "/rooms/{room}", Endpoint::Room),
     (Method::GET, "/rooms/{room}/events", Endpoint::Events),
     (Method::POST, "/rooms/{room}/messages", Endpoint::Publish),
+    (Method::GET, "/rooms/{room}/history", Endpoint::History),
+    (Method::GET, "/rooms/{room}/presence", Endpoint::Presence),
+    (Method::PUT, "/rooms/{room}/members/{user}", Endpoint::Join),
+    (Method::DELETE, "/rooms/{room}/members/{user}", Endpoint::Leave),
+    (Method::POST, "/broadcast", Endpoint::Broadcast),
+    (Method::POST, "/batch", Endpoint::Batch),
+    (Method::GET, "/connections", Endpoint::Connections),
+    (Method::DELETE, "/connections/{connection}", Endpoint::DisconnectConnection),
+    (Method::GET, "/users/{user}/connections", Endpoint::UserConnections),
+    (Method::DELETE, "/users/{user}/connections", Endpoint::DisconnectUser),
 ];
 
 /// What stands for the placeholders of a path, decoded, in their order.
@@ -68,8 +101,34 @@ mod tests {
         let Found::Endpoint(endpoint, names) = find(&Method::POST, "/rooms/case%3A17%2Fa/messages") else { panic!() };
         assert_eq!((endpoint, names.as_slice()), (Endpoint::Publish, &["case:17/a".to_owned()][..]));
         assert!(matches!(find(&Method::DELETE, "/tickets"), Found::OtherMethods(allowed) if allowed == "POST"));
-        for path in ["", "/", "/tickets/", "/rooms", "/rooms/a/b/events", "rooms/a/events"] {
+        assert!(
+            matches!(find(&Method::POST, "/users/a/connections"), Found::OtherMethods(allowed) if allowed == "GET, DELETE")
+        );
+        for path in ["", "/", "/tickets/", "/rooms/a/", "/rooms/a/b/events", "rooms/a/events"] {
             assert!(matches!(find(&Method::GET, path), Found::Nothing), "{path}");
         }
+    }
+
+    #[test]
+    fn the_description_has_these_endpoints_and_no_other() {
+        let mut described = Vec::new();
+        let mut path = "";
+        for line in super::super::OPENAPI.lines().skip_while(|line| *line != "paths:").skip(1) {
+            match (line.strip_prefix("  "), line.strip_suffix(':')) {
+                (None, _) if !line.is_empty() => break,
+                (Some(rest), Some(_)) if rest.starts_with('/') => path = rest.trim_end_matches(':'),
+                (Some(rest), Some(_)) => {
+                    let method = rest.strip_prefix("  ").unwrap_or_default().trim_end_matches(':');
+                    if ["get", "put", "post", "delete", "patch"].contains(&method) {
+                        described.push(format!("{} {path}", method.to_uppercase()));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let mut there: Vec<String> = ENDPOINTS.iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+        described.sort();
+        there.sort();
+        assert_eq!(described, there);
     }
 }

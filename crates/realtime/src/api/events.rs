@@ -98,6 +98,7 @@ fn subscribe(
     let conn = shard.open(|id| Conn {
         id,
         address: client.address,
+        since: now_ms(),
         sid: None,
         io: RefCell::new(Io::Events(EventQueue::new())),
         session: RefCell::new(new_session(Transport::Polling)),

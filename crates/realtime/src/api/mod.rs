@@ -1,25 +1,41 @@
 //! The HTTP API below `api_path`: what backends do to rooms and connections with an API key, and what readers of event
-//! streams need. Every endpoint stands in [`endpoints`].
+//! streams need. Every endpoint stands in [`endpoints`]; all of it is described in `docs/realtime-api.yaml` (OpenAPI 3.1).
 //!
-//! Start reading at [`serve`].
+//! Start reading at [`serve`]; what changes something goes on to [`Asked::perform`].
 
+mod action;
+mod batch;
+mod broadcast;
 mod caller;
+mod connections;
+mod disconnect;
 mod endpoints;
 mod events;
+mod members;
+mod message;
+mod once;
 mod publish;
 mod refused;
 mod request;
+mod rooms;
 mod ticket;
 
 use std::rc::Rc;
 
-use ::http::Request;
+use ::http::{Request, StatusCode};
+use bytes::Bytes;
 use hyper::body::Incoming;
+use tidegate_types::IdempotencyKey;
 
-use crate::http::{Answer, Client};
+use crate::http::{Answer, Client, full};
 use crate::shard::Shard;
-use endpoints::{Endpoint, Found};
+use action::{Action, Done};
+use caller::Caller;
+use endpoints::{Endpoint, Found, Names};
 use refused::{Outcome, Refused};
+use request::{name, parse};
+
+const OPENAPI: &str = include_str!("../../../../docs/realtime-api.yaml");
 
 pub(crate) use refused::come_in;
 
@@ -38,8 +54,125 @@ async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) ->
         Found::Nothing => return Err(Refused::nothing()),
     };
     match endpoint {
+        Endpoint::OpenApi => Ok(full(StatusCode::OK, "application/yaml", OPENAPI)),
         Endpoint::Ticket => ticket::give(shard, &request),
-        Endpoint::Events => events::open(shard, request, &request::name("room", names.first())?, client).await,
-        Endpoint::Publish => publish::publish(shard, request, request::name("room", names.first())?).await,
+        Endpoint::Events => {
+            let room = name("room", names.first().map_or("", String::as_str))?;
+            Box::pin(events::open(shard, request, &room, client)).await
+        }
+        Endpoint::Rooms
+        | Endpoint::Room
+        | Endpoint::History
+        | Endpoint::Presence
+        | Endpoint::Connections
+        | Endpoint::UserConnections => Box::pin(read(shard, endpoint, &names, &request)).await.map(Done::into_answer),
+        Endpoint::Publish
+        | Endpoint::Broadcast
+        | Endpoint::Batch
+        | Endpoint::Join
+        | Endpoint::Leave
+        | Endpoint::DisconnectUser
+        | Endpoint::DisconnectConnection => Box::pin(write(shard, endpoint, names, request)).await,
+    }
+}
+
+/// Requests that change nothing.
+async fn read(
+    shard: &Rc<Shard>,
+    endpoint: Endpoint,
+    names: &[String],
+    request: &Request<Incoming>,
+) -> Result<Done, Refused> {
+    let caller = Caller::of(shard, request.headers())?;
+    caller.pay(shard, 1)?;
+    let query = request.uri().query();
+    match endpoint {
+        Endpoint::Rooms => rooms::list(shard, &caller, query),
+        Endpoint::Room => rooms::show(shard, &caller, names, query),
+        Endpoint::History => rooms::history(shard, &caller, names, query).await,
+        Endpoint::Presence => rooms::presence(shard, &caller, names, query),
+        Endpoint::Connections => connections::list(shard, &caller, query).await,
+        Endpoint::UserConnections => connections::of_user(shard, &caller, names, query).await,
+        Endpoint::OpenApi
+        | Endpoint::Ticket
+        | Endpoint::Events
+        | Endpoint::Publish
+        | Endpoint::Broadcast
+        | Endpoint::Batch
+        | Endpoint::Join
+        | Endpoint::Leave
+        | Endpoint::DisconnectUser
+        | Endpoint::DisconnectConnection => Err(Refused::nothing()),
+    }
+}
+
+/// Requests that change something: they may be sent again under the same name.
+async fn write(shard: &Rc<Shard>, endpoint: Endpoint, names: Names, request: Request<Incoming>) -> Outcome {
+    let caller = Caller::of(shard, request.headers())?;
+    caller.pay(shard, 1)?;
+    let key = once::key(request.headers())?;
+    let target = format!("{} {}", request.method(), request.uri());
+    let query = request.uri().query().map(Box::from);
+    let body = if endpoint.has_body() {
+        request::body(request, shard.node.settings.session.max_payload_bytes).await?
+    } else {
+        Bytes::new()
+    };
+    let asked = Asked { endpoint, target, names, query, body };
+    match key {
+        None => asked.perform(shard, &caller, None).await.map(Done::into_answer),
+        Some(key) => once::perform(shard, caller, key, asked).await,
+    }
+}
+
+/// A request for a change, read whole.
+struct Asked {
+    endpoint: Endpoint,
+    /// Method, path and query, as they came.
+    target: String,
+    names: Names,
+    query: Option<Box<str>>,
+    body: Bytes,
+}
+
+impl Asked {
+    async fn perform(&self, shard: &Rc<Shard>, caller: &Caller, key: Option<&IdempotencyKey>) -> Result<Done, Refused> {
+        let query = self.query.as_deref();
+        let action = match self.endpoint {
+            Endpoint::Publish => {
+                request::Parameters::read(query)?.end()?;
+                let mut publish: publish::Publish<'_> = parse(&self.body)?;
+                if publish.room.is_some() {
+                    return Err(Refused::bad("room: the path names it"));
+                }
+                publish.room = Some(name("room", self.names.first().map_or("", String::as_str))?);
+                Action::Publish(publish)
+            }
+            Endpoint::Broadcast => {
+                request::Parameters::read(query)?.end()?;
+                Action::Broadcast(parse(&self.body)?)
+            }
+            Endpoint::Batch => {
+                request::Parameters::read(query)?.end()?;
+                let batch: batch::Batch<'_> = parse(&self.body)?;
+                return batch.perform(shard, caller, key).await;
+            }
+            Endpoint::Join => Action::Join(members::Membership::read(&self.names, query)?),
+            Endpoint::Leave => Action::Leave(members::Membership::read(&self.names, query)?),
+            Endpoint::DisconnectUser => Action::DisconnectUser(disconnect::DisconnectUser::read(&self.names, query)?),
+            Endpoint::DisconnectConnection => {
+                Action::DisconnectConnection(disconnect::DisconnectConnection::read(&self.names, query)?)
+            }
+            Endpoint::OpenApi
+            | Endpoint::Ticket
+            | Endpoint::Events
+            | Endpoint::Rooms
+            | Endpoint::Room
+            | Endpoint::History
+            | Endpoint::Presence
+            | Endpoint::Connections
+            | Endpoint::UserConnections => return Err(Refused::nothing()),
+        };
+        action.perform(shard, caller, key).await
     }
 }

@@ -1,81 +1,120 @@
-//! Messages to rooms.
+//! Messages to one room.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ::http::{Request, StatusCode};
-use hyper::body::Incoming;
 use serde::Deserialize;
+use serde_json::json;
 use serde_json::value::RawValue;
-use tidegate_hub::Message;
-use tidegate_types::{Class, ErrorCode, RoomName, TenantId, UserId};
+use tidegate_auth::Scope;
+use tidegate_hub::{Idempotency, Message};
+use tidegate_types::{Class, EventName, IdempotencyKey, RoomName, TenantId, UserId};
 
-use super::caller::api_key;
-use super::refused::{Outcome, Refused};
-use super::request;
-use crate::http::{BodyFailure, json, read_body};
-use crate::node::{event_name, now_ms};
-use crate::rooms_api::message_data;
+use super::action::Done;
+use super::caller::Caller;
+use super::message::{self, Content};
+use super::refused::Refused;
+use super::request::present;
+use crate::mailbox::Except;
+use crate::node::{SpaceCell, now_ms};
 use crate::shard::Shard;
 
+/// A message to a room.
 #[derive(Deserialize)]
-struct NewMessage<'a> {
-    #[serde(borrow)]
-    payload: &'a RawValue,
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Publish<'a> {
+    /// In a batch; else the path names it.
+    pub room: Option<RoomName>,
+    event: Option<EventName>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    payload: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
     #[serde(default)]
     persistent: bool,
     #[serde(default)]
     volatile: bool,
-    from: Option<String>,
-    tenant: Option<String>,
+    from: Option<UserId>,
+    except: Option<message::Except>,
+    tenant: Option<TenantId>,
     namespace: Option<String>,
 }
 
-/// Sends a message to a room.
-pub(super) async fn publish(shard: &Rc<Shard>, http: Request<Incoming>, room: RoomName) -> Outcome {
-    let key = api_key(shard, http.headers())?.clone();
-    let most = shard.node.settings.session.max_payload_bytes;
-    let body = read_body(http.into_body(), most).await.map_err(|failure| match failure {
-        BodyFailure::TooLarge => {
-            Refused::new(ErrorCode::PayloadTooLarge, format!("The message is larger than {most} bytes"))
+impl Publish<'_> {
+    pub async fn perform(
+        self,
+        shard: &Rc<Shard>,
+        caller: &Caller,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Done, Refused> {
+        caller.needs(Scope::Publish)?;
+        let room = self.room.ok_or_else(|| Refused::bad("room: it is missing"))?;
+        caller.room(&room)?;
+        let space = caller.space(shard, self.tenant, self.namespace.as_deref())?;
+        let class = message::class(self.persistent, self.volatile);
+        let except = self.except.map(|except| except.members(class)).transpose()?;
+        let from = message::sender(caller, self.from)?;
+        let content = Content { event: self.event.as_ref(), payload: self.payload, data: self.data };
+        let sent = send(shard, caller, &space, &content, room, &from, class, except.as_ref(), key).await?;
+        let mut answer = json!({ "success": true, "messageId": &*sent.id, "position": sent.position });
+        if let (true, Some(answer)) = (sent.duplicate, answer.as_object_mut()) {
+            answer.insert("duplicate".to_owned(), true.into());
         }
-        BodyFailure::Broken => Refused::bad("The body broke off"),
-    })?;
-    let body: NewMessage<'_> =
-        serde_json::from_slice(&body).map_err(|error| Refused::bad(format!("The body is not as expected: {error}")))?;
-    let named = body.tenant.as_deref().map(TenantId::try_from).transpose();
-    let named = named.map_err(|error| Refused::bad(format!("Invalid tenant: it {error}")))?;
-    let tenant = match (key.tenant(), named) {
-        (Some(bound), Some(named)) if *bound != named => {
-            return Err(Refused::new(ErrorCode::Forbidden, "This API key belongs to another tenant"));
-        }
-        (Some(bound), _) => bound.clone(),
-        (None, named) => named.unwrap_or_else(TenantId::default_tenant),
-    };
-    let namespace = request::namespace(shard, body.namespace.as_deref())?;
-    let from = body.from.unwrap_or_else(|| key.id().to_owned());
-    let from = UserId::try_from(from).map_err(|error| Refused::bad(format!("Invalid sender: it {error}")))?;
-    let space = request::space(shard, tenant, namespace)?;
+        Ok(Done::ok(&answer))
+    }
+}
+
+/// A message that is on its way.
+pub(super) struct Sent {
+    pub id: Arc<str>,
+    /// `None` for a volatile message.
+    pub position: Option<String>,
+    /// It had been sent before.
+    pub duplicate: bool,
+}
+
+/// Publishes; a persistent message is stored when this resolves.
+#[allow(clippy::too_many_arguments, reason = "each is one thing that a request says, or that it is held against")]
+pub(super) async fn send(
+    shard: &Rc<Shard>,
+    caller: &Caller,
+    space: &Arc<SpaceCell>,
+    content: &Content<'_>,
+    room: RoomName,
+    from: &UserId,
+    class: Class,
+    except: Option<&Except>,
+    key: Option<&IdempotencyKey>,
+) -> Result<Sent, Refused> {
     shard.node.publishable().await;
     let now = now_ms();
-    let id = shard.node.message_ids.next(now);
-    let class = match (body.persistent, body.volatile) {
-        (true, _) => Class::Persistent,
-        (false, true) => Class::Volatile,
-        (false, false) => Class::Recoverable,
+    let id: Arc<str> = shard.node.message_ids.next(now).into();
+    let (event, data) = content.for_room(&space.settings.behaviour, &room, from, &id, now)?;
+    let idempotency = match key {
+        None => None,
+        Some(key) => {
+            let (sender, key) = (message::sender(caller, None)?, key.clone());
+            let window_ms = shard.node.settings.idempotency_window_ms;
+            Some(Box::new(Idempotency { sender, key, message_id: id.clone(), window_ms }))
+        }
     };
-    let data = message_data(&id, &room, from.as_str(), body.payload.get(), now);
-    let (event, attachments) = (event_name("room:message"), Arc::from([]));
-    let message = Message { room, event, data, attachments, class, idempotency: None };
-    let published = shard.node.publish(&space, message, now);
-    let (published, durable) =
-        published.ok_or_else(|| Refused::unavailable("The history store is behind; send it again"))?;
+    let attachments = message::no_attachments();
+    let message = Message { room, event, data, attachments, class, idempotency };
+    let (published, durable) = match except {
+        Some(except) => (shard.node.tell(space, message, now, Some(except)), None),
+        None => {
+            let published = shard.node.publish(space, message, now);
+            published.ok_or_else(|| Refused::unavailable("The history store is behind; send it again"))?
+        }
+    };
     if let Some(durable) = durable
         && durable.await != Ok(true)
     {
         return Err(Refused::unavailable("The message could not be stored; send it again"));
     }
-    let position = published.publication.position.map(|position| position.to_string());
-    let answer = serde_json::json!({ "success": true, "messageId": id, "position": position });
-    Ok(json(StatusCode::OK, answer.to_string()))
+    Ok(Sent {
+        position: published.publication.position.map(|position| position.to_string()),
+        duplicate: published.duplicate.is_some(),
+        id: published.duplicate.unwrap_or(id),
+    })
 }

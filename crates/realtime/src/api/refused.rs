@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ::http::HeaderValue;
 use ::http::header::{ALLOW, RETRY_AFTER};
+use serde_json::{Value, json};
 use tidegate_metrics::{TurnedAway as Reason, TurnedAwayLabels};
 use tidegate_types::{ErrorCode, Millis, Phase};
 
@@ -20,7 +21,7 @@ pub(crate) struct Refused {
     /// For 405.
     allowed: Option<String>,
     /// For 429 and what else passes by itself.
-    pub retry_after_ms: Option<Millis>,
+    retry_after_ms: Option<Millis>,
 }
 
 pub(super) type Outcome = Result<Answer, Refused>;
@@ -43,6 +44,12 @@ impl Refused {
         Self { retry_after_ms: Some(retry_after_ms), ..Self::new(ErrorCode::RateLimited, message) }
     }
 
+    /// It may be asked again after so long.
+    pub fn later(mut self, wait_ms: Millis) -> Self {
+        self.retry_after_ms = Some(wait_ms);
+        self
+    }
+
     pub fn method(allowed: String) -> Self {
         let message = format!("This method is not supported here; these are: {allowed}");
         Self { allowed: Some(allowed), ..Self::new(ErrorCode::MethodNotAllowed, message) }
@@ -50,6 +57,11 @@ impl Refused {
 
     pub fn nothing() -> Self {
         Self::new(ErrorCode::NotFound, "No such endpoint")
+    }
+
+    /// The refusal of a part of a request, as it stands in the answer to the whole.
+    pub fn detail(&self) -> Value {
+        json!({ "code": self.code.as_str(), "message": self.message })
     }
 
     pub fn into_answer(self, request_id: &str) -> Answer {

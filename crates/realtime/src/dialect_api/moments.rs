@@ -13,6 +13,7 @@ use super::{Run, participants};
 use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::{emit, quoted};
 use crate::id;
+use crate::mailbox::Except;
 use crate::node::{SpaceCell, now_ms};
 use crate::operations;
 use crate::rooms_api::LISTED;
@@ -55,7 +56,7 @@ pub(crate) fn connected(
             Step::Emit(step @ Emit { room: Some(room), others, .. }) => {
                 let Ok(room) = run.room_name(room, &nothing) else { continue };
                 if let Ok(message) = run.message(step, room, &nothing) {
-                    shard.node.tell(space, message, run.now, others.then_some(conn.id));
+                    shard.node.tell(space, message, run.now, others.then_some(&Except::Conn(conn.id)));
                 }
             }
         }
@@ -93,7 +94,7 @@ pub(crate) fn disconnecting(shard: &Shard, conn: &Conn, socket: &NamespaceSocket
                 class: Class::Volatile,
                 idempotency: None,
             };
-            shard.node.tell(space, message, now, Some(conn.id));
+            shard.node.tell(space, message, now, Some(&Except::Conn(conn.id)));
         }
     }
 }

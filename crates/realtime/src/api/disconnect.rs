@@ -1,0 +1,151 @@
+//! Connections ended by a backend.
+
+use std::rc::Rc;
+
+use serde::Deserialize;
+use serde_json::json;
+use tidegate_auth::Scope;
+use tidegate_types::{CloseReason, ErrorCode, Namespace, TenantId, UserId};
+
+use super::action::Done;
+use super::caller::Caller;
+use super::connections::Whom;
+use super::refused::Refused;
+use super::request::{Parameters, name};
+use crate::ask;
+use crate::connection::Conn;
+use crate::emit::quoted;
+use crate::parting::Parting;
+use crate::shard::Shard;
+
+/// The longest reason, in bytes.
+const MOST_REASON: usize = 256;
+/// The event that says why, before the end.
+const EVENT: &str = "system:disconnect";
+
+/// How a connection is to end.
+#[derive(Clone, Debug)]
+struct Terms {
+    reason: Option<String>,
+    /// Its client comes back by itself.
+    reconnect: bool,
+    /// And finds its rooms again, and what it has missed.
+    recover: bool,
+}
+
+impl Terms {
+    fn read(reason: Option<String>, reconnect: Option<bool>, recover: Option<bool>) -> Result<Self, Refused> {
+        if reason.as_ref().is_some_and(|reason| reason.len() > MOST_REASON) {
+            return Err(Refused::bad(format!("reason: it is longer than {MOST_REASON} bytes")));
+        }
+        let reconnect = reconnect.unwrap_or(false);
+        if recover == Some(true) && !reconnect {
+            return Err(Refused::bad("recover: only who comes back can recover; set reconnect to true"));
+        }
+        Ok(Self { reason, reconnect, recover: recover.unwrap_or(reconnect) })
+    }
+
+    /// The reason of the end. A client whose transport just ends comes back by itself.
+    fn close_reason(&self) -> CloseReason {
+        if self.recover { CloseReason::Moved } else { CloseReason::Kicked }
+    }
+}
+
+/// All connections of a user.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DisconnectUser {
+    user: UserId,
+    tenant: Option<TenantId>,
+    reason: Option<String>,
+    reconnect: Option<bool>,
+    recover: Option<bool>,
+}
+
+impl DisconnectUser {
+    pub fn read(names: &[String], query: Option<&str>) -> Result<Self, Refused> {
+        let mut parameters = Parameters::read(query)?;
+        let read = Self {
+            user: name("user", names.first().map_or("", String::as_str))?,
+            tenant: parameters.take_name("tenant")?,
+            reason: parameters.take("reason"),
+            reconnect: parameters.take_flag("reconnect")?,
+            recover: parameters.take_flag("recover")?,
+        };
+        parameters.end()?;
+        Ok(read)
+    }
+
+    pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
+        caller.needs(Scope::Disconnect)?;
+        let terms = Terms::read(self.reason, self.reconnect, self.recover)?;
+        let whom = Whom::User(caller.tenant(self.tenant)?, self.user);
+        let ended = end(shard, caller, whom, terms).await?;
+        Ok(Done::ok(&json!({ "success": true, "disconnected": ended })))
+    }
+}
+
+/// One connection.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct DisconnectConnection {
+    connection: String,
+    reason: Option<String>,
+    reconnect: Option<bool>,
+    recover: Option<bool>,
+}
+
+impl DisconnectConnection {
+    pub fn read(names: &[String], query: Option<&str>) -> Result<Self, Refused> {
+        let mut parameters = Parameters::read(query)?;
+        let read = Self {
+            connection: names.first().cloned().unwrap_or_default(),
+            reason: parameters.take("reason"),
+            reconnect: parameters.take_flag("reconnect")?,
+            recover: parameters.take_flag("recover")?,
+        };
+        parameters.end()?;
+        Ok(read)
+    }
+
+    pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
+        caller.needs(Scope::Disconnect)?;
+        let terms = Terms::read(self.reason, self.reconnect, self.recover)?;
+        let ended = end(shard, caller, Whom::connection(&self.connection), terms).await?;
+        if ended == 0 {
+            return Err(Refused::new(ErrorCode::NotFound, "connection: there is none of that id"));
+        }
+        Ok(Done::ok(&json!({ "success": true, "disconnected": ended })))
+    }
+}
+
+/// Ends those connections that lie within what the key opens, all of their namespaces.
+async fn end(shard: &Rc<Shard>, caller: &Caller, whom: Whom, terms: Terms) -> Result<usize, Refused> {
+    let caller = caller.clone();
+    let ended = ask::all(shard, move |shard| {
+        let (caller, whom, terms) = (caller.clone(), whom.clone(), terms.clone());
+        Box::pin(async move {
+            let mut found = Vec::new();
+            ask::walk(&shard, |conn| {
+                if whom.is(conn) && conn.sockets.borrow().iter().all(|socket| caller.sees(socket)) {
+                    found.push(conn.clone());
+                }
+            })
+            .await;
+            found.retain(|conn| !conn.is_closed());
+            found.iter().for_each(|conn| part(&shard, conn, &terms));
+            found.len()
+        })
+    });
+    Ok(ended.await.map_err(|late| Refused::unavailable(late.to_string()))?.into_iter().sum())
+}
+
+fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, terms: &Terms) {
+    let reason = terms.reason.as_deref().map_or_else(|| "null".to_owned(), quoted);
+    let data = format!(r#"{{"reason":{reason},"reconnect":{}}}"#, terms.reconnect);
+    let namespaces: Vec<Namespace> =
+        conn.sockets.borrow().iter().map(|socket| socket.space.key.namespace.clone()).collect();
+    let parting = Parting { event: EVENT, data: &data, reason: terms.close_reason(), comes_back: terms.reconnect };
+    parting.say(shard, conn, &namespaces, true);
+    shard.end(conn, parting.reason);
+}

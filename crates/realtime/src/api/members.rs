@@ -1,0 +1,130 @@
+//! Users put into rooms and taken out of them by a backend. The user's own grants are not asked: the backend decides.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::json;
+use tidegate_auth::Scope;
+use tidegate_types::{ConnId, ErrorCode, RoomName, TenantId, UserId};
+
+use super::action::Done;
+use super::caller::Caller;
+use super::refused::Refused;
+use super::request::{Parameters, name};
+use crate::connection::Conn;
+use crate::namespaces::Behaviour;
+use crate::node::{SpaceCell, now_ms};
+use crate::operations::{self, JoinRefused};
+use crate::shard::Shard;
+use crate::{ask, dialect_api, rooms_api};
+
+/// All connections of a user, and a room.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Membership {
+    room: RoomName,
+    user: UserId,
+    tenant: Option<TenantId>,
+    namespace: Option<String>,
+}
+
+/// What became of one connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Yes,
+    TooManyRooms,
+    Gone,
+}
+
+impl Membership {
+    pub fn read(names: &[String], query: Option<&str>) -> Result<Self, Refused> {
+        let mut parameters = Parameters::read(query)?;
+        let membership = Self {
+            room: name("room", names.first().map_or("", String::as_str))?,
+            user: name("user", names.get(1).map_or("", String::as_str))?,
+            tenant: parameters.take_name("tenant")?,
+            namespace: parameters.take("namespace"),
+        };
+        parameters.end()?;
+        Ok(membership)
+    }
+
+    pub async fn join(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
+        let moved = self.move_all(shard, caller, true).await?;
+        let joined = moved.iter().filter(|moved| **moved == Moved::Yes).count();
+        if joined > 0 {
+            return Ok(Done::ok(&json!({ "success": true, "connections": joined })));
+        }
+        if moved.contains(&Moved::TooManyRooms) {
+            return Err(Refused::new(ErrorCode::Conflict, "user: it is in as many rooms as it may be in"));
+        }
+        Err(Refused::new(ErrorCode::NotFound, "user: it has no connection in this namespace"))
+    }
+
+    pub async fn leave(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
+        let moved = self.move_all(shard, caller, false).await?;
+        let left = moved.iter().filter(|moved| **moved == Moved::Yes).count();
+        Ok(Done::ok(&json!({ "success": true, "connections": left })))
+    }
+
+    async fn move_all(self, shard: &Rc<Shard>, caller: &Caller, join: bool) -> Result<Vec<Moved>, Refused> {
+        caller.needs(Scope::Membership)?;
+        caller.room(&self.room)?;
+        let space = caller.space(shard, self.tenant, self.namespace.as_deref())?;
+        let conns: Arc<[ConnId]> = space.lock().connections_of(&self.user).into();
+        if conns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let room = self.room;
+        let moved = ask::all(shard, move |shard| {
+            let (space, conns, room) = (space.clone(), conns.clone(), room.clone());
+            Box::pin(async move {
+                let mut moved = Vec::new();
+                let here = conns.iter().filter(|id| id.shard == shard.id).filter_map(|id| shard.conn(*id));
+                for conn in here.collect::<Vec<_>>() {
+                    moved.push(if join {
+                        join_one(&shard, &conn, &space, &room).await
+                    } else {
+                        leave_one(&shard, &conn, &space, &room).await
+                    });
+                }
+                moved
+            })
+        });
+        Ok(moved.await.map_err(|late| Refused::unavailable(late.to_string()))?.concat())
+    }
+}
+
+async fn join_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, room: &RoomName) -> Moved {
+    match operations::join(shard, conn, space, room, now_ms()) {
+        Ok(entered) => {
+            if let Some(saved) = entered.saved {
+                // A record that is lost is not waited for: its client starts afresh after a kill.
+                let _ = saved.await;
+            }
+            match &space.settings.behaviour {
+                Behaviour::Rooms => rooms_api::tell_joined(shard, conn, space, room),
+                // A dialect has no word for it; who is there it may tell all the same.
+                Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
+            }
+            Moved::Yes
+        }
+        Err(JoinRefused::TooManyRooms | JoinRefused::TooManyRoomsOfUser { .. }) => Moved::TooManyRooms,
+        Err(JoinRefused::NotConnected) => Moved::Gone,
+    }
+}
+
+async fn leave_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, room: &RoomName) -> Moved {
+    if !space.lock().is_member(conn.id, room) {
+        return Moved::Gone;
+    }
+    if let Some(saved) = operations::leave(shard, conn, space, room, now_ms()) {
+        let _ = saved.await;
+    }
+    match &space.settings.behaviour {
+        Behaviour::Rooms => rooms_api::tell_left(shard, conn, space, room),
+        Behaviour::Dialect(_) => {}
+    }
+    Moved::Yes
+}
