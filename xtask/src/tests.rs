@@ -71,7 +71,7 @@ fn cargo() -> String {
 }
 
 fn build() -> Result<()> {
-    must(Command::new(cargo()).args(["build", "--package", "tidegate", "--bin", "tidegate"]).current_dir(root()))
+    must(Command::new(cargo()).args(["build", "--package", "tidegate", "--bins", "--examples"]).current_dir(root()))
 }
 
 /// Whether `program` is on the path, or where Debian puts servers.

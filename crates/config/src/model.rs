@@ -3,6 +3,8 @@
 //! Texts that another crate compiles (templates, header lines, regexes, networks) stay texts here; [`crate::load`] has
 //! tried each of them, so compiling them again does not fail.
 
+use std::net::SocketAddr;
+
 mod headers;
 mod health;
 mod limit;
@@ -72,6 +74,22 @@ pub struct Config {
     pub reload: Reload,
     /// How the process ends.
     pub drain: Drain,
+}
+
+impl Config {
+    /// What an application that embeds the server starts from: one listener, no admin listener, no access log, and the
+    /// realtime server with every default, its history in memory.
+    pub fn embedded(address: SocketAddr, auth: RealtimeAuth) -> Self {
+        let listener = Listener::new("app", address);
+        Self {
+            admin: None,
+            realtime: Some(Realtime::new(auth, vec![listener.name.clone()])),
+            listeners: vec![listener],
+            store: Store { kind: StoreKind::Memory, ..Store::default() },
+            log: Log { access: AccessLog::Off, ..Log::default() },
+            ..Self::default()
+        }
+    }
 }
 
 /// The listener that is there when none is named: `0.0.0.0:8080`.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate_types::{ConnId, Position, Publication, RoomName};
+use tidegate_types::{ConnId, Position, Publication, RoomName, ShardSet};
 
 use crate::ring::{is_contiguous, offset_of};
 use crate::space::Space;
@@ -36,6 +36,11 @@ impl Space {
     pub fn rooms_of(&self, conn: ConnId) -> Vec<RoomName> {
         let rooms = self.conns.get(&conn).map_or(&[][..], |connection| &connection.rooms);
         rooms.iter().filter_map(|membership| Some(self.rooms.get(membership.room)?.name.clone())).collect()
+    }
+
+    /// The room's id, and the shards with members or listeners of it; `None` for a room that nobody is in.
+    pub fn find(&self, room: &RoomName) -> Option<(RoomId, ShardSet)> {
+        self.rooms.find(room).map(|room| (room.id, room.shards))
     }
 
     /// The room's released head.

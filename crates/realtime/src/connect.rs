@@ -9,15 +9,16 @@ use tidegate_auth::{AuthError, Principal, PrincipalKind};
 use tidegate_dialect::Reason;
 use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
 use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery, StoreLabels, StoreOperation};
-use tidegate_types::{Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
+use tidegate_types::{InvalidPosition, Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
 use tidegate_wire::socket_io;
 use tokio::task::spawn_blocking;
 
+use crate::app::{self, Applicant, Own};
 use crate::call::Call;
 use crate::connection::{Conn, NamespaceSocket};
 use crate::dialect_api;
 use crate::emit::emit;
-use crate::input::Handled;
+use crate::input::{Handled, Later};
 use crate::limits::{self, Crowded};
 use crate::mailbox::Item;
 use crate::namespaces::{Behaviour, Entrance};
@@ -53,12 +54,14 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
         refuse(shard, conn, &namespace, "Invalid namespace");
         return Handled::Done;
     };
+    let text = auth;
     let auth = if auth.is_empty() {
         Some(Auth::default())
     } else {
         Some(auth).filter(|auth| auth.len() <= MAX_AUTH_BYTES).and_then(|auth| serde_json::from_str(auth).ok())
     };
     let verified = match auth.as_ref() {
+        _ if settings.entrance == Entrance::Unchecked => stranger(),
         None => Err(AuthError::Invalid),
         Some(auth) => {
             let token = token(auth, conn, settings.token_in_query);
@@ -66,7 +69,7 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
                 (None, Some(ticket), _) => take_ticket(&shard.node, ticket)
                     .and_then(|taken| taken.map(|taken| Principal::clone(&taken)).ok_or(AuthError::Invalid)),
                 (None, None, Entrance::Open) => stranger(),
-                (token, _, Entrance::Token | Entrance::Open) => verify(&shard.node, token),
+                (token, _, Entrance::Token | Entrance::Open | Entrance::Unchecked) => verify(&shard.node, token),
             }
         }
     };
@@ -96,24 +99,47 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
     let comeback = auth
         .filter(|_| settings.recovery)
         .and_then(|auth| Some((Pid::from(auth.pid?), auth.offset?.parse::<SessionOffset>())));
-    match comeback {
-        None => enter(shard, conn, &space, principal),
+    if let Behaviour::Handlers(handlers) = &settings.behaviour {
+        let text = if text.is_empty() || text.len() > MAX_AUTH_BYTES { "{}" } else { text };
+        return app::connect(shard, conn, &space, principal, handlers, text, comeback);
+    }
+    let_in(shard, conn, &space, principal, None, comeback)
+}
+
+/// The session that a client wants back, and what it has of it.
+pub(crate) type Comeback = Option<(Pid, Result<SessionOffset, InvalidPosition>)>;
+
+/// Lets somebody in whom nothing speaks against. `applicant` is who it is to the application whose namespace it is.
+pub(crate) fn let_in(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    principal: Arc<Principal>,
+    applicant: Option<Rc<Applicant>>,
+    comeback: Comeback,
+) -> Handled {
+    let rest = match comeback {
+        None => enter(shard, conn, space, principal, applicant),
         Some((_, Err(_))) => {
             space.metrics.recovery(Recovery::OtherEpoch);
-            enter(shard, conn, &space, principal);
+            enter(shard, conn, space, principal, applicant)
         }
         Some((pid, Ok(offset))) => {
-            let (shard, conn) = (shard.clone(), conn.clone());
+            let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
             return Handled::Later(Box::pin(async move {
-                if !come_back(&shard, &conn, &space, &principal, pid, offset).await && !conn.is_closed() {
-                    enter(&shard, &conn, &space, principal);
+                let recovered = come_back(&shard, &conn, &space, &principal, applicant.clone(), pid, offset).await;
+                if !recovered
+                    && !conn.is_closed()
+                    && let Some(rest) = enter(&shard, &conn, &space, principal, applicant)
+                {
+                    rest.await;
                 }
                 // The workers may have looked for its like while the store was read.
                 expiry::part_if_revoked(&shard, &conn);
             }));
         }
-    }
-    Handled::Done
+    };
+    rest.map_or(Handled::Done, Handled::Later)
 }
 
 /// Somebody who shows no token where none is needed.
@@ -164,7 +190,8 @@ fn refuse(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, message: &s
     refuse_with(shard, conn, namespace, &serde_json::json!({ "message": message }).to_string());
 }
 
-fn refuse_with(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, error: &str) {
+/// Answers CONNECT with an error, a JSON object.
+pub(crate) fn refuse_with(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, error: &str) {
     shard.send(conn, &[], |packet| {
         packet.push(b'4');
         socket_io::connect_error(packet, namespace.as_str(), error);
@@ -183,7 +210,7 @@ fn crowded(space: &SpaceCell, pid: Option<&str>, principal: &Principal) -> Optio
 fn refuse_crowded(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, crowded: Crowded) {
     let namespace = &space.key.namespace;
     match &space.settings.behaviour {
-        Behaviour::Rooms => {
+        Behaviour::Rooms | Behaviour::Handlers(_) => {
             let error = serde_json::json!({
                 "message": "Rate limit exceeded",
                 "data": { "code": crowded.code(), "message": crowded.message() },
@@ -211,7 +238,7 @@ fn refuse_as(
     message: &str,
 ) {
     match behaviour {
-        Behaviour::Rooms => refuse(shard, conn, namespace, message),
+        Behaviour::Rooms | Behaviour::Handlers(_) => refuse(shard, conn, namespace, message),
         Behaviour::Dialect(dialect) => {
             let refusal = dialect.refuse(reason, message.to_owned());
             dialect_api::refuse_connection(shard, conn, namespace, dialect, &refusal);
@@ -223,8 +250,14 @@ fn who(principal: &Principal) -> Who {
     Who { user: principal.user.clone(), username: principal.username.clone() }
 }
 
-/// Lets a client in with a new session.
-fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: Arc<Principal>) {
+/// Lets a client in with a new session. What comes back is to be waited for before its next packet.
+fn enter(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    principal: Arc<Principal>,
+    applicant: Option<Rc<Applicant>>,
+) -> Option<Later> {
     let pid = Pid::from(id::secret_id());
     let socket_id = SocketId::from(id::socket_id());
     let session = NewSession { pid: pid.clone(), socket_id: socket_id.clone(), token_expires_at: principal.expires_at };
@@ -233,9 +266,17 @@ fn enter(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: 
         hub.connect(conn.id, who(&principal), session, now, effects);
         SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }
     });
+    let app = applicant.map(|applicant| Rc::new(Own::new(socket_id.clone(), applicant, false)));
     let socket =
-        NamespaceSocket { space: space.clone(), principal, socket_id, pid, limit: None, rooms: SmallVec::new() };
+        NamespaceSocket { space: space.clone(), principal, socket_id, pid, app, limit: None, rooms: SmallVec::new() };
     welcome(shard, conn, socket, offset, None);
+    greet(shard, conn, space)
+}
+
+/// Tells the application of a new client.
+fn greet(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>) -> Option<Later> {
+    let own = conn.with_socket(space.key.namespace.as_str(), |socket| socket.app.clone()).flatten()?;
+    app::greet(shard, conn, space, own)
 }
 
 /// Answers CONNECT, replays what a client that has come back has missed, and says hello. The hello carries an offset, so
@@ -257,7 +298,7 @@ fn welcome(
     let space = socket.space.clone();
     let hello = match &settings.behaviour {
         Behaviour::Rooms => rooms_api::established(&socket),
-        Behaviour::Dialect(_) => String::new(),
+        Behaviour::Dialect(_) | Behaviour::Handlers(_) => String::new(),
     };
     conn.session.borrow_mut().accept(namespace.clone());
     socket.space.metrics.connections.inc();
@@ -282,6 +323,8 @@ fn welcome(
         Behaviour::Dialect(dialect) => {
             dialect_api::connected(shard, conn, &space, dialect, offset.as_deref(), missed.is_some());
         }
+        // It is told of its client when all of this is done.
+        Behaviour::Handlers(_) => {}
     }
     if held_back {
         shard.let_go(conn);
@@ -295,6 +338,7 @@ async fn come_back(
     conn: &Rc<Conn>,
     space: &Arc<SpaceCell>,
     principal: &Arc<Principal>,
+    applicant: Option<Rc<Applicant>>,
     pid: Pid,
     offset: SessionOffset,
 ) -> bool {
@@ -332,6 +376,7 @@ async fn come_back(
             let mut socket = NamespaceSocket {
                 space: space.clone(),
                 principal: principal.clone(),
+                app: applicant.map(|applicant| Rc::new(Own::new(socket_id.clone(), applicant, true))),
                 socket_id,
                 pid,
                 limit: None,
@@ -346,7 +391,11 @@ async fn come_back(
                 match &space.settings.behaviour {
                     Behaviour::Rooms => rooms_api::send_snapshot(shard, conn, space, room),
                     Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
+                    Behaviour::Handlers(_) => {}
                 }
+            }
+            if let Some(rest) = greet(shard, conn, space) {
+                rest.await;
             }
             true
         }

@@ -1,5 +1,6 @@
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -13,6 +14,7 @@ use tidegate_types::{CloseReason, ConnId, Millis, TenantId, UserId};
 use tidegate_wire::websocket::{self, Decoder};
 
 use crate::activity::Activity;
+use crate::app::{Head, LinkState, Own};
 use crate::compression::Compression;
 use crate::credentials::Shown;
 use crate::encoded::Encoded;
@@ -25,7 +27,7 @@ use crate::sse::EventQueue;
 /// What a stream did in its life, for the access log.
 #[derive(Clone, Debug)]
 pub struct StreamSummary {
-    /// `socketio` or `sse`.
+    /// `socketio`, `sse`, `engineio` or `websocket`.
     pub kind: &'static str,
     /// The transport at the end: `websocket`, `polling` or `sse`.
     pub transport: &'static str,
@@ -82,6 +84,8 @@ pub(crate) struct NamespaceSocket {
     pub pid: Pid,
     /// The user's budget, once something was sent.
     pub limit: Option<Arc<UserLimit>>,
+    /// What the embedding API keeps of it, where the namespace is an application's.
+    pub app: Option<Rc<Own>>,
     pub rooms: SmallVec<[Membership; 1]>,
 }
 
@@ -101,6 +105,15 @@ pub(crate) struct Traffic {
     pub bytes_out: u64,
 }
 
+/// What is spoken above the transport.
+pub(crate) enum Protocol {
+    SocketIo,
+    /// Bare Engine.IO, for an endpoint of the application.
+    Engine(Rc<LinkState>),
+    /// WebSocket messages as they are, for an endpoint of the application.
+    WebSocket(Rc<LinkState>),
+}
+
 /// One client connection of a shard: a Socket.IO session or an SSE stream.
 ///
 /// Everything that a hand-over to another process would need is in `io`, `session` and `sockets`; nothing else may be
@@ -111,6 +124,9 @@ pub(crate) struct Conn {
     /// When it began, ms since the Unix epoch.
     pub since: Millis,
     pub sid: Option<Box<Sid>>,
+    pub protocol: Protocol,
+    /// Headers and query of its first request, where an application may ask for them.
+    pub head: Option<Rc<Head>>,
     pub io: RefCell<Io>,
     pub session: RefCell<Session>,
     pub sockets: RefCell<SmallVec<[NamespaceSocket; 1]>>,
@@ -189,6 +205,39 @@ impl Conn {
         sent
     }
 
+    /// Sends a binary message by itself.
+    pub fn send_binary(&self, scratch: &mut Vec<u8>, bytes: &[u8], limit: usize) -> Sent {
+        let mut io = self.io.borrow_mut();
+        let sent = match &mut *io {
+            Io::WebSocket(socket) => {
+                scratch.clear();
+                socket.sink.compression().push_frame(scratch, websocket::Opcode::Binary, bytes);
+                let was_blocked = socket.sink.is_blocked();
+                let sent = socket.sink.send(&socket.stream, scratch, limit);
+                let queued = !was_blocked && socket.sink.is_blocked();
+                drop(io);
+                if queued {
+                    self.wake();
+                }
+                sent
+            }
+            Io::Polling(poll) => poll.push_binary(bytes, limit),
+            Io::Events(_) => Sent::Taken,
+            Io::Closed => Sent::Broken,
+        };
+        self.count_out(1, bytes.len());
+        sent
+    }
+
+    /// Whether the client takes what is sent now: its socket is not blocked, or its poll is open.
+    pub fn is_ready(&self) -> bool {
+        match &*self.io.borrow() {
+            Io::WebSocket(socket) => !socket.sink.is_blocked(),
+            Io::Polling(poll) => poll.is_open(),
+            Io::Events(_) | Io::Closed => false,
+        }
+    }
+
     /// Delivers a run of room messages in order, with one system call where the transport has one. Volatile messages are
     /// dropped first when the outbox is full. Returns how many were taken.
     pub fn deliver(&self, run: &[&Arc<Encoded>], limit: usize) -> (usize, Sent) {
@@ -246,7 +295,12 @@ impl Conn {
         let sockets = self.sockets.borrow();
         let principal = sockets.first().map(|socket| &socket.principal);
         StreamSummary {
-            kind: if transport == "sse" { "sse" } else { "socketio" },
+            kind: match (&self.protocol, transport) {
+                (_, "sse") => "sse",
+                (Protocol::SocketIo, _) => "socketio",
+                (Protocol::Engine(_), _) => "engineio",
+                (Protocol::WebSocket(_), _) => "websocket",
+            },
             transport,
             tenant: principal.map(|principal| principal.tenant.clone()),
             user: principal.map(|principal| principal.user.clone()),

@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use tidegate_types::Publication;
+use tidegate_types::{Class, Publication};
 use tidegate_wire::{socket_io, sse, websocket};
 
 use crate::compression::{self, Compression};
@@ -23,6 +23,8 @@ pub(crate) struct Encoded {
     publication: Arc<Publication>,
     /// Presence goes to Socket.IO members only.
     presence: bool,
+    /// Whether who is behind goes without it.
+    volatile: bool,
     /// Whether its packets carry the offset that recovery needs.
     offset: bool,
     frames: OnceLock<Bytes>,
@@ -35,8 +37,9 @@ pub(crate) struct Encoded {
 impl Encoded {
     pub fn message(publication: Arc<Publication>, offset: bool) -> Self {
         Self {
-            publication,
             presence: false,
+            volatile: publication.position.is_none(),
+            publication,
             offset,
             frames: OnceLock::new(),
             deflated: OnceLock::new(),
@@ -49,6 +52,12 @@ impl Encoded {
         Self { presence: true, ..Self::message(publication, false) }
     }
 
+    /// What an application sends to those who are there: of its own class, for Socket.IO members only.
+    pub fn broadcast(publication: Arc<Publication>) -> Self {
+        let volatile = publication.class == Class::Volatile;
+        Self { volatile, ..Self::presence(publication) }
+    }
+
     pub fn publication(&self) -> &Arc<Publication> {
         &self.publication
     }
@@ -58,7 +67,7 @@ impl Encoded {
     }
 
     pub fn is_volatile(&self) -> bool {
-        self.publication.position.is_none()
+        self.volatile
     }
 
     pub fn seq(&self) -> u64 {

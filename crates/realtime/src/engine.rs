@@ -16,9 +16,10 @@ use tidegate_wire::engine_io::{HttpError, OpenPacket};
 use tokio::task::spawn_local;
 
 use crate::api::come_in;
+use crate::app::{self, Endpoint, Head, LinkState};
 use crate::call::Call;
 use crate::compression::Compression;
-use crate::connection::{Conn, Io, OnEnd, WebSocket};
+use crate::connection::{Conn, Io, OnEnd, Protocol, WebSocket};
 use crate::credentials::Shown;
 use crate::handshake::{Handshake, NoHandshake, is_upgrade, other_version};
 use crate::heartbeat::new_session;
@@ -31,7 +32,13 @@ use crate::shard::Shard;
 use crate::upgrade::adopt;
 use crate::websocket::run;
 
-pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) -> Answer {
+/// Serves Engine.IO, for Socket.IO or for an endpoint of the application.
+pub(crate) async fn serve(
+    shard: &Rc<Shard>,
+    request: Request<Incoming>,
+    client: Client,
+    endpoint: Option<Endpoint>,
+) -> Answer {
     let query = request.uri().query();
     if parameter(query, "EIO").as_deref() != Some("4") {
         return refuse(&request, HttpError::UnsupportedProtocolVersion);
@@ -47,8 +54,11 @@ pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client:
         (Some("polling"), Some(Ok((sid, owner)))) => poll(shard, request, sid, owner).await,
         (Some("polling"), None) if request.method() != Method::GET => engine_error(HttpError::BadHandshakeMethod),
         (Some("polling"), None) if is_upgrade(request.headers()) => engine_error(HttpError::BadRequest),
-        (Some("polling"), None) => open_polling(shard, &request, client),
-        (Some("websocket"), sid) => open_websocket(shard, request, client, sid.and_then(Result::ok)),
+        (Some("polling"), None) => open_polling(shard, &request, client, endpoint),
+        (Some("websocket"), sid) => {
+            let speaks = endpoint.map_or(Speaks::SocketIo, Speaks::Engine);
+            open_websocket(shard, request, client, sid.and_then(Result::ok), speaks)
+        }
         _ => refuse(&request, HttpError::TransportUnknown),
     }
 }
@@ -112,6 +122,32 @@ struct Origin {
     address: IpAddr,
     shown: Option<Box<Shown>>,
     on_end: OnEnd,
+    head: Option<Rc<Head>>,
+    protocol: Protocol,
+}
+
+/// What a WebSocket that opens is to speak.
+pub(crate) enum Speaks {
+    SocketIo,
+    Engine(Endpoint),
+    WebSocket(Endpoint),
+}
+
+impl Origin {
+    fn of(shard: &Shard, request: &Request<Incoming>, address: IpAddr, on_end: OnEnd, speaks: Speaks) -> Self {
+        let link = |endpoint| Rc::new(LinkState::new(endpoint, Head::of(request)));
+        let (protocol, head) = match speaks {
+            // Nobody but an application asks for them.
+            Speaks::SocketIo => {
+                let head = shard.node.settings.app.is_some().then(|| Rc::new(Head::of(request)));
+                (Protocol::SocketIo, head)
+            }
+            Speaks::Engine(endpoint) => (Protocol::Engine(link(endpoint)), None),
+            Speaks::WebSocket(endpoint) => (Protocol::WebSocket(link(endpoint)), None),
+        };
+        let shown = Shown::by(request.headers(), request.uri(), &shard.node.settings);
+        Self { address, shown, on_end, head, protocol }
+    }
 }
 
 fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transport, io: Io) -> Rc<Conn> {
@@ -120,6 +156,8 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
         address: origin.address,
         since: now_ms(),
         sid: sid.map(Box::new),
+        protocol: origin.protocol,
+        head: origin.head,
         io: RefCell::new(io),
         session: RefCell::new(new_session(transport)),
         sockets: RefCell::new(SmallVec::new()),
@@ -130,29 +168,39 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
         waker: RefCell::new(None),
         on_end: RefCell::new(Some(origin.on_end)),
     });
-    shard.wheel.borrow_mut().enter(conn.id);
+    if conn.protocol.link().is_some() {
+        // There is no CONNECT to wait for.
+        conn.session.borrow_mut().greet();
+    }
+    let pinged = match &conn.protocol {
+        Protocol::SocketIo | Protocol::Engine(_) => true,
+        Protocol::WebSocket(link) => link.endpoint.is_pinged(),
+    };
+    if pinged {
+        shard.wheel.borrow_mut().enter(conn.id);
+    }
     conn
 }
 
-fn open_polling(shard: &Rc<Shard>, request: &Request<Incoming>, client: Client) -> Answer {
+fn open_polling(shard: &Rc<Shard>, request: &Request<Incoming>, client: Client, endpoint: Option<Endpoint>) -> Answer {
     if let Err(refused) = come_in(shard, client.address) {
         return refused.into_answer(&client.request_id);
     }
     let sid = mint(shard);
-    let origin = Origin {
-        address: client.address,
-        shown: Shown::by(request.headers(), request.uri(), &shard.node.settings),
-        on_end: client.on_end,
-    };
-    enter(shard, Some(sid), origin, Transport::Polling, Io::Polling(PollState::default()));
+    let speaks = endpoint.map_or(Speaks::SocketIo, Speaks::Engine);
+    let origin = Origin::of(shard, request, client.address, client.on_end, speaks);
+    let conn = enter(shard, Some(sid), origin, Transport::Polling, Io::Polling(PollState::default()));
+    app::opened(shard, &conn);
     answers::full(StatusCode::OK, "text/plain; charset=UTF-8", open_packet(shard, &sid, &["websocket"]))
 }
 
-fn open_websocket(
+/// Opens a WebSocket: for a new session, for one that polls, or for an endpoint that has no sessions.
+pub(crate) fn open_websocket(
     shard: &Rc<Shard>,
     mut request: Request<Incoming>,
     client: Client,
     session: Option<(Sid, NodeTag)>,
+    speaks: Speaks,
 ) -> Answer {
     let threshold = shard.node.settings.compression_threshold;
     let handshake = match Handshake::read(&request, threshold.is_some()) {
@@ -161,13 +209,7 @@ fn open_websocket(
         Err(NoHandshake::Malformed) => return refuse(&request, HttpError::BadRequest),
     };
     let compression = Compression::new(handshake.deflate, threshold.unwrap_or(0));
-    let headers = request.headers();
     let take_back = client.take_back;
-    let origin = Origin {
-        address: client.address,
-        shown: Shown::by(headers, request.uri(), &shard.node.settings),
-        on_end: client.on_end,
-    };
     match session {
         Some((sid, owner)) => {
             if owner.node != shard.node.settings.node || (owner.shard == shard.id.0 && shard.conn_of(&sid).is_none()) {
@@ -180,6 +222,7 @@ fn open_websocket(
             if let Err(refused) = come_in(shard, client.address) {
                 return refused.into_answer(&client.request_id);
             }
+            let origin = Origin::of(shard, &request, client.address, client.on_end, speaks);
             let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back, compression };
             spawn_local(open_session(shard.clone(), opening, origin));
         }
@@ -206,11 +249,16 @@ async fn open_session(shard: Rc<Shard>, opening: Opening, origin: Origin) {
         shard.node.door.leave(origin.address);
         return;
     };
-    let sid = mint(&shard);
     let socket = WebSocket::new(stream, shard.node.settings.session.max_payload_bytes, Vec::new(), compression);
     let conn = enter(&shard, None, origin, Transport::WebSocket, Io::WebSocket(socket));
-    let open = open_packet(&shard, &sid, &[]);
-    shard.send(&conn, &[], |packet| packet.extend_from_slice(open.as_bytes()));
+    match &conn.protocol {
+        Protocol::SocketIo | Protocol::Engine(_) => {
+            let open = open_packet(&shard, &mint(&shard), &[]);
+            shard.send(&conn, &[], |packet| packet.extend_from_slice(open.as_bytes()));
+        }
+        Protocol::WebSocket(_) => {}
+    }
+    app::opened(&shard, &conn);
     // The handshake's large future ends here; what goes on is as small as an idle connection may be.
     // Its read buffer must end too: the bytes are copied out of it, if there are any.
     let early = read.to_vec();

@@ -18,6 +18,7 @@ use tidegate_wire::socket_io;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::app;
 use crate::call::Call;
 use crate::connect;
 use crate::connection::Conn;
@@ -180,6 +181,7 @@ fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, concerned: impl Fn(&Principal) -> bo
         };
         conn.session.borrow_mut().remove(namespace);
         if let Some(socket) = socket {
+            app::gone(shard, conn, &socket, how.reason);
             shard.forget_socket(conn, &socket, false, how.reason.recoverable());
             socket.space.metrics.disconnected(how.reason);
         }

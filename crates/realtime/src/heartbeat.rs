@@ -9,7 +9,7 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::compression;
-use crate::connection::Io;
+use crate::connection::{Io, Protocol};
 use crate::expiry;
 use crate::node::{now_ms, steady_ms};
 use crate::shard::{Shard, TICK};
@@ -40,12 +40,17 @@ fn every(round_ms: u64) -> tokio::time::Interval {
 async fn ping(shard: Rc<Shard>) {
     let settings = shard.node.settings.session.clone();
     let mut turns = every(settings.ping_interval_ms);
+    // A worker that was held up catches up, or every ping would be later than the one before.
+    turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let round = Duration::from_millis(settings.ping_interval_ms);
     let turn_ms = (settings.ping_interval_ms / TURNS as u64).max(10);
     // One turn later than each timeout, because a turn may come early by less than one.
     let turns_of = |ms: u64| usize::try_from(ms.div_ceil(turn_ms)).unwrap_or(TURNS) + 1;
     let (timeout_turns, connect_turns) = (turns_of(settings.ping_timeout_ms), turns_of(settings.connect_timeout_ms));
     loop {
-        turns.tick().await;
+        if turns.tick().await.elapsed() > round {
+            turns.reset();
+        }
         shard.node.metrics.compression_saved_bytes.inc_by(compression::take_saved());
         shard.turn.set(shard.turn.get().wrapping_add(1));
         let now = steady_ms();
@@ -70,7 +75,10 @@ async fn ping(shard: Rc<Shard>) {
         for conn in due.iter().filter_map(|id| shard.conn(*id)) {
             expiry::watch(&shard, &conn, now_ms());
             if conn.session.borrow_mut().ping_turn(now) {
-                shard.send(&conn, &[], |packet| packet.push(b'2'));
+                match &conn.protocol {
+                    Protocol::SocketIo | Protocol::Engine(_) => shard.send(&conn, &[], |packet| packet.push(b'2')),
+                    Protocol::WebSocket(_) => shard.send_ping(&conn),
+                }
             }
             shard.look_at_activity(&conn, turn_ms, now_ms());
         }

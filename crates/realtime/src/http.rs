@@ -15,6 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use tidegate_types::ErrorCode;
 use tidegate_wire::engine_io::HttpError;
 
+use crate::app::{Endpoint, Kind};
 use crate::body::Body;
 use crate::connection::OnEnd;
 use crate::shard::Shard;
@@ -52,6 +53,13 @@ impl Shard {
             || path
                 .strip_prefix(settings.api_path.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            || self.endpoint(path).is_some()
+    }
+
+    /// The application's endpoint at a path.
+    fn endpoint(&self, path: &str) -> Option<(Kind, Endpoint)> {
+        let (kind, endpoint) = self.node.settings.app.as_ref()?.endpoint_at(path)?;
+        Some((kind, endpoint.clone()))
     }
 
     /// Serves a request of the realtime server.
@@ -62,7 +70,13 @@ impl Shard {
         } else if request.uri().path().starts_with(self.node.settings.api_path.as_str()) {
             api::serve(self, request, client).await
         } else {
-            engine::serve(self, request, client).await
+            match self.endpoint(request.uri().path()) {
+                None => engine::serve(self, request, client, None).await,
+                Some((Kind::Engine, endpoint)) => engine::serve(self, request, client, Some(endpoint)).await,
+                Some((Kind::WebSocket, endpoint)) => {
+                    engine::open_websocket(self, request, client, None, engine::Speaks::WebSocket(endpoint))
+                }
+            }
         };
         if let Some(origin) = origin {
             let headers = response.headers_mut();

@@ -4,12 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use tidegate_session::Input;
+use tidegate_session::{Bare, Input};
 use tidegate_types::{CloseReason, Namespace};
 use tidegate_wire::engine_io::Packet;
 
+use crate::app;
 use crate::connect;
-use crate::connection::Conn;
+use crate::connection::{Conn, Protocol};
 use crate::dialect_api;
 use crate::expiry;
 use crate::namespaces::Behaviour;
@@ -30,6 +31,9 @@ pub(crate) enum Handled {
 
 /// Handles one packet of a session on its current transport.
 pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> Handled {
+    if let Protocol::Engine(_) = &conn.protocol {
+        return bare_packet(shard, conn, packet);
+    }
     let input = conn.session.borrow_mut().receive(packet, &shard.node.settings.session);
     if matches!(input, Ok(Input::Connect { .. } | Input::Event { .. } | Input::Ack { .. })) {
         shard.touch(conn, now_ms);
@@ -52,26 +56,45 @@ pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> 
                     let dialect = dialect.clone();
                     dialect_api::event(shard, conn, space, &dialect, ack_id, &payload, attachments)
                 }
+                Behaviour::Handlers(handlers) => {
+                    let handlers = handlers.clone();
+                    app::event(shard, conn, space, &handlers, ack_id, &payload, attachments)
+                }
             }
         }
-        // The rooms API asks clients for no acks; a stray one is as harmless as it is in the reference server.
-        Ok(Input::Ack { .. }) => Handled::Done,
+        Ok(Input::Ack { namespace, ack_id, payload, attachments }) => {
+            app::answered(conn, &namespace, ack_id, &payload, attachments);
+            Handled::Done
+        }
         Ok(Input::Disconnect { namespace }) => {
-            disconnect(shard, conn, &namespace);
+            disconnect(shard, conn, &namespace, CloseReason::ClientClosed);
             Handled::Done
         }
     }
 }
 
-/// The client has left a namespace on purpose: its session there cannot be recovered.
-fn disconnect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace) {
+/// A packet of bare Engine.IO.
+fn bare_packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> Handled {
+    let input = conn.session.borrow_mut().receive_bare(packet);
+    match input {
+        Err(reason) => Handled::Close(reason),
+        Ok(Bare::Nothing) => Handled::Done,
+        Ok(Bare::Close) => Handled::Close(CloseReason::ClientClosed),
+        Ok(Bare::Text(text)) => app::message(shard, conn, app::Message::Text(text)),
+        Ok(Bare::Binary(bytes)) => app::message(shard, conn, app::Message::Binary(&bytes)),
+    }
+}
+
+/// The client has left a namespace on purpose, or was put out of it: its session there cannot be recovered.
+pub(crate) fn disconnect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespace, reason: CloseReason) {
     let socket = {
         let mut sockets = conn.sockets.borrow_mut();
         let index = sockets.iter().position(|socket| socket.space.key.namespace == *namespace);
         index.map(|index| sockets.remove(index))
     };
     if let Some(socket) = socket {
+        app::gone(shard, conn, &socket, reason);
         shard.forget_socket(conn, &socket, false, false);
-        socket.space.metrics.disconnected(CloseReason::ClientClosed);
+        socket.space.metrics.disconnected(reason);
     }
 }

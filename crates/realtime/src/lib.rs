@@ -18,6 +18,7 @@
 
 mod activity;
 mod api;
+pub mod app;
 mod ask;
 mod body;
 mod call;

@@ -6,6 +6,7 @@ use tidegate_hub::{RoomId, SocketId};
 use tidegate_types::{ConnId, UserId};
 use tokio::sync::Notify;
 
+use crate::app::Order;
 use crate::call::Call;
 use crate::connection::Conn;
 use crate::encoded::Encoded;
@@ -51,7 +52,20 @@ impl Except {
 
 pub(crate) enum Item {
     Deliver(Delivery),
+    /// Something for clients by namespace, or by several rooms.
+    Order(Box<Order>),
     Call(Box<Call>),
+}
+
+impl Item {
+    /// Bytes of payload.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Deliver(delivery) => delivery.encoded.payload_bytes(),
+            Self::Order(order) => order.bytes(),
+            Self::Call(_) => 0,
+        }
+    }
 }
 
 /// What other threads (and the shard itself) have for a shard. Its order is the room's order.
@@ -73,9 +87,7 @@ impl Mailbox {
     }
 
     pub fn push(&self, item: Item) {
-        if let Item::Deliver(delivery) = &item {
-            self.bytes.fetch_add(delivery.encoded.payload_bytes(), Ordering::Relaxed);
-        }
+        self.bytes.fetch_add(item.bytes(), Ordering::Relaxed);
         self.items.fetch_add(1, Ordering::Relaxed);
         let was_empty = {
             let mut queue = self.lock();
@@ -100,13 +112,7 @@ impl Mailbox {
                 self.arrived.notify_one();
             }
         }
-        let bytes: usize = into
-            .iter()
-            .map(|item| match item {
-                Item::Deliver(delivery) => delivery.encoded.payload_bytes(),
-                Item::Call(_) => 0,
-            })
-            .sum();
+        let bytes: usize = into.iter().map(Item::bytes).sum();
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         let was_full = self.items.fetch_sub(into.len(), Ordering::Relaxed) >= SOFT_ITEMS / 2;
         if was_full || bytes > 0 {

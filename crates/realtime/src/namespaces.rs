@@ -6,6 +6,7 @@ use rustc_hash::FxHashMap;
 use tidegate_dialect::Dialect;
 use tidegate_types::Namespace;
 
+use crate::app::Handlers;
 use crate::limits::Limits;
 
 /// What the events of a namespace do.
@@ -15,6 +16,8 @@ pub enum Behaviour {
     Rooms,
     /// What a dialect declares.
     Dialect(Arc<Dialect>),
+    /// What an application's handlers do.
+    Handlers(Handlers),
 }
 
 /// Who is let into a namespace.
@@ -24,6 +27,8 @@ pub enum Entrance {
     Token,
     /// Everybody. Who shows a token is verified all the same; who shows none is a stranger of the default tenant.
     Open,
+    /// Everybody, and no token is looked at.
+    Unchecked,
 }
 
 /// How a namespace behaves.

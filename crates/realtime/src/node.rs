@@ -12,9 +12,10 @@ use tidegate_cluster::{History, HistoryError, Write, Written};
 use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
-use tidegate_types::{Class, EventName, Millis, Phase, Publication, ShardId, SpaceKey, TenantId};
+use tidegate_types::{Class, EventName, Millis, Namespace, Phase, Publication, ShardId, SpaceKey, TenantId};
 use tokio::sync::{oneshot, watch};
 
+use crate::app::Io;
 use crate::credentials::ShutOut;
 use crate::dialect_api;
 use crate::door::Door;
@@ -206,6 +207,19 @@ impl Node {
         self.mailboxes.iter()
     }
 
+    /// A namespace as a whole, for one tenant: how other threads reach its clients. `None` if it is not served.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn io(self: &Arc<Self>, namespace: &str, tenant: &TenantId) -> Result<Option<Io>, HistoryError> {
+        let Ok(namespace) = Namespace::try_from(namespace) else { return Ok(None) };
+        if self.settings.namespaces.get(&namespace).is_none() {
+            return Ok(None);
+        }
+        let space = self.space(&SpaceKey { tenant: tenant.clone(), namespace })?;
+        Ok(Some(Io::of_space(self.clone(), space)))
+    }
+
     pub(crate) fn mailbox(&self, shard: ShardId) -> Option<&Arc<Mailbox>> {
         self.mailboxes.get(usize::from(shard.0))
     }
@@ -299,6 +313,8 @@ impl Node {
                 let told = match &cell.settings.behaviour {
                     Behaviour::Rooms => Some(rooms_api::presence_event(&room, &change)),
                     Behaviour::Dialect(dialect) => dialect_api::presence_event(dialect, &room, &change),
+                    // An application tells of its clients itself.
+                    Behaviour::Handlers(_) => None,
                 };
                 let Some((event, data)) = told else { return };
                 let publication = Publication {

@@ -18,6 +18,7 @@ use crate::connection::{Conn, Io};
 use crate::encoded::Encoded;
 use crate::input::{self, Handled};
 use crate::mailbox::Item;
+use crate::node::steady_ms;
 use crate::outbox::{Outbox, Sent};
 use crate::shard::Shard;
 
@@ -53,12 +54,22 @@ impl PollState {
         }
         self.outbox.push(Bytes::copy_from_slice(packet));
         for attachment in attachments {
-            let mut text = String::with_capacity(attachment.len() * 4 / 3 + 5);
-            text.push('b');
-            STANDARD.encode_string(attachment, &mut text);
-            self.outbox.push(text.into());
+            self.outbox.push(base64_packet(attachment).into());
         }
         Sent::Taken
+    }
+
+    pub fn push_binary(&mut self, bytes: &[u8], limit: usize) -> Sent {
+        if !self.outbox.fits(bytes.len(), limit) {
+            return Sent::Full;
+        }
+        self.outbox.push(base64_packet(bytes).into());
+        Sent::Taken
+    }
+
+    /// Whether a GET waits.
+    pub fn is_open(&self) -> bool {
+        self.waiting.is_some()
     }
 
     pub fn push_run(&mut self, run: &[&Arc<Encoded>], limit: usize) -> Sent {
@@ -109,6 +120,14 @@ impl PollState {
     }
 }
 
+/// A binary message as it stands in a payload.
+fn base64_packet(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 4 / 3 + 5);
+    text.push('b');
+    STANDARD.encode_string(bytes, &mut text);
+    text
+}
+
 impl Conn {
     /// Answers the open GET of a polling session if there is something to say.
     pub fn flush_poll(&self) {
@@ -150,12 +169,14 @@ pub(crate) fn poll(shard: &Rc<Shard>, sid: &Sid, reply: oneshot::Sender<PollRepl
         let _ = reply.send(PollReply::Refused(HttpError::SessionIdUnknown));
         return;
     };
-    let started = conn.session.borrow_mut().poll_started();
+    let started = conn.session.borrow_mut().poll_started(steady_ms(), &shard.node.settings.session);
     match started {
         Err(refused) => {
             let _ = reply.send(PollReply::Refused(HttpError::BadRequest));
-            if refused == PollRefused::Overlap {
-                shard.end(&conn, CloseReason::ProtocolError);
+            match refused {
+                PollRefused::Overlap => shard.end(&conn, CloseReason::ProtocolError),
+                PollRefused::TimedOut => shard.end(&conn, CloseReason::PingTimeout),
+                PollRefused::NotPolling => {}
             }
         }
         Ok(()) => {

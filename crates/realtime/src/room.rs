@@ -52,6 +52,11 @@ impl LocalRoom {
         self.members.get(from..end).unwrap_or_default()
     }
 
+    /// The slots of the members.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().filter(|member| !member.is_gone()).map(|member| member.slot)
+    }
+
     /// Ends a walk. Returns the members that have moved, with their new index, when there were holes.
     pub fn walked(&mut self) -> Vec<(Member, u32)> {
         self.walking = false;

@@ -4,6 +4,7 @@ use tidegate_auth::ApiKeys;
 use tidegate_balance::BucketSettings;
 use tidegate_types::Millis;
 
+use crate::app::App;
 use crate::door::DoorSettings;
 use crate::namespaces::Namespaces;
 
@@ -16,6 +17,8 @@ pub struct Settings {
     pub api_path: String,
     /// The namespaces that are served.
     pub namespaces: Namespaces,
+    /// The application whose endpoints are served; its namespaces stand in `namespaces`.
+    pub app: Option<Arc<App>>,
     /// Heartbeat, timeouts and packet limits of a session.
     pub session: tidegate_session::Settings,
     /// Connections in all and of one address.
@@ -67,6 +70,7 @@ impl Default for Settings {
             path: "/socket.io/".to_owned(),
             api_path: "/realtime".to_owned(),
             namespaces: Namespaces::default(),
+            app: None,
             session: tidegate_session::Settings::default(),
             door: DoorSettings::default(),
             max_rooms_per_connection: 100,

@@ -14,6 +14,7 @@ use tidegate_types::{CloseReason, ConnId, Phase, ShardId};
 use tokio::task::spawn_local;
 
 use crate::activity::Activity;
+use crate::app;
 use crate::call::Call;
 use crate::connection::{Conn, Io, Membership, NamespaceSocket};
 use crate::dialect_api;
@@ -30,7 +31,7 @@ use crate::{drain, expiry, goodbye, heartbeat, polling, upgrade, websocket};
 /// Publications taken from the mailbox at once; several for one member leave in one system call.
 const BATCH: usize = 64;
 /// Members written to before other tasks of the worker have their turn.
-const CHUNK: usize = 128;
+pub(crate) const CHUNK: usize = 128;
 /// One read takes at most so much, bytes.
 pub(crate) const READ_BYTES: usize = 64 << 10;
 
@@ -142,9 +143,13 @@ impl Shard {
             Io::Closed => return,
         };
         let summary = conn.summary(reason, transport);
-        for socket in std::mem::take(&mut *conn.sockets.borrow_mut()) {
+        // Not in the loop's head, where it would stay borrowed.
+        let sockets = std::mem::take(&mut *conn.sockets.borrow_mut());
+        for socket in sockets {
             let listening = transport == "sse";
-            self.forget_socket(conn, &socket, listening, reason.recoverable());
+            app::gone(self, conn, &socket, reason);
+            let keep_session = reason.recoverable() && socket.space.settings.recovery;
+            self.forget_socket(conn, &socket, listening, keep_session);
             socket.space.metrics.disconnected(reason);
         }
         if let Some(sid) = conn.sid.as_deref() {
@@ -165,6 +170,7 @@ impl Shard {
             Io::Events(events) => events.end(),
             Io::Closed => {}
         }
+        app::closed(self, conn, reason);
         if let Some(on_end) = conn.on_end.borrow_mut().take() {
             on_end(summary);
         }
@@ -245,6 +251,38 @@ impl Shard {
         self.settle(conn, sent);
     }
 
+    /// Sends one binary message by itself.
+    pub(crate) fn send_binary(self: &Rc<Self>, conn: &Rc<Conn>, bytes: &[u8]) {
+        let mut frames = self.frames.take();
+        let sent = conn.send_binary(&mut frames, bytes, self.node.settings.outbox_bytes);
+        keep_small(&mut frames);
+        self.frames.set(frames);
+        conn.flush_poll();
+        self.settle(conn, sent);
+    }
+
+    /// Sends a WebSocket ping.
+    pub(crate) fn send_ping(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let mut frame = Vec::with_capacity(2);
+        tidegate_wire::websocket::encode_header(&mut frame, tidegate_wire::websocket::Opcode::Ping, true, 0);
+        let sent = match &mut *conn.io.borrow_mut() {
+            Io::WebSocket(socket) => socket.sink.send(&socket.stream, &frame, self.node.settings.outbox_bytes),
+            Io::Polling(_) | Io::Events(_) | Io::Closed => Sent::Taken,
+        };
+        if conn.is_blocked() {
+            conn.wake();
+        }
+        self.settle(conn, sent);
+    }
+
+    /// The connections that are members of a room here.
+    pub(crate) fn members(&self, key: RoomKey) -> Vec<ConnId> {
+        let mut rooms = self.rooms.borrow_mut();
+        let Some(local) = rooms.get_mut(&key) else { return Vec::new() };
+        let conns = self.conns.borrow();
+        local.slots().filter_map(|slot| conns.get(slot as usize).map(|conn| conn.id)).collect()
+    }
+
     /// Queues a CONNECT reply (or nothing) and what a client has missed behind it; [`Shard::let_go`] sends both with one
     /// write. CONNECT goes first: stock clients keep events that come before it even if the connection breaks off between
     /// the two, and would show them twice.
@@ -281,7 +319,7 @@ impl Shard {
         taken > 0
     }
 
-    fn settle(self: &Rc<Self>, conn: &Rc<Conn>, sent: Sent) {
+    pub(crate) fn settle(self: &Rc<Self>, conn: &Rc<Conn>, sent: Sent) {
         match sent {
             Sent::Taken => {}
             Sent::Full => {
@@ -409,6 +447,10 @@ impl Shard {
                 Item::Call(call) => {
                     self.finish_run(&mut run, run_key.take()).await;
                     self.answer(*call);
+                }
+                Item::Order(order) => {
+                    self.finish_run(&mut run, run_key.take()).await;
+                    order.carry_out(self).await;
                 }
             }
         }

@@ -14,8 +14,9 @@ use tidegate_wire::websocket::{Decoder, Message, Opcode, Role, WsError};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::yield_now;
 
+use crate::app;
 use crate::compression::{self, Compression};
-use crate::connection::{Conn, Io};
+use crate::connection::{Conn, Io, Protocol};
 use crate::goodbye::NO_CODE;
 use crate::input::{self, Handled};
 use crate::outbox::Sent;
@@ -223,6 +224,14 @@ fn give_back(shard: &Rc<Shard>, buffer: Vec<u8>) {
 }
 
 fn take(shard: &Rc<Shard>, conn: &Rc<Conn>, message: Message<'_>) -> Handled {
+    if let Protocol::WebSocket(_) = &conn.protocol {
+        match &message {
+            Message::Text(text) => return app::message(shard, conn, app::Message::Text(text)),
+            Message::Binary(bytes) => return app::message(shard, conn, app::Message::Binary(bytes)),
+            Message::Pong(_) => conn.session.borrow_mut().pong(),
+            Message::Close(_) | Message::Ping(_) | Message::Compressed { .. } => {}
+        }
+    }
     match message {
         Message::Text(text) => match engine_io::decode_text(text) {
             Ok(packet) => input::packet(shard, conn, packet),
@@ -259,7 +268,10 @@ fn take(shard: &Rc<Shard>, conn: &Rc<Conn>, message: Message<'_>) -> Handled {
             if let Io::WebSocket(socket) = &mut *conn.io.borrow_mut() {
                 socket.sink.answer_close(said.and_then(|(code, _)| NonZeroU16::new(code)).unwrap_or(NO_CODE));
             }
-            Handled::Close(CloseReason::TransportClosed)
+            Handled::Close(match conn.protocol {
+                Protocol::SocketIo | Protocol::Engine(_) => CloseReason::TransportClosed,
+                Protocol::WebSocket(_) => CloseReason::ClientClosed,
+            })
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use tidegate_config::Config;
+use tidegate_realtime::app::App;
 
 /// Answers a request from the process itself, or leaves it to the routes. Called on every worker, for every request, so
 /// it must be quick and never block.
@@ -29,6 +30,8 @@ pub struct Extras {
     pub source: Option<Source>,
     /// Ends on SIGTERM and SIGINT: the first drains, the second ends the process at once.
     pub signals: bool,
+    /// An application in this process: its namespaces and endpoints are served instead of the config's.
+    pub app: Option<App>,
     /// Serves `/health`, `/stats` and `/metrics` on the public listeners too.
     pub admin_everywhere: bool,
 }

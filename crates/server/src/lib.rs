@@ -57,3 +57,4 @@ pub use extras::{Extras, Local, Source};
 pub use logging::start_logging;
 pub use reload::Reloaded;
 pub use server::{Running, Server};
+pub use tidegate_realtime::app;

@@ -15,6 +15,7 @@ use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryH
 use tidegate_config::{Config, RealtimeBehaviour, StoreKind};
 use tidegate_dialect::Dialect;
 use tidegate_metrics::Metrics;
+use tidegate_realtime::app::App;
 use tidegate_realtime::{
     Behaviour, Body, Client, DoorSettings, Entrance, Limits, NamespaceSettings, Namespaces, Node, Settings, Shard,
     StreamSummary, Streams,
@@ -35,8 +36,8 @@ use crate::worker::Worker;
 /// A drain closes its streams over at most so long, ms; longer makes no reconnect wave gentler.
 const MOST_SPREAD_MS: u64 = 10_000;
 
-/// The namespaces that are served. What a dialect says of limits wins over what is said for all.
-fn namespaces(realtime: &tidegate_config::Realtime) -> Namespaces {
+/// The namespaces that are served: the application's, if there is one, else the config's. What a dialect says of limits wins over what is said for all.
+fn namespaces(realtime: &tidegate_config::Realtime, app: Option<&App>) -> Namespaces {
     let limits = Limits {
         connections_per_tenant: realtime.connections_per_tenant,
         connections_per_user: realtime.connections_per_user,
@@ -46,6 +47,9 @@ fn namespaces(realtime: &tidegate_config::Realtime) -> Namespaces {
         events_per_minute: realtime.events_per_minute,
         ..Limits::default()
     };
+    if let Some(app) = app {
+        return app.namespaces(limits);
+    }
     realtime.namespaces.iter().fold(Namespaces::none(), |served, namespace| {
         let entrance = if namespace.needs_token { Entrance::Token } else { Entrance::Open };
         let settings = match &namespace.behaviour {
@@ -83,8 +87,15 @@ pub(crate) fn open(
     shards: u16,
     metrics: &Arc<Metrics>,
     phase: &watch::Receiver<Phase>,
+    app: Option<App>,
 ) -> Result<Option<Arc<Node>>, StartError> {
-    let Some(realtime) = &config.realtime else { return Ok(None) };
+    let Some(realtime) = &config.realtime else {
+        let needs = "the application needs the realtime server: the config has no [realtime]";
+        return if app.is_some() { Err(StartError::Config(needs.to_owned())) } else { Ok(None) };
+    };
+    if let Some(problem) = app.as_ref().and_then(App::problem) {
+        return Err(StartError::Config(format!("the application cannot be served: {problem}")));
+    }
     let mut node_secret = [0; 32];
     // Session ids are as unguessable as this is. They need not outlive the process: sessions are recovered by other means.
     getrandom::fill(&mut node_secret).map_err(|error| StartError::Store(error.to_string()))?;
@@ -127,7 +138,8 @@ pub(crate) fn open(
         reconnect_in_ms: millis(config.drain.reconnect_in),
         // A third of the deadline: what is slow to close still has the rest of it.
         drain_spread_ms: millis(config.drain.timeout / 3).min(MOST_SPREAD_MS),
-        namespaces: namespaces(realtime),
+        namespaces: namespaces(realtime, app.as_ref()),
+        app: app.map(Arc::new),
         ..Settings::default()
     };
     let store = &config.store;

@@ -8,7 +8,8 @@ use tidegate_config::Config;
 use tidegate_metrics::Metrics;
 use tidegate_proxy::LiveStreams;
 use tidegate_realtime::Node;
-use tidegate_types::{MAX_SHARDS, Phase, ShardId};
+use tidegate_realtime::app::Io;
+use tidegate_types::{MAX_SHARDS, Phase, ShardId, TenantId};
 use tokio::sync::{mpsc, watch};
 
 use crate::access_log::{AccessLog, Lines};
@@ -56,7 +57,7 @@ impl Server {
             None => (None, None),
         };
 
-        let node = realtime::open(config, workers, &metrics, &phase)?;
+        let node = realtime::open(config, workers, &metrics, &phase, extras.app)?;
         let (tracing, exporter) = match &config.trace {
             Some(settings) => {
                 let (tracing, exporter) = Tracing::new(settings, &metrics)?;
@@ -141,6 +142,20 @@ impl Running {
     /// Where the admin listener is.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// A namespace of the realtime server as a whole, for the default tenant: how other threads reach its clients. `None` if
+    /// it is not served. For another tenant: [`Running::io_of`].
+    pub fn io(&self, namespace: &str) -> Option<Io> {
+        self.io_of(namespace, &TenantId::default_tenant())
+    }
+
+    /// As [`Running::io`], for a tenant.
+    pub fn io_of(&self, namespace: &str, tenant: &TenantId) -> Option<Io> {
+        self.node.as_ref()?.io(namespace, tenant).unwrap_or_else(|error| {
+            tracing::error!(%error, namespace, "a namespace cannot be opened");
+            None
+        })
     }
 
     /// The tunnels and event streams through the gateway, those of the realtime server not included.

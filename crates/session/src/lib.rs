@@ -13,5 +13,5 @@
 mod session;
 mod sid;
 
-pub use session::{Input, PollRefused, ProbeStep, Session, Settings, Transport, UpgradeRefused};
+pub use session::{Bare, Input, PollRefused, ProbeStep, Session, Settings, Transport, UpgradeRefused};
 pub use sid::{InvalidSid, NodeTag, Sid, SidKey};

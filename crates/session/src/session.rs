@@ -90,12 +90,28 @@ pub enum Input<'a> {
     Close,
 }
 
+/// What a packet of bare Engine.IO means for the application.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Bare<'a> {
+    /// Nothing to do.
+    Nothing,
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(Bytes),
+    /// The client has closed the session.
+    Close,
+}
+
 /// Why a GET cannot be taken as a poll. Engine.IO answers both with "Bad request".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PollRefused {
     /// Another GET of this session is open; the session must close.
     #[error("overlapping poll")]
     Overlap,
+    /// The session has run out of time, though nobody has noticed yet; it must close.
+    #[error("session has timed out")]
+    TimedOut,
     /// The session has moved to WebSocket.
     #[error("session is not polling")]
     NotPolling,
@@ -133,6 +149,8 @@ pub struct Session {
     opened_at: Millis,
     /// When the ping went out whose pong is missing; 0 for none.
     ping_sent_at: Millis,
+    /// When the last ping went out that was answered, or the session was opened.
+    answered_ping_at: Millis,
     sockets: SmallVec<[Namespace; 1]>,
     partial: Option<Box<Partial>>,
     transport: Transport,
@@ -146,6 +164,7 @@ impl Session {
         Self {
             opened_at: now,
             ping_sent_at: 0,
+            answered_ping_at: now,
             sockets: SmallVec::new(),
             partial: None,
             transport,
@@ -196,13 +215,44 @@ impl Session {
             Packet::Message(text) => self.receive_text(text, settings),
             Packet::Binary(bytes) => self.receive_attachment(bytes, settings),
             Packet::Pong(_) => {
-                self.ping_sent_at = 0;
+                self.pong();
                 Ok(Input::Nothing)
             }
             Packet::Close => Ok(Input::Close),
             // Heartbeats go from server to client only in v4.
             Packet::Ping(_) | Packet::Open(_) => Err(CloseReason::ProtocolError),
             Packet::Upgrade | Packet::Noop => Ok(Input::Nothing),
+        }
+    }
+
+    /// Takes one packet of a session in which nothing but Engine.IO is spoken.
+    ///
+    /// # Errors
+    /// The reason to close the session for, when the packet breaks the protocol.
+    pub fn receive_bare<'a>(&mut self, packet: Packet<'a>) -> Result<Bare<'a>, CloseReason> {
+        match packet {
+            Packet::Message(text) => Ok(Bare::Text(text)),
+            Packet::Binary(bytes) => Ok(Bare::Binary(bytes)),
+            Packet::Pong(_) => {
+                self.pong();
+                Ok(Bare::Nothing)
+            }
+            Packet::Close => Ok(Bare::Close),
+            Packet::Ping(_) | Packet::Open(_) => Err(CloseReason::ProtocolError),
+            Packet::Upgrade | Packet::Noop => Ok(Bare::Nothing),
+        }
+    }
+
+    /// There is no CONNECT to wait for.
+    pub fn greet(&mut self) {
+        self.greeted = true;
+    }
+
+    /// The client has answered a ping.
+    pub fn pong(&mut self) {
+        if self.ping_sent_at != 0 {
+            self.answered_ping_at = self.ping_sent_at;
+            self.ping_sent_at = 0;
         }
     }
 
@@ -305,12 +355,24 @@ impl Session {
         None
     }
 
+    /// Whether a client that asks for packets now has been silent for longer than it may. By the clock alone, where
+    /// [`Session::expired`] depends on when the session had its turns: the reference server's timers are as exact.
+    fn is_overdue(&self, now: Millis, settings: &Settings) -> bool {
+        let silent_since = match self.ping_sent_at {
+            0 => self.answered_ping_at + settings.ping_interval_ms,
+            sent => sent.min(self.answered_ping_at + settings.ping_interval_ms),
+        };
+        now >= silent_since + settings.ping_timeout_ms
+    }
+
     /// A GET has come. It stays open until [`Session::poll_ended`].
     ///
     /// # Errors
-    /// [`PollRefused`]; on `Overlap` the session must close with [`CloseReason::ProtocolError`].
-    pub fn poll_started(&mut self) -> Result<(), PollRefused> {
+    /// [`PollRefused`]; on `Overlap` the session must close with [`CloseReason::ProtocolError`], on `TimedOut` with
+    /// [`CloseReason::PingTimeout`].
+    pub fn poll_started(&mut self, now: Millis, settings: &Settings) -> Result<(), PollRefused> {
         match self.transport {
+            Transport::Polling | Transport::Probing if self.is_overdue(now, settings) => Err(PollRefused::TimedOut),
             Transport::WebSocket => Err(PollRefused::NotPolling),
             Transport::Polling | Transport::Probing if self.poll_open => Err(PollRefused::Overlap),
             Transport::Polling | Transport::Probing => {
@@ -441,11 +503,27 @@ mod tests {
 
     #[test]
     fn an_overlapping_poll_is_refused() {
+        let settings = Settings::default();
         let mut session = Session::open(Transport::Polling, 0);
-        assert_eq!(session.poll_started(), Ok(()));
-        assert_eq!(session.poll_started(), Err(PollRefused::Overlap));
+        assert_eq!(session.poll_started(0, &settings), Ok(()));
+        assert_eq!(session.poll_started(0, &settings), Err(PollRefused::Overlap));
         session.poll_ended();
-        assert_eq!(session.poll_started(), Ok(()));
+        assert_eq!(session.poll_started(0, &settings), Ok(()));
+    }
+
+    #[test]
+    fn a_poll_after_the_time_of_a_ping_and_its_pong_is_too_late_even_if_nobody_has_noticed() {
+        let settings = Settings::default();
+        let mut session = Session::open(Transport::Polling, 1_000);
+        assert_eq!(session.poll_started(45_999, &settings), Ok(()));
+        session.poll_ended();
+        // The ping itself was late.
+        assert!(session.ping_turn(30_000));
+        assert_eq!(session.poll_started(46_000, &settings), Err(PollRefused::TimedOut));
+        assert_eq!(session.receive(Packet::Pong(""), &settings), Ok(Input::Nothing));
+        assert_eq!(session.poll_started(74_999, &settings), Ok(()));
+        session.poll_ended();
+        assert_eq!(session.poll_started(75_000, &settings), Err(PollRefused::TimedOut));
     }
 
     #[test]
@@ -455,7 +533,7 @@ mod tests {
         assert_eq!(session.probe_started(), Err(UpgradeRefused));
         assert_eq!(session.probe_packet(&Packet::Ping("probe")), Ok(ProbeStep::Pong));
         assert_eq!(session.probe_packet(&Packet::Upgrade), Ok(ProbeStep::Upgraded));
-        assert_eq!(session.poll_started(), Err(PollRefused::NotPolling));
+        assert_eq!(session.poll_started(0, &Settings::default()), Err(PollRefused::NotPolling));
         session.probe_failed();
         assert_eq!(session.transport(), Transport::WebSocket);
     }
@@ -466,7 +544,7 @@ mod tests {
         assert_eq!(session.probe_started(), Ok(()));
         assert_eq!(session.probe_packet(&Packet::Message("x")), Err(UpgradeRefused));
         session.probe_failed();
-        assert_eq!(session.poll_started(), Ok(()));
+        assert_eq!(session.poll_started(0, &Settings::default()), Ok(()));
     }
 
     #[test]

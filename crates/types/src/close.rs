@@ -35,6 +35,8 @@ pub enum CloseReason {
     TokenExpired,
     /// The token or its user was shut out.
     TokenRevoked,
+    /// The application's code failed.
+    InternalError,
 }
 
 impl CloseReason {
@@ -57,6 +59,7 @@ impl CloseReason {
             Self::RateLimited => "rate_limited",
             Self::TokenExpired => "token_expired",
             Self::TokenRevoked => "token_revoked",
+            Self::InternalError => "internal_error",
         }
     }
 
@@ -74,6 +77,7 @@ impl CloseReason {
             // Applications may define these; the last digits are HTTP's.
             Self::TokenExpired => 4401,
             Self::TokenRevoked => 4403,
+            Self::InternalError => 1011,
         }
     }
 

@@ -22,6 +22,12 @@ pub const MAX_ATTACHMENTS: u32 = 10;
 const RESERVED: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
+/// Whether a name means something else on one of the sides. Such an event is not to be sent: clients take it for a broken
+/// packet.
+pub fn is_reserved(event: &str) -> bool {
+    RESERVED.contains(&event)
+}
+
 /// The type of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

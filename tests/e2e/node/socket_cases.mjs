@@ -2,7 +2,7 @@
 // has the namespaces `/` and `/custom` alone: on connect it emits `auth` with the auth payload; in `/`, `message` comes
 // back as `message-back`, `message-with-ack` is acknowledged with its arguments.
 import { assert, keysOf } from "./lib.mjs";
-import { closed, message, sharedCases } from "./engine_cases.mjs";
+import { closed, message, ping, sharedCases } from "./engine_cases.mjs";
 
 /** A WebSocket that is connected to `/`. */
 async function connected(to) {
@@ -86,11 +86,11 @@ export const socketCases = (to) => [
   ["leaving the main namespace leaves the connection open", async () => {
     const socket = await connected(to);
     socket.send("41");
-    assert.equal(await message(socket), "2");
+    assert.equal(await ping(socket), "2");
   }],
   ["leaving a custom namespace leaves the main one", async () => {
     const socket = await connected(to);
-    assert.equal(await message(socket), "2");
+    assert.equal(await ping(socket), "2");
     socket.send("40/custom");
     await message(socket);
     await message(socket);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidegate_hub::{Effect, Effects, NewSession, Pid, PresenceChange, Resume, RoomId, Space, SpaceConfig, Who};
-use tidegate_session::{Input, ProbeStep, Session, Settings, Transport};
+use tidegate_session::{Input, PollRefused, ProbeStep, Session, Settings, Transport};
 use tidegate_types::{
     Class, ConnId, Namespace, Publication, RoomName, SessionOffset, ShardId, SpaceKey, TenantId, UserId,
 };
@@ -165,7 +165,7 @@ impl Server {
                 match up {
                     Up::Get => {
                         let Some(conn) = self.conns.get_mut(&link) else { continue };
-                        if conn.session.poll_started().is_err() {
+                        if conn.session.poll_started(g.now, &settings()).is_err() {
                             self.close(g, link, false);
                         }
                     }
@@ -556,11 +556,11 @@ impl Server {
         for (link, conn) in &mut self.conns {
             // Only an open poll refuses another one.
             let is_open = conn.session.transport() != Transport::WebSocket && {
-                let refused = conn.session.poll_started().is_err();
-                if !refused {
+                let started = conn.session.poll_started(g.now, &settings());
+                if started.is_ok() {
                     conn.session.poll_ended();
                 }
-                refused
+                started == Err(PollRefused::Overlap)
             };
             if is_open && !conn.outbox.is_empty() {
                 conn.session.poll_ended();

@@ -176,4 +176,9 @@ impl RealtimeAuth {
     pub fn hs256(secret: Secret) -> Self {
         Self::new(Tokens::hs256(secret))
     }
+
+    /// No credential at all: no token is valid. For applications whose namespaces look at none.
+    pub fn none() -> Self {
+        Self { cookie: None, ..Self::new(Tokens::default()) }
+    }
 }

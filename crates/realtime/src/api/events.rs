@@ -18,7 +18,7 @@ use super::refused::{Outcome, Refused, come_in};
 use super::request::{namespace, space};
 use super::ticket::unauthorized;
 use crate::body::Body;
-use crate::connection::{Conn, Io, NamespaceSocket};
+use crate::connection::{Conn, Io, NamespaceSocket, Protocol};
 use crate::credentials::cookie;
 use crate::heartbeat::new_session;
 use crate::http::{Client, Streams, bearer, header, parameter};
@@ -100,6 +100,8 @@ fn subscribe(
         address: client.address,
         since: now_ms(),
         sid: None,
+        protocol: Protocol::SocketIo,
+        head: None,
         io: RefCell::new(Io::Events(EventQueue::new())),
         session: RefCell::new(new_session(Transport::Polling)),
         sockets: RefCell::new(SmallVec::new()),
@@ -128,6 +130,7 @@ fn subscribe(
         socket_id: SocketId::from(""),
         pid: Pid::from(""),
         limit: None,
+        app: None,
         rooms: SmallVec::new(),
     };
     shard.add_member(&conn, &mut socket, joined.room_id, joined.seq);

@@ -107,6 +107,8 @@ async fn join_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, ro
                 Behaviour::Rooms => rooms_api::tell_joined(shard, conn, space, room),
                 // A dialect has no word for it; who is there it may tell all the same.
                 Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
+                // It is the application that tells its clients.
+                Behaviour::Handlers(_) => {}
             }
             Moved::Yes
         }
@@ -124,7 +126,7 @@ async fn leave_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, r
     }
     match &space.settings.behaviour {
         Behaviour::Rooms => rooms_api::tell_left(shard, conn, space, room),
-        Behaviour::Dialect(_) => {}
+        Behaviour::Dialect(_) | Behaviour::Handlers(_) => {}
     }
     Moved::Yes
 }

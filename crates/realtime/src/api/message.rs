@@ -54,7 +54,7 @@ impl Content<'_> {
         }
         let is_ours = match behaviour {
             Behaviour::Rooms => OF_ROOMS.iter().any(|begin| event.starts_with(begin)),
-            Behaviour::Dialect(_) => false,
+            Behaviour::Dialect(_) | Behaviour::Handlers(_) => false,
         };
         if is_ours {
             return Err(Refused::bad(format!(
@@ -79,7 +79,7 @@ impl Content<'_> {
         let payload = self.payload.map_or("null", RawValue::get);
         match behaviour {
             Behaviour::Rooms => Ok((event_name("room:message"), message_data(id, room, from.as_str(), payload, now))),
-            Behaviour::Dialect(_) => Err(no_message()),
+            Behaviour::Dialect(_) | Behaviour::Handlers(_) => Err(no_message()),
         }
     }
 
@@ -104,7 +104,7 @@ impl Content<'_> {
                 data.push(b'}');
                 Ok((event_name("broadcast"), data.into()))
             }
-            Behaviour::Dialect(_) => Err(no_message()),
+            Behaviour::Dialect(_) | Behaviour::Handlers(_) => Err(no_message()),
         }
     }
 }

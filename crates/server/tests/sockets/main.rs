@@ -3,6 +3,7 @@
 
 mod access_log;
 mod api;
+mod app;
 mod balance;
 mod drain;
 mod grpc;

@@ -29,6 +29,17 @@ pub fn binary() -> PathBuf {
     path
 }
 
+/// An example of the binary's package, beside the binary.
+pub fn example(name: &str) -> PathBuf {
+    let path = binary().parent().unwrap().join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build -p tidegate --examples` first, or `cargo xtask test`",
+        path.display()
+    );
+    path
+}
+
 fn node_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("node")
 }
