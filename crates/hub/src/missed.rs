@@ -61,14 +61,18 @@ impl Space {
         }
         let Some(stored) = stored else { return Missed::InStore };
         let wanted = |publication: &&Arc<Publication>| {
-            publication.position.is_some_and(|position| {
-                position.epoch == self.epoch && position.offset > from && position.offset <= room.head_offset
-            })
+            let offset = offset_of(publication);
+            self.is_ours(publication) && offset > from && offset <= room.head_offset
         };
         let mut all: Vec<_> = stored.iter().copied().filter(wanted).cloned().chain(in_memory).collect();
         all.sort_by_key(|publication| offset_of(publication));
         all.dedup_by_key(|publication| offset_of(publication));
         if is_all(&all) { Missed::All(all) } else { Missed::Unprovable }
+    }
+
+    /// Room, epoch and numbers of another tenant's message may well be those of one of ours.
+    fn is_ours(&self, publication: &Publication) -> bool {
+        publication.space == self.key && publication.position.is_some_and(|position| position.epoch == self.epoch)
     }
 
     /// What a member missed in a room after `from`.
@@ -86,9 +90,8 @@ impl Space {
             return Missed::Unprovable;
         }
         let in_range = |publication: &&Arc<Publication>| {
-            publication.position.is_some_and(|position| position.epoch == self.epoch)
-                && publication.seq > from
-                && publication.seq <= self.order.head_seq()
+            let seq = publication.seq;
+            self.is_ours(publication) && seq > from && seq <= self.order.head_seq()
         };
         let mut all: Vec<_> = stored.iter().copied().filter(in_range).cloned().chain(ring).collect();
         all.sort_by_key(|publication| publication.seq);

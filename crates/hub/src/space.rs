@@ -98,7 +98,8 @@ impl Space {
         let mut newest = 0;
         for publication in start.ring {
             let offset = offset_of(&publication);
-            let ours = publication.position.is_some_and(|position| position.epoch == start.epoch);
+            let ours =
+                publication.space == key && publication.position.is_some_and(|position| position.epoch == start.epoch);
             let Some(room) = rooms.id(&publication.room).and_then(|id| rooms.get_mut(id)) else { continue };
             if !ours || publication.seq <= newest || publication.seq > last_seq || offset > room.last_offset {
                 continue;
