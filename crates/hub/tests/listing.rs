@@ -56,6 +56,8 @@ fn the_rate_is_that_of_the_last_ten_seconds() {
     space.subscribe(conn, &room(1), 0);
     for tick in 0..400 {
         publish(&mut space, room(1), if tick % 2 == 0 { Class::Volatile } else { Class::Recoverable }, tick * 50);
+        let rate = space.room_summary(&room(1), tick * 50).unwrap().rate;
+        assert!(tick < 200 || (rate - 20.0).abs() < 0.2, "{rate} at {tick}");
     }
     let rate = |now| space.room_summary(&room(1), now).unwrap().rate;
     assert!((rate(20_000) - 20.0).abs() < 0.2, "{}", rate(20_000));

@@ -108,6 +108,17 @@ fn a_send_that_failed_may_be_tried_again() {
 }
 
 #[test]
+fn a_late_failure_does_not_undo_the_new_try() {
+    let mut space = space(SpaceConfig::default());
+    let persistent = Send { class: Class::Persistent, window_ms: 10, ..PLAIN };
+    let first = send(&mut space, &persistent, "m-1", 0);
+    // The store is so slow that the sender gave up before.
+    assert_eq!(send(&mut space, &persistent, "m-2", 10).duplicate, None);
+    space.append_failed(first.publication.seq, &mut Vec::new());
+    assert_eq!(send(&mut space, &persistent, "m-3", 11).duplicate.as_deref(), Some("m-2"));
+}
+
+#[test]
 fn a_volatile_message_is_not_repeated_either() {
     let mut space = space(SpaceConfig::default());
     let volatile = Send { class: Class::Volatile, ..PLAIN };
