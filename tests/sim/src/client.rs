@@ -2,7 +2,7 @@
 //! is a string, sends both on reconnect, and believes `recovered` if the pid it gets is the one it had. It writes and
 //! reads its packets by itself, not with the server's codec.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tidegate_types::RoomName;
@@ -63,6 +63,8 @@ pub struct Client {
     acks: BTreeMap<u64, Asked>,
     next_ack: u64,
     again: Vec<Unanswered>,
+    /// Who is in which room, as far as it has been told.
+    present: BTreeMap<RoomName, BTreeSet<String>>,
     /// Events that came before CONNECT. As in the stock client a disconnect does not clear it.
     early_events: Vec<String>,
     reconnect_at: u64,
@@ -89,6 +91,7 @@ impl Client {
             acks: BTreeMap::new(),
             next_ack: 0,
             again: Vec::new(),
+            present: BTreeMap::new(),
             early_events: Vec::new(),
             reconnect_at: 0,
             paused_until: 0,
@@ -260,6 +263,7 @@ impl Client {
         } else {
             g.report.afresh += u64::from(self.pid.is_some());
             self.rooms.clear();
+            self.present.clear();
         }
         self.after_kill = false;
         self.pid = pid;
@@ -396,7 +400,11 @@ impl Client {
             let users = data.get("users").and_then(Value::as_array).cloned().unwrap_or_default();
             let ours =
                 |user: &Value| user.as_str().is_some_and(|user| user.starts_with(&format!("{}/", self.tenant_name)));
-            return if users.iter().all(ours) { Ok(()) } else { Err(format!("presence of another tenant: {data}")) };
+            if !users.iter().all(ours) {
+                return Err(format!("presence of another tenant: {data}"));
+            }
+            self.told_of(&data, users.iter().filter_map(Value::as_str).map(str::to_owned));
+            return Ok(());
         }
         if name != "room:message" && name != "room:gap" {
             return Ok(());
@@ -452,6 +460,24 @@ impl Client {
             Some(Standing::Leaving) | None => {}
         }
         Ok(())
+    }
+
+    fn told_of(&mut self, data: &Value, users: impl Iterator<Item = String>) {
+        let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
+        let Ok(room) = RoomName::try_from(text("room")) else { return };
+        let present = self.present.entry(room).or_default();
+        match text("kind") {
+            "join" => present.extend(users),
+            "leave" => users.for_each(|user| _ = present.remove(&user)),
+            _ => *present = users.collect(),
+        }
+    }
+
+    /// Who else is in the room, as far as the client has been told. What was on its way to the room when the client
+    /// entered it may lack the client itself, which is not told of its own coming.
+    pub fn others_in(&self, room: &RoomName) -> BTreeSet<String> {
+        let present = self.present.get(room).cloned().unwrap_or_default();
+        present.into_iter().filter(|user| *user != self.user).collect()
     }
 
     /// At rest nothing may be missing.

@@ -26,6 +26,8 @@ pub enum Sabotage {
     TenantsMixed,
     /// A mailbox hands out the last message first.
     MailboxReordered,
+    /// Who comes back is not shown who is there now.
+    PresenceNotShown,
     /// A message sent again is published again.
     RepeatsForgotten,
 }

@@ -77,6 +77,15 @@ struct Shard {
     paused_until: u64,
 }
 
+/// A reply that waits until the session's record is stored, and the room whose members are shown behind it.
+struct SavedAck {
+    tenant: usize,
+    ticket: u64,
+    link: usize,
+    text: String,
+    show: Option<RoomName>,
+}
+
 /// A resume that waits for a read of the store.
 struct Reading {
     due: u64,
@@ -97,7 +106,7 @@ pub struct Server {
     /// Senders to be told when the message is stored.
     durable_acks: BTreeMap<(usize, u64), (usize, u64)>,
     /// Replies that wait until the session's record is stored.
-    saved_acks: Vec<(usize, u64, usize, String)>,
+    saved_acks: Vec<SavedAck>,
     /// By tenant, the last session write known to be stored.
     saved: Vec<u64>,
     readings: Vec<Reading>,
@@ -327,6 +336,9 @@ impl Server {
                 }
                 self.send_ready(g, link, SessionOffset { epoch: offset.epoch, seq });
                 self.carry_out(g, tenant, fx);
+                if g.sabotage != Sabotage::PresenceNotShown {
+                    rooms.iter().for_each(|(room, _)| self.show(g, tenant, link, room));
+                }
             }
             Resume::NeedHistory { reads } => {
                 g.report.store_reads += 1;
@@ -389,12 +401,14 @@ impl Server {
                     }
                 }
                 Effect::Presence { room_id, room, shards, change, except } => {
-                    let users: Vec<String> = match &change {
-                        PresenceChange::Join(info) => vec![info.user_id.to_string()],
-                        PresenceChange::Leave(user) => vec![user.to_string()],
-                        PresenceChange::Update { listed, .. } => listed.iter().map(|i| i.user_id.to_string()).collect(),
+                    let (kind, users): (_, Vec<String>) = match &change {
+                        PresenceChange::Join(info) => ("join", vec![info.user_id.to_string()]),
+                        PresenceChange::Leave(user) => ("leave", vec![user.to_string()]),
+                        PresenceChange::Update { listed, .. } => {
+                            ("update", listed.iter().map(|info| info.user_id.to_string()).collect())
+                        }
                     };
-                    let args = json!({ "room": room.as_str(), "users": users }).to_string();
+                    let args = json!({ "room": room.as_str(), "kind": kind, "users": users }).to_string();
                     for shard in shards.iter() {
                         if let Some(shard) = self.shards.get_mut(usize::from(shard.0)) {
                             shard.mailbox.push_back((tenant, Mail::Presence(room_id, args.clone(), except)));
@@ -460,12 +474,13 @@ impl Server {
                 if let Some(saved) = self.saved.get_mut(tenant) {
                     *saved = *ticket;
                 }
-                let due = |ack: &(usize, u64, usize, String)| ack.0 == tenant && ack.1 <= *ticket;
+                let due = |ack: &SavedAck| ack.tenant == tenant && ack.ticket <= *ticket;
                 let (ready, waiting) = std::mem::take(&mut self.saved_acks).into_iter().partition(due);
                 self.saved_acks = waiting;
                 let ready: Vec<_> = ready;
-                for (_, _, link, text) in ready {
+                for SavedAck { link, text, show, .. } in ready {
                     self.send(g, link, text.into_bytes());
+                    show.iter().for_each(|room| self.show(g, tenant, link, room));
                 }
             }
         }
@@ -618,6 +633,15 @@ impl Server {
                 store.close(space.save());
             }
         }
+    }
+
+    /// Shows a client who is in a room that it has just entered.
+    fn show(&mut self, g: &mut Ground, tenant: usize, link: usize, room: &RoomName) {
+        let users = self.present(tenant, room);
+        let args = json!({ "room": room.as_str(), "kind": "update", "users": users }).to_string();
+        let mut text = Vec::new();
+        socket_io::event(&mut text, "/", None, "presence", &args, None);
+        self.send(g, link, text);
     }
 
     /// Users in the room, as the hub says.

@@ -258,6 +258,16 @@ impl World {
                 let mut expected: Vec<String> = inside.map(|client| client.user.clone()).collect();
                 expected.sort();
                 expected.dedup();
+                for client in self.clients.iter().filter(|of| Some(&of.tenant_name) == name && of.is_in(&room)) {
+                    let others = expected.iter().filter(|user| **user != client.user).cloned().collect();
+                    let told = client.others_in(&room);
+                    if told != others {
+                        self.g.check(Err(format!(
+                            "{} believes that {told:?} are in {room}, not {others:?}",
+                            client.user
+                        )));
+                    }
+                }
                 if there != expected {
                     self.g.check(Err(format!("present in {room} of {name:?}: {there:?}, not {expected:?}")));
                 }

@@ -72,5 +72,6 @@ catches! {
     the_checker_notices_a_replay_before_connect: ReplayBeforeConnect,
     the_checker_notices_mixed_tenants: TenantsMixed,
     the_checker_notices_a_reordered_mailbox: MailboxReordered,
+    the_checker_notices_a_presence_that_is_out_of_date: PresenceNotShown,
     the_checker_notices_a_message_published_twice: RepeatsForgotten,
 }

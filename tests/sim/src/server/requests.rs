@@ -8,7 +8,7 @@ use tidegate_hub::{Effects, Idempotency, Message, Published};
 use tidegate_types::{Class, EventName, IdempotencyKey, RoomName, UserId};
 use tidegate_wire::socket_io;
 
-use super::{Server, class_name, class_of};
+use super::{SavedAck, Server, class_name, class_of};
 use crate::ground::{Ground, Sabotage};
 use crate::truth::Entry;
 
@@ -39,7 +39,7 @@ impl Server {
                 }
                 let reply = json!({ "ok": true, "already": joined.already, "seq": joined.seq });
                 self.carry_out(g, tenant, fx);
-                self.reply_when_saved(g, tenant, link, ack, &reply);
+                self.reply_when_saved(g, tenant, link, ack, &reply, Some(room));
             }
             "leave" => {
                 if let Some(room_id) = space.leave(id, &room, g.wall(), &mut fx)
@@ -48,7 +48,7 @@ impl Server {
                     members.retain(|(of, _)| *of != link);
                 }
                 self.carry_out(g, tenant, fx);
-                self.reply_when_saved(g, tenant, link, ack, &json!({ "ok": true }));
+                self.reply_when_saved(g, tenant, link, ack, &json!({ "ok": true }), None);
             }
             "send" => {
                 if !space.is_member(id, &room) {
@@ -141,14 +141,25 @@ impl Server {
     }
 
     /// A client that is told of its join must still be in the room after `kill -9` and recovery: the record comes first.
-    fn reply_when_saved(&mut self, g: &mut Ground, tenant: usize, link: usize, ack: u64, reply: &Value) {
+    fn reply_when_saved(
+        &mut self,
+        g: &mut Ground,
+        tenant: usize,
+        link: usize,
+        ack: u64,
+        reply: &Value,
+        show: Option<RoomName>,
+    ) {
         let ticket = g.stores.get(tenant).map_or(0, |store| store.ticket());
         let is_saved = self.saved.get(tenant).is_some_and(|saved| *saved >= ticket);
         if is_saved || g.sabotage == Sabotage::JoinAckBeforeSave {
-            return self.reply(g, link, ack, reply);
+            self.reply(g, link, ack, reply);
+            show.iter().for_each(|room| self.show(g, tenant, link, room));
+            return;
         }
         let mut text = Vec::new();
         socket_io::ack(&mut text, "/", ack, &reply.to_string());
-        self.saved_acks.push((tenant, ticket, link, String::from_utf8(text).unwrap_or_default()));
+        let text = String::from_utf8(text).unwrap_or_default();
+        self.saved_acks.push(SavedAck { tenant, ticket, link, text, show });
     }
 }
