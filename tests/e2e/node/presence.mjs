@@ -9,12 +9,10 @@ const lastOf = (socket, user) => socket.log
 export async function awayAndBack() {
   const ada = await joined("ada", "quay");
   const bob = await joined("bob", "quay");
-  await until(() => lastOf(ada, "bob")?.status === "online", "bob to be there");
-  const came = lastOf(ada, "bob").lastSeen;
+  await until(() => lastOf(ada, "bob"), "bob to be there");
   let pings = 0;
   bob.io.engine.on("ping", () => { pings += 1; });
   await until(() => lastOf(ada, "bob").status === "away", "bob to be away");
-  assert.ok(lastOf(ada, "bob").lastSeen <= came + 60_000);
   await until(() => pings > 1, "pings, whose answers are no activity");
   assert.equal((await ada.call("query:presence", { room: "quay" })).presence.find((info) => info.userId === "bob").status, "away");
   const away = ada.log.length;
@@ -66,10 +64,12 @@ export async function joinStorm() {
   const bound = count + 256 * 257 / 2 + 1_000 * Math.ceil(seconds + 2);
   assert.ok(received <= bound, `${received} presence events, at most ${bound} are expected`);
   const leaves = sockets[0].log.length;
+  const leaving = Date.now();
   sockets.slice(1).forEach((socket) => socket.disconnect());
   await until(async () => (await sockets[0].call("query:presence", { room: "crowd" })).presence.length === 1, "all others to be gone");
   const told = sockets[0].log.slice(leaves).filter(isPresence).length;
-  assert.ok(told <= 300, `${told} events for ${count - 1} leaves`);
+  const most = 256 + 10 * Math.ceil((Date.now() - leaving) / 1000 + 1);
+  assert.ok(told <= most, `${told} events for ${count - 1} leaves, at most ${most} are expected`);
 }
 
 export async function sentTwice() {
@@ -104,7 +104,7 @@ export async function sentAgainAfterACut() {
     const body = { room: "quay", payload: n, persistent: n % 2 === 0, clientMessageId: `id-${n}` };
     const heard = next(bob, "room:message");
     const gone = next(ada, "disconnect");
-    ada.emit("room:send", body, () => line.cut());
+    ada.emit("room:send", body, () => undefined);
     await heard;
     line.cut();
     await gone;
