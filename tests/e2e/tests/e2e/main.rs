@@ -11,6 +11,7 @@ mod foreign;
 mod gateway;
 mod harness;
 mod hostile;
+mod hostile_crowd;
 mod hostile_realtime;
 mod raw;
 mod rfc6455;
