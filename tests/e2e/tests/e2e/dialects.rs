@@ -38,6 +38,11 @@ fn the_service_of_an_application_for_the_cases_api_works_unchanged() {
 }
 
 #[test]
+fn what_a_backend_publishes_reaches_those_who_follow_the_case() {
+    scenario("caseUpdates", GENEROUS, "");
+}
+
+#[test]
 fn every_event_of_the_cases_api_has_its_documented_shape() {
     scenario("casesEvents", GENEROUS, "");
 }
