@@ -287,6 +287,15 @@ impl Space {
         self.order.ask_again(now, fx);
     }
 
+    /// As [`Space::tick`], and forgets all rooms that nobody is in and that hold nothing, which it otherwise keeps for a
+    /// while. Says how many rooms and how many recoverable sessions were forgotten.
+    pub fn clean(&mut self, now: Millis, fx: &mut Effects) -> (usize, usize) {
+        let before = (self.rooms.iter().count(), self.kept_sessions());
+        self.tick(now, fx);
+        self.rooms.forget_idle(0);
+        (before.0 - self.rooms.iter().count(), before.1 - self.kept_sessions())
+    }
+
     /// For a clean stop: exact heads, floors and the ring. Best called when nothing is pending; recoverable messages
     /// that still wait are then lost to everyone, and the floors say so, persistent ones are left to the store.
     pub fn save(&self) -> SpaceStart {

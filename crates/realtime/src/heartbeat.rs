@@ -1,6 +1,7 @@
 //! What happens by the clock: pings, timeouts, comments on silent event streams, and the spaces' own ticks.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidegate_session::{Session, Transport};
@@ -25,6 +26,7 @@ const SWEEP_TICKS: u32 = 50;
 pub(crate) fn start(shard: &Rc<Shard>) {
     spawn_local(ping(shard.clone()));
     spawn_local(comment(shard.clone()));
+    spawn_local(measure_lag(shard.clone()));
     if shard.id == FIRST {
         spawn_local(tick(shard.clone()));
     }
@@ -110,11 +112,8 @@ async fn tick(shard: Rc<Shard>) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut count = 0u32;
-    let mut last = std::time::Instant::now();
     loop {
         ticks.tick().await;
-        let lag = last.elapsed().saturating_sub(TICK);
-        shard.node.metrics.event_loop_lag_ms.set(lag.as_secs_f64() * 1_000.0);
         let now = now_ms();
         shard.node.tick(now);
         count = count.wrapping_add(1);
@@ -124,7 +123,17 @@ async fn tick(shard: Rc<Shard>) {
         if count.is_multiple_of(SWEEP_TICKS) {
             shard.node.sweep(now);
         }
-        last = std::time::Instant::now();
+    }
+}
+
+/// How long a task that is ready waits for its turn on this worker.
+async fn measure_lag(shard: Rc<Shard>) {
+    let Some(lag) = shard.node.lags.get(usize::from(shard.id.0)) else { return };
+    loop {
+        let due = tokio::time::Instant::now() + TICK;
+        tokio::time::sleep_until(due).await;
+        let late = due.elapsed().as_micros();
+        lag.store(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 

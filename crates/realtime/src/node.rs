@@ -1,7 +1,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -93,6 +93,8 @@ pub struct Node {
     /// Session records on their way to the store, by pid, and who waits for each.
     saving: Mutex<FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>>,
     pub(crate) door: Door,
+    /// How late each worker's last tick came, µs.
+    pub(crate) lags: Box<[AtomicU64]>,
     durable: bool,
 }
 
@@ -142,6 +144,7 @@ impl Node {
         let history = history(on_written)?;
         let loaded = history.load()?;
         let mailboxes = (0..settings.shards).map(|_| Arc::default()).collect();
+        let shards = settings.shards;
         let door = Door::new(settings.door, &crate::id::random());
         let node = Arc::new(Self {
             sid_key: SidKey::new(&settings.node_secret),
@@ -162,6 +165,7 @@ impl Node {
             hash_seed: [u64::from_ne_bytes(crate::id::random()), u64::from_ne_bytes(crate::id::random())],
             saving: Mutex::default(),
             door,
+            lags: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             durable,
         });
         for (key, start) in loaded {
@@ -240,7 +244,7 @@ impl Node {
         Ok(cell)
     }
 
-    fn cells(&self) -> Vec<Arc<SpaceCell>> {
+    pub(crate) fn cells(&self) -> Vec<Arc<SpaceCell>> {
         self.spaces.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -520,12 +524,14 @@ impl Node {
         }
     }
 
-    /// Brings the gauge of rooms up to date: counting them on each join and leave would cost more than a look a second.
+    /// Brings the gauges of rooms and of lag up to date: counting them on each join and leave would cost more than a look a second.
     pub(crate) fn show(&self) {
         for cell in self.cells() {
             let rooms = i64::try_from(cell.lock().stats().rooms).unwrap_or(i64::MAX);
             cell.metrics.active_rooms.inc_by(rooms - cell.rooms_shown.swap(rooms, Ordering::Relaxed));
         }
+        let slowest = self.lags.iter().map(|lag| lag.load(Ordering::Relaxed)).max().unwrap_or(0);
+        self.metrics.event_loop_lag_ms.set(slowest as f64 / 1_000.0);
     }
 
     /// What has to happen every few seconds: forgetting what nobody holds.
@@ -534,6 +540,11 @@ impl Node {
         self.tickets.sweep(now);
         self.revocations.sweep(now);
         self.replays.sweep(now);
+    }
+
+    /// How many connections there may be.
+    pub fn most_connections(&self) -> usize {
+        self.settings.door.connections
     }
 
     /// Resolves when no connection is left.
@@ -550,56 +561,6 @@ impl Node {
         let spaces = self.cells().iter().map(|cell| ((*cell.key).clone(), cell.lock().save())).collect();
         self.history.close(spaces)
     }
-
-    /// Connections and the store's state, for `/health`.
-    pub fn health(&self) -> Health {
-        let mut by_tenant: FxHashMap<TenantId, usize> = FxHashMap::default();
-        for cell in self.cells() {
-            let connections = cell.lock().stats().connections;
-            if connections > 0 {
-                *by_tenant.entry(cell.key.tenant.clone()).or_default() += connections;
-            }
-        }
-        let mut by_tenant: Vec<_> = by_tenant.into_iter().collect();
-        by_tenant.sort();
-        Health { connections: self.door.open(), by_tenant, store: self.history.healthy() }
-    }
-
-    /// Rooms and subscriptions, for `/stats`.
-    pub fn stats(&self) -> Stats {
-        let mut stats = Stats { connections: self.door.open(), ..Stats::default() };
-        for cell in self.cells() {
-            let space = cell.lock().stats();
-            stats.rooms += space.rooms;
-            stats.subscriptions += space.subscriptions;
-            stats.largest_room = stats.largest_room.max(space.largest_room);
-        }
-        stats
-    }
-}
-
-/// See [`Node::health`].
-#[derive(Clone, Debug)]
-pub struct Health {
-    /// Sessions and event streams.
-    pub connections: usize,
-    /// Socket.IO sockets by tenant, by name.
-    pub by_tenant: Vec<(TenantId, usize)>,
-    /// Whether the history store takes messages.
-    pub store: bool,
-}
-
-/// See [`Node::stats`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stats {
-    /// Sessions and event streams.
-    pub connections: usize,
-    /// Rooms somebody is in.
-    pub rooms: usize,
-    /// Memberships.
-    pub subscriptions: usize,
-    /// Members of the largest room.
-    pub largest_room: usize,
 }
 
 /// Names of the events the server sends of itself, parsed once.

@@ -12,6 +12,7 @@ use tidegate_realtime::Node;
 use tidegate_types::ErrorCode;
 
 use crate::process;
+use crate::realtime_status;
 use crate::status::Status;
 
 /// What the admin endpoints show. Shared by the admin listener and, in `dev`, by the workers.
@@ -40,8 +41,11 @@ impl Admin {
 
     /// Answers an admin path; `None` for any other.
     pub fn answer(&self, method: &Method, path: &str) -> Option<Response<Bytes>> {
-        let known =
-            matches!(path, "/health" | "/health/ready" | "/health/live" | "/stats" | "/metrics" | "/nginx_status");
+        let known = match path {
+            "/health" | "/health/ready" | "/health/live" | "/stats" | "/metrics" | "/nginx_status" => true,
+            "/websocket/metrics" | "/websocket/health" => self.node.is_some(),
+            _ => false,
+        };
         if !known {
             return None;
         }
@@ -55,10 +59,17 @@ impl Admin {
             "/health/ready" => self.readiness(),
             "/health/live" => json_response(StatusCode::OK, &json!({ "alive": true })),
             "/nginx_status" => respond(StatusCode::OK, "text/plain", self.status.page()),
-            "/stats" => json_response(StatusCode::OK, &self.stats()),
+            "/stats" => json_response(StatusCode::OK, &realtime_status::stats(self.node.as_deref())),
+            "/websocket/metrics" => self.of_realtime(realtime_status::metrics),
+            "/websocket/health" => self.of_realtime(realtime_status::health),
             _ => self.exposition(),
         };
         Some(response)
+    }
+
+    fn of_realtime(&self, shown: impl Fn(&Node, f64) -> Value) -> Response<Bytes> {
+        let shown = self.node.as_deref().map_or(Value::Null, |node| shown(node, self.started_seconds));
+        json_response(StatusCode::OK, &shown)
     }
 
     fn readiness(&self) -> Response<Bytes> {
@@ -91,21 +102,6 @@ impl Admin {
         });
         // 503 is for "unhealthy" only; a process that is that ill does not get to answer here.
         json_response(StatusCode::OK, &body)
-    }
-
-    fn stats(&self) -> Value {
-        let stats = self.node.as_ref().map(|node| node.stats()).unwrap_or_default();
-        let average = if stats.rooms == 0 { 0.0 } else { stats.subscriptions as f64 / stats.rooms as f64 };
-        json!({
-            "connections": stats.connections,
-            "rooms": {
-                "totalRooms": stats.rooms,
-                "totalSubscriptions": stats.subscriptions,
-                "avgSubscriptionsPerRoom": round(average, 100.0),
-                "largestRoom": stats.largest_room,
-            },
-            "clustering": { "enabled": false, "nodes": 1 },
-        })
     }
 
     fn exposition(&self) -> Response<Bytes> {

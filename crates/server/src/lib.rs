@@ -36,6 +36,7 @@ mod logging;
 mod plan;
 mod process;
 mod realtime;
+mod realtime_status;
 mod reload;
 mod request_id;
 mod route;

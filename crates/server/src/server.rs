@@ -93,7 +93,7 @@ impl Server {
         drop((ended, busy, tracing));
         let (orders, received) = mpsc::channel(4);
         let gate = Gate::new(config.admin.as_ref().and_then(|admin| admin.token.clone()), admin_address);
-        let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone(), live.clone()));
+        let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone(), live.clone(), node.clone()));
         let control = control::start(Control {
             admin: admin.clone(),
             api,

@@ -22,6 +22,28 @@ export async function healthAndStats() {
   await until(async () => (await request("/health")).json.connections.total === 2, "two connections");
 }
 
+/** What the cases API's monitoring shows, and the rooms that a look at the top should find. */
+export async function topRoomsAndMonitoring() {
+  const clients = await Promise.all(range(6).map((n) => joined(`u${n}`, "large")));
+  for (const socket of clients.slice(0, 2)) await socket.call("room:join", { room: "busy" });
+  for (const n of range(40)) await clients[0].call("room:send", { room: "busy", payload: n });
+  const top = async () => (await request("/stats")).json.topRooms;
+  await until(async () => (await top()).byRate.length > 0, "a busy room");
+  const { byMembers, byRate } = await top();
+  assert.deepEqual([byMembers[0].room, byMembers[0].connections, byMembers[0].users, byMembers[0].tenant], ["large", 6, 6, "default"]);
+  assert.equal(byRate[0].room, "busy");
+  assert.ok(byRate[0].messagesPerSecond > 0);
+  assert.equal(typeof (await request("/stats")).json.eventLoopLagMs, "number");
+  const metrics = (await request("/websocket/metrics")).json;
+  assert.equal(metrics.connections.current, 6);
+  assert.equal(metrics.rooms.totalRooms, 2);
+  assert.ok(metrics.messages.received >= 40 && metrics.messages.sent >= 80, JSON.stringify(metrics.messages));
+  assert.deepEqual(metrics.namespaces, { "/": 6 });
+  const health = (await request("/websocket/health")).json;
+  assert.deepEqual([health.status, health.issues], ["healthy", []]);
+  assert.ok(health.timestamp > 0 && health.metrics.connections.current === 6);
+}
+
 // What a client sees and what is counted happen on different threads: a count is waited for, not looked at.
 async function becomes(name, wanted) {
   let value;

@@ -15,17 +15,21 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use tidegate_proxy::LiveStreams;
+use tidegate_realtime::Node;
 use tidegate_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::{Order, Reload};
 use crate::plan::Plan;
+use crate::realtime_status;
 use crate::reload::Reloaded;
 use answer::{Answer, Refusal};
 pub(crate) use gate::Gate;
 
 /// Where the API begins.
 const ROOT: &str = "/api/v1/";
+/// The path that the cases API has for it.
+const CLEANUP: &str = "/websocket/cleanup";
 
 /// What the API reads and whom it tells.
 pub(crate) struct Api {
@@ -33,15 +37,26 @@ pub(crate) struct Api {
     plan: watch::Receiver<Arc<Plan>>,
     orders: mpsc::Sender<Order>,
     live: LiveStreams,
+    realtime: Option<Arc<Node>>,
 }
 
 impl Api {
-    pub fn new(gate: Gate, plan: watch::Receiver<Arc<Plan>>, orders: mpsc::Sender<Order>, live: LiveStreams) -> Self {
-        Self { gate, plan, orders, live }
+    pub fn new(
+        gate: Gate,
+        plan: watch::Receiver<Arc<Plan>>,
+        orders: mpsc::Sender<Order>,
+        live: LiveStreams,
+        realtime: Option<Arc<Node>>,
+    ) -> Self {
+        Self { gate, plan, orders, live, realtime }
     }
 
-    /// Answers a request below [`ROOT`]; `None` for any other path.
+    /// Answers a request below [`ROOT`], or to [`CLEANUP`]; `None` for any other path.
     pub async fn answer(&self, request: Request<Incoming>) -> Option<Response<Bytes>> {
+        if let (CLEANUP, Some(node)) = (request.uri().path(), &self.realtime) {
+            let answer = self.gate.admit(&request).and_then(|()| cleanup(node, request.method()));
+            return Some(answer.unwrap_or_else(Refusal::into_response));
+        }
         let path = request.uri().path().strip_prefix(ROOT)?.to_owned();
         Some(match self.gate.admit(&request) {
             Ok(()) => self.route(&path, request).await.unwrap_or_else(Refusal::into_response),
@@ -98,6 +113,13 @@ impl Api {
             }
             Err(problems) => Err(Refusal::new(ErrorCode::BadRequest, problems)),
         }
+    }
+}
+
+fn cleanup(node: &Node, method: &Method) -> Answer {
+    match *method {
+        Method::POST => Ok(answer::json(StatusCode::OK, &realtime_status::cleanup(node))),
+        _ => Err(Refusal::method("POST")),
     }
 }
 

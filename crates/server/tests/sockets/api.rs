@@ -5,7 +5,7 @@ use tidegate_config::{AccessLog, Config};
 use tidegate_server::{Extras, Source};
 use tidegate_testkit::{Message, RawClient, Upstream, WebSocket, local};
 
-use crate::harness::{GET_API, Gateway, config};
+use crate::harness::{GET_API, Gateway, config, realtime};
 
 /// Sends a request to the admin API as a program on this machine would.
 async fn ask(gateway: &Gateway, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -219,5 +219,24 @@ fn the_description_names_every_path_and_method_that_there_is() {
             }
         }
         assert_eq!(seen, 11);
+    });
+}
+
+#[test]
+fn the_realtime_server_is_cleaned_up_on_the_admin_listener_only() {
+    local(async {
+        let mut config = config(None, AccessLog::Off);
+        config.realtime = Some(realtime());
+        let gateway = Gateway::with(config, Extras::default());
+        let cleanup = "POST /websocket/cleanup HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        let answer = send(&gateway, cleanup).await;
+        assert_eq!(answer.status(), 200);
+        let body: Value = serde_json::from_str(&answer.text()).unwrap();
+        assert_eq!((&body["success"], &body["removed"]), (&json!(true), &json!({ "rooms": 0, "sessions": 0 })));
+        assert_eq!(send(&gateway, &cleanup.replace("POST", "GET")).await.status(), 405);
+        let elsewhere = send(&gateway, &cleanup.replace("localhost", "example.org")).await;
+        assert_eq!(elsewhere.status(), 403, "a page of somebody else in a browser on this machine");
+        let public = RawClient::connect(gateway.address).await.request(cleanup).await;
+        assert_eq!(public.status(), 404);
     });
 }

@@ -298,6 +298,11 @@ fn health_and_stats_have_the_documented_shapes() {
 }
 
 #[test]
+fn the_largest_and_the_busiest_rooms_are_shown() {
+    scenario("ops", "topRoomsAndMonitoring");
+}
+
+#[test]
 fn counters_move_with_what_happens() {
     scenario("ops", "countersMove");
 }
