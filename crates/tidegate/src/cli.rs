@@ -63,7 +63,13 @@ Examples:
 Examples:
   tidegate token --data-dir .tidegate --user ada
   tidegate token --secret-file jwt-secret --user ada --tenant acme --ttl 15m --permission 'room:lobby:join,send'
-  JWT_SECRET=… tidegate token --user ada")]
+  JWT_SECRET=… tidegate token --user ada
+  tidegate token --key-file issuer.pem --key-id 2026-11 --user ada --issuer https://id.example --audience rooms
+  tidegate token --key-file rsa.pem --algorithm PS256 --user bot --kind agent --token-id job-7
+
+A key of an issuer and its public half, for [realtime.auth] public_keys:
+  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out issuer.pem
+  openssl pkey -in issuer.pem -pubout -out issuer.pub.pem")]
     Token(TokenArgs),
     /// Ask a running server whether it is ready; exit code 0 or 1. For containers.
     #[command(after_help = "\
@@ -122,12 +128,22 @@ pub struct DevArgs {
 
 #[derive(Debug, Args)]
 pub struct TokenArgs {
-    /// The HS256 secret itself. Other users of the machine can see it in the process list: prefer the other ways.
-    #[arg(long, conflicts_with_all = ["secret_file", "data_dir"])]
+    /// The shared secret itself. Other users of the machine can see it in the process list: prefer the other ways.
+    #[arg(long, conflicts_with_all = ["secret_file", "data_dir", "key_file"])]
     pub secret: Option<String>,
-    /// A file with the HS256 secret.
-    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    /// A file with the shared secret.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_dir", "key_file"])]
     pub secret_file: Option<PathBuf>,
+    /// A file with the issuer's private key (PEM, PKCS #8; RSA, P-256, P-384 or Ed25519).
+    #[arg(long, value_name = "FILE", conflicts_with = "data_dir")]
+    pub key_file: Option<PathBuf>,
+    /// How to sign: HS256, HS384, HS512 with a secret; RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA with
+    /// a key [default: HS256, or the usual one of the key]
+    #[arg(long, value_name = "NAME")]
+    pub algorithm: Option<tidegate_auth::Algorithm>,
+    /// The name of the key (`kid`), as it stands in the issuer's JWKS.
+    #[arg(long, value_name = "KID")]
+    pub key_id: Option<String>,
     /// The data directory of `tidegate dev`.
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -143,6 +159,18 @@ pub struct TokenArgs {
     /// The name to show.
     #[arg(long)]
     pub username: Option<String>,
+    /// What the user is (claim `kind`): user, agent or anonymous.
+    #[arg(long, value_parser = ["user", "agent", "anonymous"])]
+    pub kind: Option<String>,
+    /// The token's own name (claim `jti`), by which it can be revoked.
+    #[arg(long, value_name = "ID")]
+    pub token_id: Option<String>,
+    /// Who signs it (claim `iss`).
+    #[arg(long)]
+    pub issuer: Option<String>,
+    /// Whom it is meant for (claim `aud`); may be given several times.
+    #[arg(long)]
+    pub audience: Vec<String>,
     /// A role; may be given several times.
     #[arg(long)]
     pub role: Vec<String>,

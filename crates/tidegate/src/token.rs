@@ -1,7 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tidegate_auth::{Claims, KeySet};
+use ring::rand::SystemRandom;
+use tidegate_auth::{Algorithm, Claims, SigningKey};
 use tidegate_server::exit;
 use tidegate_types::{TenantId, UserId};
 
@@ -12,18 +13,45 @@ use crate::output::print;
 
 /// Prints a token, and nothing else.
 pub fn run(args: &TokenArgs) -> Result<u8, Failure> {
-    let secret = secret(args)?;
-    if secret.is_empty() {
-        return Err(Failure::usage("the secret is empty"));
-    }
+    let random = SystemRandom::new();
+    let key = match &args.key_file {
+        Some(path) => {
+            let text = read(path, "key")?;
+            SigningKey::from_pem(&text, args.algorithm, &random)
+                .map_err(|fault| Failure::usage(format!("the key in {} cannot be used: {fault}", path.display())))?
+        }
+        None => {
+            let secret = secret(args)?;
+            if secret.is_empty() {
+                return Err(Failure::usage("the secret is empty"));
+            }
+            let algorithm = args.algorithm.unwrap_or(Algorithm::Hs256);
+            SigningKey::secret(algorithm, secret).map_err(|_| {
+                Failure::usage(format!("{algorithm} signs with a key, not with a secret: give --key-file"))
+            })?
+        }
+    };
     UserId::try_from(args.user.as_str()).map_err(|error| Failure::usage(format!("--user {error}")))?;
     TenantId::try_from(args.tenant.as_str()).map_err(|error| Failure::usage(format!("--tenant {error}")))?;
-    let mut claims = claims(&args.user, &args.tenant, args.ttl);
-    claims.username = args.username.clone();
-    claims.roles = args.role.clone();
-    claims.permissions = args.permission.clone();
-    print(&format!("{}\n", KeySet::hs256(secret).sign(&claims)))?;
+    let claims = Claims {
+        username: args.username.clone(),
+        kind: args.kind.clone(),
+        roles: args.role.clone(),
+        permissions: args.permission.clone(),
+        jti: args.token_id.clone(),
+        iss: args.issuer.clone(),
+        aud: args.audience.clone(),
+        ..claims(&args.user, &args.tenant, args.ttl)
+    };
+    let token = key.named(args.key_id.clone()).sign(&claims, &random);
+    let token = token.ok_or_else(|| Failure::usage("the system has no random numbers to sign with"))?;
+    print(&format!("{token}\n"))?;
     Ok(exit::OK)
+}
+
+fn read(path: &Path, what: &str) -> Result<String, Failure> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::io(format!("cannot read the {what} in {}", path.display()), error))
 }
 
 /// The claims of a token that begins now.
@@ -44,13 +72,13 @@ fn secret(args: &TokenArgs) -> Result<String, Failure> {
     let file: Option<PathBuf> =
         args.secret_file.clone().or_else(|| args.data_dir.as_ref().map(|directory| directory.join(JWT_SECRET_FILE)));
     if let Some(path) = file {
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| Failure::io(format!("cannot read the secret in {}", path.display()), error))?;
+        let text = read(&path, "secret")?;
         return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     if let Some(secret) = &args.secret {
         return Ok(secret.clone());
     }
-    std::env::var("JWT_SECRET")
-        .map_err(|_| Failure::usage("which secret? Give --data-dir, --secret-file, or JWT_SECRET in the environment"))
+    std::env::var("JWT_SECRET").map_err(|_| {
+        Failure::usage("which key? Give --data-dir, --secret-file, --key-file, or JWT_SECRET in the environment")
+    })
 }

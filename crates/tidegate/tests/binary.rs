@@ -166,6 +166,36 @@ fn token_prints_nothing_but_a_token_and_never_the_secret() {
 }
 
 #[test]
+fn token_signs_with_an_issuers_key_as_its_public_half_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("issuer.pem");
+    let path = path.to_str().unwrap();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", path]);
+    let public = openssl(&["pkey", "-in", path, "-pubout"]);
+    let keys = tidegate_auth::Key::from_pem(&public, &[]).unwrap();
+    let terms = tidegate_auth::Terms { audience: vec!["rooms".into()], issuer: vec!["id".into()], leeway_ms: 0 };
+    let keys = tidegate_auth::KeySet::new(keys, terms);
+    let arguments =
+        ["token", "--key-file", path, "--key-id", "k1", "--user", "bot", "--kind", "agent", "--token-id", "t"];
+    let output = run(&[&arguments[..], &["--issuer", "id", "--audience", "rooms", "--audience", "other"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let principal = keys.verify(text(&output.stdout).trim_end(), now).unwrap();
+    assert_eq!((principal.user.as_str(), principal.kind.as_str()), ("bot", "agent"));
+    assert_eq!(principal.token_id.as_deref(), Some("t"));
+    let output = run(&["token", "--key-file", path, "--algorithm", "RS256", "--user", "bot"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output.stderr).contains("none of the allowed algorithms takes a P-384 key"));
+    let output = run(&["token", "--secret", "s", "--algorithm", "ES256", "--user", "bot"]);
+    assert!(text(&output.stderr).contains("give --key-file"));
+}
+
+#[test]
 fn dev_serves_the_page_the_proxied_sample_and_health_on_one_port() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::dev(data.path(), &["--listen", "127.0.0.1:0", "--workers", "1"]);
