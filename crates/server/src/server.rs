@@ -163,6 +163,11 @@ impl Running {
         &self.live
     }
 
+    /// The realtime server, if the config has one.
+    pub fn realtime(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
     /// Opens the files of the access log again by their names, as on SIGUSR1. Returns at once.
     pub fn reopen_logs(&self) {
         self.log.reopen();

@@ -90,14 +90,14 @@ export async function refreshKeepsTheConnection() {
 }
 
 /** The close code and the packets, as they are on the wire. */
-function raw(given, query = "") {
+function raw(given, query = "", namespace = "") {
   const socket = new WebSocket(`${settings.url.replace("http", "ws")}/socket.io/?EIO=4&transport=websocket${query}`);
   const packets = [];
   const closed = new Promise((resolve) => socket.on("close", (code) => resolve(code)));
   socket.on("message", (data) => {
     const text = data.toString();
     packets.push(text);
-    if (text.startsWith("0")) socket.send(`40${given === undefined ? "" : JSON.stringify(given)}`);
+    if (text.startsWith("0")) socket.send(`40${namespace && `${namespace},`}${given === undefined ? "" : JSON.stringify(given)}`);
     if (text === "2") socket.send("3");
   });
   return { socket, packets, closed: within(closed, "the end") };
@@ -160,6 +160,10 @@ export async function whereTokensComeFrom() {
   await until(() => wire.packets.some((packet) => packet.startsWith("44")), "a refusal");
   assert.ok(wire.packets.at(-1).includes("Authentication token required"), wire.packets.at(-1));
   wire.socket.close();
+  // The chat API does take it.
+  const chat = raw(undefined, `&token=${good}`, "/ws/chat");
+  await until(() => chat.packets.some((packet) => packet.startsWith('40/ws/chat,{"sid"')), "the way in");
+  chat.socket.close();
   const bearer = { headers: { authorization: `Bearer ${good}` }, method: "POST" };
   const { json, status } = await request("/realtime/tickets", bearer);
   assert.equal(status, 201);

@@ -76,6 +76,11 @@ impl Gateway {
         self.running.as_ref().unwrap().reload(config)
     }
 
+    /// The realtime server.
+    pub fn node(&self) -> &tidegate_realtime::Node {
+        self.running.as_ref().unwrap().realtime().unwrap()
+    }
+
     pub fn reopen_logs(&self) {
         self.running.as_ref().unwrap().reopen_logs();
     }

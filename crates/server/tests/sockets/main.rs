@@ -22,5 +22,6 @@ mod serving;
 mod status;
 mod streams;
 mod tls;
+mod tokens;
 mod trace;
 mod upstream_tls;
