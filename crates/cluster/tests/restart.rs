@@ -211,19 +211,25 @@ fn child(test: &str, dir: &Path, shell: Option<&str>) -> Child {
     command.spawn().unwrap()
 }
 
-/// The child's half of the kill drill: appends as fast as the store takes it, and prints what is acknowledged.
+/// The child's half of the kill drill: appends as fast as the store takes it, and prints what is acknowledged. It goes on
+/// where the store says that its predecessor ended.
 #[test]
 fn child_appends_until_it_is_killed() {
     let Some(dir) = std::env::var_os("TIDEGATE_HISTORY_DIR") else { return };
     let clock = Arc::new(rig::START_MS.into());
-    let settings = HistorySettings { max_messages_per_room: 1_000_000, queue_bytes: 1 << 20, ..settings(&clock) };
+    let settings = HistorySettings {
+        max_messages_per_room: 1_000_000,
+        queue_bytes: 1 << 20,
+        fsync: Fsync::Always,
+        ..settings(&clock)
+    };
     let print = Arc::new(|written: &[Written]| {
         let mut lines = String::new();
         for written in written {
             match written {
-                Written::Appended { seq, .. } => lines.push_str(&format!("appended {seq}\n")),
+                Written::Synced { seq, .. } => lines.push_str(&format!("synced {seq}\n")),
                 Written::Reserved { upto, .. } => lines.push_str(&format!("reserved {upto}\n")),
-                Written::Synced { .. } | Written::Saved { .. } | Written::Failed { .. } => {}
+                Written::Appended { .. } | Written::Saved { .. } | Written::Failed { .. } => {}
             }
         }
         // One write for the whole group: what is printed was acknowledged before.
@@ -231,10 +237,11 @@ fn child_appends_until_it_is_killed() {
     });
     let history = EmbeddedHistory::open(Path::new(&dir), settings, print).unwrap();
     let key = space("default", "/");
+    let last = history.load().unwrap().first().map_or(0, |(_, start)| start.last_seq);
     let epoch = history.open_space(&key).unwrap().epoch;
     // On a line of its own: with one processor, the harness has begun a line with the test's name.
     println!("\nepoch {}", epoch.0);
-    for seq in 1u64.. {
+    for seq in last + 1.. {
         let mut writes = vec![Write::Append(message(&key, epoch, "one", seq, seq, rig::START_MS))];
         if seq % 512 == 1 {
             writes.insert(0, Write::Reserve { space: Arc::clone(&key), upto: seq + 1_024 });
@@ -251,25 +258,30 @@ fn child_appends_until_it_is_killed() {
 
 #[test]
 fn everything_acknowledged_before_kill_9_is_there_after_it() {
+    const KILLS: u64 = 5;
     let dir = tempfile::tempdir().unwrap();
-    let mut seen = 0;
     let mut epoch = None;
-    for round in 1..=3u64 {
-        let path = dir.path().join(round.to_string());
-        let mut process = child("child_appends_until_it_is_killed", &path, None);
+    let (mut acknowledged, mut reserved, mut there) = (0u64, 0u64, 0u64);
+    for kill in 1..=KILLS {
+        let mut process = child("child_appends_until_it_is_killed", dir.path(), None);
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let (mut last, mut reserved) = (0, 0);
+        let mut last = there;
         let mut note = |line: &str, last: &mut u64| match line.split_once(' ') {
-            Some(("appended", seq)) => {
+            Some(("synced", seq)) => {
                 let seq = seq.parse().unwrap();
                 assert_eq!(seq, *last + 1, "in order");
                 *last = seq;
             }
-            Some(("reserved", upto)) => reserved = upto.parse().unwrap(),
-            Some(("epoch", number)) => epoch = number.parse::<u64>().ok(),
+            Some(("reserved", upto)) => reserved = reserved.max(upto.parse().unwrap()),
+            Some(("epoch", number)) => {
+                let number = number.parse::<u64>().ok();
+                assert!(epoch.is_none() || epoch == number, "the same life");
+                epoch = number;
+            }
             _ => {}
         };
-        while last < round * 3_000 {
+        // Each time at another place.
+        while last < there + 200 + 150 * kill {
             note(&lines.next().expect("the child lives").unwrap(), &mut last);
         }
         process.kill().unwrap();
@@ -279,21 +291,22 @@ fn everything_acknowledged_before_kill_9_is_there_after_it() {
             note(line, &mut last);
         }
         process.wait().unwrap();
+        acknowledged = acknowledged.max(last);
 
         let clock = Arc::new(rig::START_MS.into());
         let settings = HistorySettings { max_messages_per_room: 1_000_000, ..settings(&clock) };
-        let history = EmbeddedHistory::open(&path, settings, Arc::<Reports>::default().listener()).unwrap();
+        let history = EmbeddedHistory::open(dir.path(), settings, Arc::<Reports>::default().listener()).unwrap();
         let key: Arc<SpaceKey> = space("default", "/");
         let found = offsets(&history.read(&room_of(&key, "one"), 0, usize::MAX).unwrap());
-        assert!(found.len() as u64 >= last, "acknowledged up to {last}, found {}", found.len());
-        assert!(found.iter().copied().eq(1..=found.len() as u64), "no hole");
+        there = found.len() as u64;
+        assert!(there >= acknowledged, "kill {kill}: acknowledged up to {acknowledged}, found {there}");
+        assert!(found.iter().copied().eq(1..=there), "kill {kill}: no hole, of all lives");
         let all = history.load().unwrap();
         let start = start_of(&all, &key);
         assert_eq!((Some(start.epoch.0), start.clean), (epoch, false));
-        assert!(start.reserved_seq >= reserved && start.last_seq == found.len() as u64);
-        seen += found.len();
+        assert!(start.reserved_seq >= reserved && start.last_seq == there);
     }
-    assert!(seen >= 18_000);
+    assert!(acknowledged >= KILLS * 200 + 150 * 15);
 }
 
 /// The child's half of the disk-full drill: one append for each line read, its fate for each line printed.
@@ -327,6 +340,16 @@ fn child_appends_on_demand() {
                 );
             }
             "check" => println!("check {}", rig.read("one") == stored),
+            "fill" => {
+                let mut filler = std::fs::File::create(Path::new(&dir).with_file_name("filler")).unwrap();
+                let error = loop {
+                    if let Err(error) = filler.write_all(&[0; 4_096]) {
+                        break error;
+                    }
+                };
+                println!("{error}");
+            }
+            "free" => println!("{:?}", std::fs::remove_file(Path::new(&dir).with_file_name("filler"))),
             _ => break,
         }
     }
@@ -382,6 +405,54 @@ fn a_full_disk_fails_messages_until_there_is_space_again() {
         assert!(tries < 2_000_000, "never again");
     }
     assert_eq!(ask("check"), "check true", "what was refused is not found, what was stored is");
+    drop(input);
+    process.wait().unwrap();
+}
+
+#[test]
+fn a_full_filesystem_refuses_messages_until_there_is_space_again() {
+    let mount = "mount -t tmpfs -o size=24m tmpfs \"$TIDEGATE_HISTORY_DIR/..\"";
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("disk/store");
+    std::fs::create_dir_all(dir.path().join("disk/store")).unwrap();
+    let allowed = Command::new("unshare")
+        .args(["-rm", "sh", "-c", mount])
+        .env("TIDEGATE_HISTORY_DIR", &store)
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("skipped: this machine lets nobody mount a filesystem of their own");
+        return;
+    }
+    // In a mount namespace of its own: the small filesystem ends with the process.
+    let mut process = child(
+        "child_appends_on_demand",
+        &store,
+        Some(&format!("exec unshare -rm sh -c '{mount} && exec \"$0\" \"$@\"' \"$0\" \"$@\"")),
+    );
+    let mut input = process.stdin.take().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.ends_with("ready")));
+    let mut ask = |what: &str| {
+        writeln!(input, "{what}").unwrap();
+        lines.next().expect("the process lives")
+    };
+    for round in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(ask("append"), "stored healthy=true", "round {round}");
+        }
+        assert!(ask("fill").contains("No space left on device"));
+        // A little may still be free in what the journal holds already.
+        let refused = (0..1_000).map(|_| ask("append")).find(|answer| answer.starts_with("failed "));
+        assert!(refused.is_some_and(|answer| answer.contains("No space left")), "round {round}");
+        assert_eq!(ask("free"), "Ok(())");
+        let mut tries = 0;
+        while ask("append") != "stored healthy=true" {
+            tries += 1;
+            assert!(tries < 2_000_000, "never again");
+        }
+        assert_eq!(ask("check"), "check true", "what was refused is not found, what was stored is");
+    }
     drop(input);
     process.wait().unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate_types::{Bookmark, Publication, RoomName};
+use tidegate_types::{Bookmark, Position, Publication, RoomName};
 
 use crate::Space;
 use crate::ring::{after_seq, offset_of};
@@ -36,6 +36,18 @@ impl Space {
             }
             Bookmark::Room(position) => self.missed_after_offset(room, position.offset, stored.as_deref()),
         }
+    }
+
+    /// What memory has of the room, oldest first, and the released head: the first `limit` after the offset, or the
+    /// newest `limit`.
+    pub fn recent(&self, room: &RoomName, after: Option<u64>, limit: usize) -> (Vec<Arc<Publication>>, Position) {
+        let head = self.position(room);
+        let Some(room) = self.rooms.find(room) else { return (Vec::new(), head) };
+        let skip = match after {
+            Some(after) => room.ring.partition_point(|publication| offset_of(publication) <= after),
+            None => room.ring.len().saturating_sub(limit),
+        };
+        (room.ring.iter().skip(skip).take(limit).cloned().collect(), head)
     }
 
     /// Offsets are contiguous: what reaches from the one after `from` to the head without a hole is all.

@@ -119,8 +119,8 @@ fn go(mut run: Run, event: &Event, args: &str, from: usize) -> Handled {
             Stepped::Wait(wait) => (wait, rest(index + 1)),
             Stepped::Again(wait) => (wait, rest(index)),
             Stepped::Store(durable) => {
-                let (conn, rest) = (run.conn.clone(), rest(index + 1));
-                let settled = operations::when_stored(&conn, durable, move |stored| rest.stored(run, stored));
+                let (shard, conn, rest) = (run.shard.clone(), run.conn.clone(), rest(index + 1));
+                let settled = operations::when_stored(&shard, &conn, durable, move |stored| rest.stored(run, stored));
                 return settled.map_or(Handled::Done, Handled::Later);
             }
         };

@@ -134,7 +134,8 @@ impl Encoded {
         self.event.get_or_init(|| {
             let publication = &*self.publication;
             let id = publication.position.map(|position| position.to_string());
-            let data = json_data(publication);
+            let mut data = String::with_capacity(publication.data.len());
+            push_json_data(&mut data, publication);
             let mut out = Vec::with_capacity(data.len() + 64);
             sse::encode_event(&mut out, id.as_deref(), None, &data);
             out.into()
@@ -247,11 +248,12 @@ impl Replay {
     }
 }
 
-/// The publication's data for readers that know JSON only: binary values stand in it as `{"base64":"…"}`.
-pub(crate) fn json_data(publication: &Publication) -> String {
+/// Appends the publication's data for readers that know JSON only: binary values stand in it as `{"base64":"…"}`.
+pub(crate) fn push_json_data(out: &mut String, publication: &Publication) {
     let data = std::str::from_utf8(&publication.data).unwrap_or_default();
     if publication.attachments.is_empty() {
-        return data.to_owned();
+        out.push_str(data);
+    } else {
+        out.push_str(&socket_io::inline_attachments(data, &publication.attachments));
     }
-    socket_io::inline_attachments(data, &publication.attachments)
 }

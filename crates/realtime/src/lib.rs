@@ -37,6 +37,7 @@ mod expiry;
 mod goodbye;
 mod handshake;
 mod heartbeat;
+mod history;
 mod http;
 mod id;
 mod input;

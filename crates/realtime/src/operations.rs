@@ -4,16 +4,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate_cluster::{History, HistoryError};
 use tidegate_hub::{JoinError, Message, Published};
 use tidegate_metrics::RateLimit;
-use tidegate_types::{ConnId, Millis, Position, Publication, RoomKey, RoomName};
+use tidegate_types::{ConnId, Millis, RoomName};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use crate::connection::Conn;
-use crate::emit::quoted;
-use crate::encoded::json_data;
 use crate::input::{Handled, Later};
 use crate::mailbox::Except;
 use crate::node::{Durable, SpaceCell};
@@ -203,7 +200,7 @@ fn publish(
         done(Ok(published));
         return None;
     };
-    when_stored(conn, durable, move |stored| {
+    when_stored(shard, conn, durable, move |stored| {
         done(if stored { Ok(published) } else { Err(SendRefused::NotStored) });
     })
 }
@@ -237,10 +234,15 @@ pub(crate) fn tell_others(
 }
 
 /// Goes on when a persistent message is durable or lost; what is returned is what the connection's next packet waits for.
-pub(crate) fn when_stored(conn: &Rc<Conn>, durable: Durable, settle: impl FnOnce(bool) + 'static) -> Option<Later> {
+pub(crate) fn when_stored(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    durable: Durable,
+    settle: impl FnOnce(bool) + 'static,
+) -> Option<Later> {
     let in_flight = conn.in_flight.get() + 1;
     conn.in_flight.set(in_flight);
-    let settled = when_durable(conn.clone(), durable, settle);
+    let settled = when_durable(shard.clone(), conn.clone(), durable, settle);
     if in_flight < MOST_IN_FLIGHT {
         spawn_local(settled);
         return None;
@@ -248,62 +250,10 @@ pub(crate) fn when_stored(conn: &Rc<Conn>, durable: Durable, settle: impl FnOnce
     Some(Box::pin(settled))
 }
 
-async fn when_durable(conn: Rc<Conn>, durable: Durable, settle: impl FnOnce(bool)) {
+async fn when_durable(shard: Rc<Shard>, conn: Rc<Conn>, durable: Durable, settle: impl FnOnce(bool)) {
     let stored = durable.await == Ok(true);
     conn.in_flight.set(conn.in_flight.get().saturating_sub(1));
+    // One group commit decides many messages: their acks leave in one write, with the deliveries that it has released.
+    shard.cork(&conn);
     settle(stored);
-}
-
-/// A page of a room's history as JSON: `messages` oldest first, each as `push` writes it, `position` to go on from, and
-/// `truncated` when messages that the page should have begun with are no longer kept.
-pub(crate) fn page(
-    history: &dyn History,
-    room: &RoomKey,
-    head: Position,
-    since: Option<Position>,
-    limit: usize,
-    push: fn(&mut String, &Publication),
-) -> Result<String, HistoryError> {
-    let known = since.filter(|since| since.epoch == head.epoch && since.offset <= head.offset);
-    let first_kept = history.bounds(room).map(|(first, _)| first);
-    let (messages, truncated) = match known {
-        Some(since) => {
-            let messages = history.read(room, since.offset, limit)?;
-            let lost = since.offset < head.offset && first_kept.is_none_or(|first| first > since.offset + 1);
-            (messages, lost)
-        }
-        None => {
-            let messages = history.tail(room, None, limit)?;
-            let first = messages.first().and_then(|message| message.position).map(|position| position.offset);
-            (messages, since.is_some() || first.is_some_and(|first| first > 1))
-        }
-    };
-    let last = messages.last().and_then(|message| message.position);
-    let position = match (known, last) {
-        (Some(_), Some(last)) if messages.len() == limit => last,
-        (_, last) => last.filter(|last| last.offset > head.offset).unwrap_or(head),
-    };
-    let mut page = String::from(r#"{"messages":["#);
-    for (index, message) in messages.iter().enumerate() {
-        if index > 0 {
-            page.push(',');
-        }
-        push(&mut page, message);
-    }
-    page.push_str(&format!(r#"],"position":"{position}","truncated":{truncated}}}"#));
-    Ok(page)
-}
-
-/// A message of the past as Socket.IO clients get it: what its event had.
-pub(crate) fn push_data(page: &mut String, message: &Publication) {
-    page.push_str(&json_data(message));
-}
-
-/// A message of the past as backends get it: with its place and its event's name.
-pub(crate) fn push_entry(page: &mut String, message: &Publication) {
-    let position = message.position.map_or_else(|| "null".to_owned(), |position| quoted(&position.to_string()));
-    let event = quoted(message.event.as_str());
-    let args = json_data(message);
-    let timestamp = message.timestamp_ms;
-    page.push_str(&format!(r#"{{"position":{position},"event":{event},"timestamp":{timestamp},"args":[{args}]}}"#));
 }

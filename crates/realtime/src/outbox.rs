@@ -157,9 +157,9 @@ impl FrameSink {
         self.outbox.is_some()
     }
 
-    /// From now on what is sent only queues.
-    pub fn cork(&mut self) {
-        self.corked = true;
+    /// From now on what is sent only queues. False if it did before.
+    pub fn cork(&mut self) -> bool {
+        !std::mem::replace(&mut self.corked, true)
     }
 
     /// What is sent is written again.

@@ -12,15 +12,15 @@ use tidegate_auth::RoomAction;
 use tidegate_hub::{Idempotency, Message, PresenceChange, PresenceUpdate};
 use tidegate_metrics::EventLabel;
 use tidegate_types::{
-    Bookmark, Class, CloseReason, EventName, IdempotencyKey, Millis, Namespace, Position, PresenceInfo, RoomKey,
-    RoomName, Status, push_number,
+    Bookmark, Class, CloseReason, EventName, IdempotencyKey, Millis, Namespace, Position, PresenceInfo, RoomName,
+    Status, push_number,
 };
 use tidegate_wire::{socket_io, write_string};
-use tokio::task::spawn_blocking;
 
 use crate::catch_up::{self, CaughtUp};
 use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::{ack, emit, quoted};
+use crate::history;
 use crate::input::Handled;
 use crate::limits;
 use crate::node::{SpaceCell, event_name, now_ms};
@@ -450,20 +450,14 @@ fn room_history(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     }
     let limit = query.limit.unwrap_or(HISTORY).clamp(1, MOST_HISTORY);
     let since = query.since;
-    let head = context.space.lock().position(&room);
-    let key =
-        RoomKey { tenant: context.space.key.tenant.clone(), namespace: context.space.key.namespace.clone(), room };
-    let history = context.shard.node.history.clone();
     let answer = context.answer(String::new());
     Ok(Handled::Later(Box::pin(async move {
-        match spawn_blocking(move || operations::page(&*history, &key, head, since, limit, operations::push_data)).await
-        {
-            Ok(Ok(page)) => answer.ack(&page),
-            Ok(Err(error)) => {
+        match history::page(&answer.shard, &answer.space, &room, since, limit, history::push_data).await {
+            Ok(page) => answer.ack(&page),
+            Err(error) => {
                 tracing::error!(%error, "the history cannot be read");
                 answer.refused(&Refusal::new(FAILED, "The history cannot be read now"));
             }
-            Err(_) => answer.refused(&Refusal::new(FAILED, "The history cannot be read now")),
         }
     })))
 }

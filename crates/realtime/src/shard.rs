@@ -417,6 +417,17 @@ impl Shard {
         self.mailbox.nudge();
     }
 
+    /// From now on the connection's packets wait until the mailbox has had its turn.
+    pub(crate) fn cork(&self, conn: &Rc<Conn>) {
+        let corked = match &mut *conn.io.borrow_mut() {
+            Io::WebSocket(socket) => socket.sink.cork(),
+            Io::Polling(_) | Io::Events(_) | Io::Closed => return,
+        };
+        if corked {
+            self.flush_soon(conn);
+        }
+    }
+
     fn flush_answers(self: &Rc<Self>) {
         let waiting = std::mem::take(&mut *self.unflushed.borrow_mut());
         for conn in &waiting {

@@ -195,6 +195,7 @@ export async function fire({ url, secret, clients = 30, rate = 400, recoveries =
   figures.returns = figures.recovered + figures.not_recovered;
   const faults = figures.lost + figures.lost_told + figures.repeated + figures.reordered + figures.missing_at_end;
   figures.faults = faults;
+  figures.faults_in_all = faults + figures.not_recovered;
   figures.recovered_percent = (100 * figures.recovered) / Math.max(figures.returns, 1);
   return figures;
 }

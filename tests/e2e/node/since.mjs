@@ -131,7 +131,10 @@ export async function fromTheStoreAfterAKill() {
   await until(() => numbers(bob).length === 6 && numbers(cleo).length === 9, "live messages");
 
   // What was not persistent is gone with the process: who missed some of it is told.
+  const before = (await bob.call("room:history", { room: "log", limit: 1 })).position;
   await send(bob, "log", 11, 3);
+  const page = await bob.call("room:history", { room: "log", since: before });
+  assert.deepEqual([page.messages.map((message) => message.payload.n), page.truncated], [[11, 12, 13], false], "from memory");
   const lost = offsetOf(bob, 11);
   bob.disconnect();
   cleo.disconnect();
@@ -142,6 +145,8 @@ export async function fromTheStoreAfterAKill() {
   const told = await dora.call("room:join", { room: "log", since: lost });
   assert.equal(told.recovered, false);
   assert.deepEqual(numbers(dora), []);
+  const gone = await dora.call("room:history", { room: "log", since: before });
+  assert.deepEqual([gone.messages, gone.truncated], [[], true], "a loss is told");
   await send(dora, "log", 20, 1, () => true);
   const rest = await dora.call("room:history", { room: "log", since: told.position });
   assert.deepEqual(rest.messages.map((message) => message.payload.n), [20], "the position goes on from there");

@@ -46,6 +46,7 @@ pub fn versions(root: &Path) -> Value {
         "haproxy": first_line("haproxy", &["-v"]).split(' ').nth(2).unwrap_or_default(),
         "node": first_line("node", &["--version"]),
         "socket.io": socketio.get("version").and_then(Value::as_str).unwrap_or_default(),
+        "redis": first_line("redis-server", &["--version"]).split("v=").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default(),
         "rustc": first_line("rustc", &["--version"]),
     })
 }

@@ -57,10 +57,16 @@ pub struct Server {
     pub address: String,
     /// Arguments for the generator, to be let in.
     auth: Vec<String>,
+    /// What it needs beside it.
+    helper: Option<Child>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if let Some(helper) = self.helper.as_mut() {
+            let _ = helper.kill();
+            let _ = helper.wait();
+        }
         // Asked twice: the second time Tidegate does not wait for its clients to go.
         let pid = self.child.id().to_string();
         for attempt in 0..100 {
@@ -110,14 +116,7 @@ impl Place {
 
     /// Installs the Node peer's modules when they are missing.
     pub fn install_node(&self) -> anyhow::Result<()> {
-        let dir = self.root.join("bench/peers/node");
-        if dir.join("node_modules/socket.io").is_dir() {
-            return Ok(());
-        }
-        eprintln!("installing the Node peer's modules");
-        let status = Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(&dir).status();
-        ensure!(status.context("npm did not start; is Node installed?")?.success(), "npm ci failed");
-        Ok(())
+        install(&self.root.join("bench/peers/node"), "@socket.io/redis-streams-adapter")
     }
 
     /// The upstream of the proxies, on the generator's core.
@@ -132,7 +131,7 @@ impl Place {
         BufReader::new(out).read_line(&mut line)?;
         let address =
             line.trim().strip_prefix("listening on ").context("the upstream did not say where it listens")?.to_owned();
-        Ok(Server { child, address, auth: Vec::new() })
+        Ok(Server { child, address, auth: Vec::new(), helper: None })
     }
 
     /// Starts a peer and waits until it accepts connections.
@@ -155,6 +154,7 @@ impl Place {
             Ok(path)
         };
         let mut auth = Vec::new();
+        let mut helper = None;
         let mut command = match peer {
             Peer::Nginx => {
                 let mut command = pinned(SERVER_CORE, Path::new("nginx"));
@@ -173,6 +173,15 @@ impl Place {
                     .arg(self.root.join("bench/peers/node/server.js"))
                     .env("PORT", port)
                     .env("NODE_ENV", "production");
+                match setup {
+                    Setup::Recovering => _ = command.env("RECOVERY", "memory"),
+                    Setup::RecoveringByRedis => {
+                        let (redis, port) = self.start_redis()?;
+                        helper = Some(redis);
+                        command.env("RECOVERY", "redis").env("REDIS_PORT", port);
+                    }
+                    _ => {}
+                }
                 command
             }
             Peer::Tidegate => {
@@ -194,7 +203,7 @@ impl Place {
         let out = fs::File::create(&log)?;
         command.stdout(out.try_clone()?).stderr(out).stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
         let child = command.spawn().with_context(|| format!("{} did not start; is it installed?", peer.name()))?;
-        let mut server = Server { child, address, auth };
+        let mut server = Server { child, address, auth, helper };
         let started = Instant::now();
         while TcpStream::connect(&server.address).is_err() {
             if let Some(status) = server.child.try_wait()? {
@@ -212,11 +221,49 @@ impl Place {
         Ok(server)
     }
 
+    /// Redis with nothing on disk, beside the server it serves; its port.
+    fn start_redis(&self) -> anyhow::Result<(Child, String)> {
+        let address = free_address()?;
+        let port = address.rsplit(':').next().unwrap_or_default().to_owned();
+        let mut child = pinned(SERVER_CORE, Path::new("redis-server"))
+            .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"])
+            .current_dir(&self.dir)
+            .stdout(Stdio::null())
+            .spawn()
+            .context("redis-server did not start; it is in Debian's redis-server")?;
+        let started = Instant::now();
+        while TcpStream::connect(&address).is_err() {
+            ensure!(child.try_wait()?.is_none(), "redis-server ended at once");
+            ensure!(started.elapsed() < Duration::from_secs(20), "redis-server does not listen");
+            sleep(Duration::from_millis(20));
+        }
+        Ok((child, port))
+    }
+
+    /// Cuts the clients of a server again and again; what they saw.
+    fn fire(&self, server: &Server, seconds: u32) -> anyhow::Result<Value> {
+        let dir = self.root.join("tests/e2e/node");
+        install(&dir, "socket.io-client")?;
+        let mut command = pinned(LOAD_CORE, Path::new("node"));
+        command.arg("fire.mjs").current_dir(dir).args(["--url", &format!("http://{}", server.address)]);
+        // As many as the seconds of the other cases would give.
+        command.args(["--recoveries", &(200 * seconds).min(1_000).to_string()]);
+        if let [_, secret] = server.auth.as_slice() {
+            command.args(["--secret", secret]);
+        }
+        let output = command.output().context("node did not start")?;
+        ensure!(output.status.success(), "fire.mjs: {}", String::from_utf8_lossy(&output.stderr).trim());
+        serde_json::from_slice(&output.stdout).context("fire.mjs printed no JSON")
+    }
+
     /// Runs the generator against a server; what it reports.
     pub fn generate(&self, case: &Case, server: &Server, seconds: u32) -> anyhow::Result<Value> {
         if let Some(args) = case.h2load() {
             let args: Vec<String> = args.iter().map(|arg| arg.replace("@ADDR@", &server.address)).collect();
             return h2::generate(&args, server.child.id(), seconds);
+        }
+        if case.fire() {
+            return self.fire(server, seconds);
         }
         let mut command = pinned(LOAD_CORE, &self.generator);
         command.arg("bench");
@@ -241,6 +288,17 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Installs the Node modules of a folder, if this one of them is missing.
+fn install(dir: &Path, module: &str) -> anyhow::Result<()> {
+    if dir.join("node_modules").join(module).is_dir() {
+        return Ok(());
+    }
+    eprintln!("installing the Node modules of {}", dir.display());
+    let status = Command::new("npm").args(["ci", "--silent", "--no-audit", "--no-fund"]).current_dir(dir).status();
+    ensure!(status.context("npm did not start; is Node installed?")?.success(), "npm ci failed");
+    Ok(())
 }
 
 pub fn pinned(core: &str, program: &Path) -> Command {

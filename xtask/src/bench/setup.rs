@@ -21,6 +21,10 @@ pub enum Setup {
     Metered,
     /// TLS, and HTTP/2 on it.
     Tls,
+    /// Sessions can be recovered: by Tidegate as always, by Node from its memory.
+    Recovering,
+    /// Sessions can be recovered: by Node from Redis.
+    RecoveringByRedis,
     /// Persistent messages are flushed to the disk before they are acknowledged.
     SyncAlways,
 }
@@ -37,6 +41,7 @@ impl Setup {
         let (mut http, mut server, mut listen) = (String::new(), String::new(), String::new());
         match self {
             Self::Plain | Self::Dev | Self::Metered | Self::ManyRoutes | Self::SyncAlways => {}
+            Self::Recovering | Self::RecoveringByRedis => {}
             Self::Limited => {
                 http.push_str(
                     "limit_req_zone $binary_remote_addr zone=api:10m rate=1000000r/s; \
@@ -73,7 +78,7 @@ impl Setup {
         let (mut listener, mut route, mut more) = (String::new(), String::new(), String::new());
         let fsync = if self == Self::SyncAlways { "always" } else { "interval" };
         match self {
-            Self::Plain | Self::Dev | Self::SyncAlways => {}
+            Self::Plain | Self::Dev | Self::SyncAlways | Self::Recovering | Self::RecoveringByRedis => {}
             Self::Limited => {
                 route.push_str("limits = [\"api\", \"perip\"]\nsecurity_headers = true\n");
                 more.push_str(

@@ -5,15 +5,14 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use tidegate_auth::Scope;
 use tidegate_hub::RoomSummary;
-use tidegate_types::{Position, RoomKey, RoomName};
-use tokio::task::spawn_blocking;
+use tidegate_types::{Position, RoomName};
 
 use super::action::Done;
 use super::caller::Caller;
 use super::refused::Refused;
 use super::request::{Parameters, name};
-use crate::node::{SpaceCell, now_ms};
-use crate::operations;
+use crate::history;
+use crate::node::now_ms;
 use crate::shard::Shard;
 
 /// Rooms of one answer, by default and at most.
@@ -104,19 +103,12 @@ pub(super) async fn history(
     let since = parameters.take("since").map(|since| since.parse::<Position>()).transpose();
     let since = since.map_err(|_| Refused::bad("since: it must be a position, as answers and messages have it"))?;
     parameters.end()?;
-    let head = space.lock().position(&room);
-    let (history, key) = (shard.node.history.clone(), key(&space, room));
-    let page = spawn_blocking(move || operations::page(&*history, &key, head, since, limit, operations::push_entry));
+    let page = history::page(shard, &space, &room, since, limit, history::push_entry);
     match page.await {
-        Ok(Ok(page)) => Ok(Done { status: ::http::StatusCode::OK, body: page }),
-        Ok(Err(error)) => {
+        Ok(page) => Ok(Done { status: ::http::StatusCode::OK, body: page }),
+        Err(error) => {
             tracing::error!(%error, "the history cannot be read");
             Err(Refused::unavailable("The history cannot be read now"))
         }
-        Err(_) => Err(Refused::unavailable("The history cannot be read now")),
     }
-}
-
-fn key(space: &SpaceCell, room: RoomName) -> RoomKey {
-    RoomKey { tenant: space.key.tenant.clone(), namespace: space.key.namespace.clone(), room }
 }

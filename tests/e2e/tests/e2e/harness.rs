@@ -52,17 +52,35 @@ const API_KEY: &str = "a key of the tests";
 pub struct Server {
     child: Option<Child>,
     data: tempfile::TempDir,
-    configured: bool,
+    kind: Kind,
     pub address: SocketAddr,
     log: Arc<Mutex<VecDeque<String>>>,
 }
 
+/// How a server is started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// `tidegate dev`.
+    Dev,
+    /// `tidegate run` with the config in its data directory.
+    Configured,
+    /// `tidegate dev` with its data on a filesystem of 24 MiB that only the server sees, and that ends with it.
+    OnASmallDisk,
+}
+
+/// Mounts the small filesystem over its first argument, in a mount namespace of the process's own.
+const MOUNT: &str = "mount -t tmpfs -o size=24m tmpfs \"$1\"";
+
 impl Server {
     pub fn start() -> Self {
+        Self::start_on(Kind::Dev)
+    }
+
+    fn start_on(kind: Kind) -> Self {
         let data = tempfile::tempdir().unwrap();
         let log = Arc::default();
-        let (child, address) = spawn(dev(data.path()), &log);
-        Self { child: Some(child), data, configured: false, address, log }
+        let (child, address) = spawn(kind.command(data.path()), &log);
+        Self { child: Some(child), data, kind, address, log }
     }
 
     /// `tidegate run` with these lines in `[realtime]`, everything in memory, and no page.
@@ -77,8 +95,48 @@ impl Server {
         std::fs::write(data.path().join("jwt-secret"), JWT_SECRET).unwrap();
         std::fs::write(data.path().join("api-key"), API_KEY).unwrap();
         let log = Arc::default();
-        let (child, address) = spawn(with_config(data.path()), &log);
-        Self { child: Some(child), data, configured: true, address, log }
+        let (child, address) = spawn(Kind::Configured.command(data.path()), &log);
+        Self { child: Some(child), data, kind: Kind::Configured, address, log }
+    }
+
+    /// A path in the data directory as this process sees it.
+    fn path(&self, name: &str) -> PathBuf {
+        let path = self.data.path().join(name);
+        match self.kind {
+            Kind::Dev | Kind::Configured => path,
+            Kind::OnASmallDisk => {
+                Path::new(&format!("/proc/{}/root", self.pid())).join(path.strip_prefix("/").unwrap_or(&path))
+            }
+        }
+    }
+
+    /// Takes all space of the disk; with what error that ended.
+    fn fill(&self) -> String {
+        assert!(self.kind == Kind::OnASmallDisk, "only a disk of its own is filled");
+        let mut file = std::fs::File::create(self.path("filler")).unwrap();
+        loop {
+            if let Err(error) = file.write_all(&[0; 4_096]) {
+                return error.to_string();
+            }
+        }
+    }
+
+    /// Leaves at the journal's end what a process leaves that is killed in the middle of a group; how many bytes.
+    fn tear(&self) -> usize {
+        let journals = files_below(self.data.path());
+        let journal = journals.iter().filter(|path| path.extension().is_some_and(|extension| extension == "jnl")).max();
+        let path = journal.expect("the store has a journal");
+        let mut bytes = std::fs::read(path).unwrap();
+        let allocated = bytes.len();
+        bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        // A group of three items, whose first one's key has not been written to its end.
+        let torn =
+            [&[1, 3, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 2, 0, 0][..], &[7; 8], &[40, 0, 90, 0, 0, 0, 90, 0, 0, 0, 5, 5]];
+        let torn = torn.concat();
+        bytes.extend_from_slice(&torn);
+        bytes.resize(allocated.max(bytes.len()), 0);
+        std::fs::write(path, bytes).unwrap();
+        torn.len()
     }
 
     pub fn url(&self) -> String {
@@ -91,7 +149,7 @@ impl Server {
 
     /// A secret that `dev` generated into its data directory.
     fn secret(&self, name: &str) -> String {
-        let path = self.data.path().join(name);
+        let path = self.path(name);
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
     }
 
@@ -105,7 +163,7 @@ impl Server {
 
     /// A token from the page's own way to get one.
     pub fn token(&self, name: &str) -> String {
-        if self.configured {
+        if self.kind == Kind::Configured {
             let mut command = Command::new(binary());
             let output = command.args(["token", "--user", name, "--data-dir"]).arg(self.data.path()).output().unwrap();
             return String::from_utf8(output.stdout).unwrap().trim().to_owned();
@@ -125,8 +183,7 @@ impl Server {
     }
 
     fn restart(&mut self) {
-        let command = if self.configured { with_config(self.data.path()) } else { dev(self.data.path()) };
-        let (child, address) = spawn(command, &self.log);
+        let (child, address) = spawn(self.kind.command(self.data.path()), &self.log);
         self.child = Some(child);
         self.address = address;
     }
@@ -163,7 +220,8 @@ impl Server {
     pub fn assert_alive(&mut self) {
         let ended = self.child.as_mut().expect("the server runs").try_wait().unwrap();
         assert!(ended.is_none(), "the server ended with {ended:?}:\n{}", self.output());
-        let (path, status) = if self.configured { ("/socket.io/?EIO=3", 400) } else { ("/health/live", 200) };
+        let (path, status) =
+            if self.kind == Kind::Configured { ("/socket.io/?EIO=3", 400) } else { ("/health/live", 200) };
         assert_eq!(crate::raw::get(self.address, path).status, status);
     }
 
@@ -190,16 +248,40 @@ impl Drop for Server {
     }
 }
 
-fn dev(data: &Path) -> Command {
-    let mut command = Command::new(binary());
-    command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
-    command
+impl Kind {
+    fn command(self, data: &Path) -> Command {
+        match self {
+            Self::Dev => {
+                let mut command = Command::new(binary());
+                command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+                command
+            }
+            Self::Configured => {
+                let mut command = Command::new(binary());
+                command.arg("run").arg("--config").arg(data.join("tidegate.toml"));
+                command
+            }
+            Self::OnASmallDisk => {
+                let run = format!("{MOUNT} && exec \"$0\" dev --listen 127.0.0.1:0 --data-dir \"$1\"");
+                let mut command = Command::new("unshare");
+                command.args(["-rm", "sh", "-c", &run]).arg(binary()).arg(data);
+                command
+            }
+        }
+    }
 }
 
-fn with_config(data: &Path) -> Command {
-    let mut command = Command::new(binary());
-    command.arg("run").arg("--config").arg(data.join("tidegate.toml"));
-    command
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
 }
 
 fn spawn(mut command: Command, log: &Arc<Mutex<VecDeque<String>>>) -> (Child, SocketAddr) {
@@ -324,6 +406,19 @@ pub fn scenario(file: &str, name: &str) {
     server.assert_no_panic();
 }
 
+/// As [`scenario`], with the server's data on a small disk of its own, where this machine allows that.
+pub fn scenario_on_a_small_disk(file: &str, name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let allowed = Command::new("unshare").args(["-rm", "sh", "-c", MOUNT, "sh"]).arg(folder.path()).output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this machine lets nobody mount a filesystem of their own");
+        return;
+    }
+    let mut server = Server::start_on(Kind::OnASmallDisk);
+    run_against(&mut server, file, name);
+    server.assert_no_panic();
+}
+
 /// The same with these lines in `[realtime]`.
 pub fn scenario_with(realtime: &str, file: &str, name: &str) {
     let mut server = Server::configured(realtime);
@@ -425,6 +520,10 @@ fn act(server: &mut Server, action: &str) -> Value {
             return json!({ "url": server.url() });
         }
         "wipe" => server.wipe(),
+        "fill" => return json!({ "error": server.fill() }),
+        "free" => std::fs::remove_file(server.path("filler")).unwrap(),
+        "tear" => return json!({ "bytes": server.tear() }),
+        "output" => return json!({ "text": server.output() }),
         "memory" => return json!({ "kib": server.memory_kib() }),
         other => panic!("the scenario asks for {other}"),
     }

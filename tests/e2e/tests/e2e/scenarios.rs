@@ -1,6 +1,6 @@
 //! The node scenarios, each with a server of its own. What they do is in `node/`.
 
-use crate::harness::{configured_scenario, scenario};
+use crate::harness::{configured_scenario, scenario, scenario_on_a_small_disk};
 
 #[test]
 fn a_client_on_polling_alone_joins_and_talks() {
@@ -245,6 +245,16 @@ fn a_join_after_a_kill_is_answered_from_the_store() {
 #[test]
 fn a_slow_consumer_is_closed_and_recovers() {
     scenario("recovery", "slowConsumerIsClosedAndRecovers");
+}
+
+#[test]
+fn on_a_full_disk_persistent_messages_are_refused_and_the_rest_goes_on() {
+    scenario_on_a_small_disk("store", "aFullDisk");
+}
+
+#[test]
+fn a_torn_end_of_the_journal_is_cut_off_with_a_line_in_the_log() {
+    scenario("store", "aTornJournal");
 }
 
 #[test]
