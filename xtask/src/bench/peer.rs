@@ -173,14 +173,12 @@ impl Place {
                     .arg(self.root.join("bench/peers/node/server.js"))
                     .env("PORT", port)
                     .env("NODE_ENV", "production");
-                match setup {
-                    Setup::Recovering => _ = command.env("RECOVERY", "memory"),
-                    Setup::RecoveringByRedis => {
-                        let (redis, port) = self.start_redis()?;
-                        helper = Some(redis);
-                        command.env("RECOVERY", "redis").env("REDIS_PORT", port);
-                    }
-                    _ => {}
+                if setup == Setup::Recovering {
+                    command.env("RECOVERY", "memory");
+                } else if setup == Setup::RecoveringByRedis {
+                    let (redis, port) = self.start_redis()?;
+                    helper = Some(redis);
+                    command.env("RECOVERY", "redis").env("REDIS_PORT", port);
                 }
                 command
             }
