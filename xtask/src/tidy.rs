@@ -122,6 +122,7 @@ pub fn run() -> Result<()> {
     direction(&files, &mut problems);
     openings(&files, &mut problems);
     metric_names(&files, &mut problems);
+    promises(&files, &mut problems);
     for remark in &remarks {
         println!("note: {remark}");
     }
@@ -185,6 +186,23 @@ fn pure_crates(files: &[File], problems: &mut Vec<String>) {
                         problems.push(format!("{}:{number}: {call} in a pure crate", file.path));
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Each test that `docs/delivery.md` links with a promise is in the file that it names.
+fn promises(files: &[File], problems: &mut Vec<String>) {
+    const PROMISES: &str = "docs/delivery.md";
+    let Some(document) = files.iter().find(|file| file.path == PROMISES) else { return };
+    for (index, line) in document.text.lines().enumerate() {
+        for link in line.split("[`").skip(1) {
+            let Some((name, rest)) = link.split_once("`](../") else { continue };
+            let path = rest.split(')').next().unwrap_or_default();
+            let test = name.trim_end_matches('*');
+            let found = files.iter().any(|file| file.path == path && file.text.contains(test));
+            if !found {
+                problems.push(format!("{PROMISES}:{}: {path} has no test {name}", index + 1));
             }
         }
     }
