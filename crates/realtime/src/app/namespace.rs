@@ -291,11 +291,12 @@ impl Handlers {
 
     /// Tells the application that a client is gone.
     pub(crate) fn gone(&self, socket: &Socket, reason: CloseReason) {
+        // First, so that the handler cannot send into a namespace that the client has left.
+        socket.own().leave();
         if let Some(gone) = &self.0.gone {
-            // Its connection has ended already, so there is nothing to close after a panic.
+            // The client is out already, so there is nothing to close after a panic.
             let _ = calmly("on_disconnect", || gone(socket, reason));
         }
-        socket.own().leave();
     }
 }
 
