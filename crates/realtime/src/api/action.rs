@@ -13,6 +13,7 @@ use super::disconnect::{DisconnectConnection, DisconnectUser};
 use super::members::Membership;
 use super::publish::Publish;
 use super::refused::Refused;
+use super::revocations::Revoke;
 use crate::http::{Answer, json};
 use crate::shard::Shard;
 
@@ -46,6 +47,7 @@ pub(super) enum Action<'a> {
     Leave(Membership),
     DisconnectUser(DisconnectUser),
     DisconnectConnection(DisconnectConnection),
+    Revoke(Revoke),
 }
 
 impl Action<'_> {
@@ -63,6 +65,7 @@ impl Action<'_> {
             Self::Leave(membership) => membership.leave(shard, caller).await,
             Self::DisconnectUser(user) => user.perform(shard, caller).await,
             Self::DisconnectConnection(connection) => connection.perform(shard, caller).await,
+            Self::Revoke(revoke) => revoke.perform(shard, caller),
         }
     }
 }

@@ -17,6 +17,7 @@ mod once;
 mod publish;
 mod refused;
 mod request;
+mod revocations;
 mod rooms;
 mod ticket;
 
@@ -72,7 +73,8 @@ async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) ->
         | Endpoint::Join
         | Endpoint::Leave
         | Endpoint::DisconnectUser
-        | Endpoint::DisconnectConnection => Box::pin(write(shard, endpoint, names, request)).await,
+        | Endpoint::DisconnectConnection
+        | Endpoint::Revoke => Box::pin(write(shard, endpoint, names, request)).await,
     }
 }
 
@@ -102,7 +104,8 @@ async fn read(
         | Endpoint::Join
         | Endpoint::Leave
         | Endpoint::DisconnectUser
-        | Endpoint::DisconnectConnection => Err(Refused::nothing()),
+        | Endpoint::DisconnectConnection
+        | Endpoint::Revoke => Err(Refused::nothing()),
     }
 }
 
@@ -151,6 +154,10 @@ impl Asked {
             Endpoint::Broadcast => {
                 request::Parameters::read(query)?.end()?;
                 Action::Broadcast(parse(&self.body)?)
+            }
+            Endpoint::Revoke => {
+                request::Parameters::read(query)?.end()?;
+                Action::Revoke(parse(&self.body)?)
             }
             Endpoint::Batch => {
                 request::Parameters::read(query)?.end()?;

@@ -13,6 +13,7 @@ mod harness;
 mod hostile;
 mod hostile_crowd;
 mod hostile_realtime;
+mod http_api;
 mod raw;
 mod rfc6455;
 mod scenarios;
