@@ -441,7 +441,8 @@ pub fn configured_scenario(file: &str, name: &str, realtime: &str) {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("tidegate.toml");
     let text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:0\"\n[log]\naccess = \"off\"\n[store]\nkind = \"memory\"\n\
+        "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[log]\naccess = \"off\"\n\
+         [store]\nkind = \"memory\"\n\
          [realtime]\n{realtime}\n[realtime.auth]\njwt_secret = \"{SECRET}\"\n"
     );
     std::fs::write(&config, text).unwrap();
