@@ -16,6 +16,7 @@ mod store;
 mod streams;
 mod tokens;
 mod upstream;
+mod webhook;
 
 pub use dialect::built_in_dialects;
 pub(crate) use namespace::{namespaces_by_default, namespaces_by_themselves};

@@ -6,6 +6,7 @@ mod operation;
 mod realtime;
 mod route;
 mod upstream;
+mod webhook;
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;

@@ -72,6 +72,7 @@ mod operation;
 mod realtime;
 mod route;
 mod upstream;
+mod webhook;
 
 pub(crate) use dialect::*;
 pub(crate) use limit::*;
@@ -80,6 +81,7 @@ pub(crate) use operation::*;
 pub(crate) use realtime::*;
 pub(crate) use route::*;
 pub(crate) use upstream::*;
+pub(crate) use webhook::*;
 
 use crate::reader::{List, Named};
 

@@ -16,6 +16,7 @@ mod store;
 mod streams;
 mod tokens;
 mod upstream;
+mod webhook;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub use tokens::{PublicKeys, Tokens};
 pub use upstream::{
     Balance, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer, UpstreamTls,
 };
+pub use webhook::{OnFailure, Webhook, WebhookEvent};
 
 /// A whole, validated configuration. Whatever is named in it exists, and no two parts contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -171,7 +171,8 @@ fn the_effective_config_is_a_file_that_means_the_same() {
     survives_being_written_out(include_str!("../../../examples/gateway.toml"));
     let example = include_str!("../../../examples/tidegate.toml")
         .replace("${TIDEGATE_JWT_SECRET}", "${JWT}")
-        .replace("${TIDEGATE_BILLING_KEY:-change-this-before-use}", "${JWT}");
+        .replace("${TIDEGATE_BILLING_KEY:-change-this-before-use}", "${JWT}")
+        .replace("${TIDEGATE_WEBHOOK_SECRET:-change-this-before-use}", "${JWT}");
     survives_being_written_out(&example);
 }
 

@@ -43,6 +43,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[realtime.auth]", "Auth"),
     ("[[realtime.auth.api_keys]]", "ApiKey"),
     ("[[realtime.namespace]]", "RealtimeNamespace"),
+    ("[[realtime.webhook]]", "Webhook"),
     ("[dialect.a]", "Dialect"),
     ("[dialect.a.codes]", "Codes"),
     ("[dialect.a.limits]", "DialectLimits"),
@@ -118,6 +119,10 @@ fn the_defaults_of_the_schema_are_those_of_the_reader() {
         ("[route.cors]", "origins = [\"*\"]"),
         ("[realtime.auth]", "jwt_secret = \"0123456789abcdef0123456789abcdef\""),
         ("[[realtime.namespace]]", "name = \"/x\"\ndialect = \"a\""),
+        (
+            "[[realtime.webhook]]",
+            "name = \"w\"\nurl = \"http://x\"\nsecret = \"0123456789abcdef\"\nevents = [\"join\"]",
+        ),
         ("[[dialect.a.connect.do]]", "emit = \"e\""),
         ("[dialect.a.presence.join]", "event = \"e\"\ndata = 1"),
         ("[dialect.a.event.b.payload.c]", "type = \"any\""),

@@ -241,6 +241,19 @@ catalogue! {
         "tidegate_upstream_header_seconds", "seconds",
         "Time from the begin of an attempt, connecting included, to the head of the server's response";
 
+    // Webhooks.
+    webhook_calls: Family<WebhookCallLabels, Counter> = "tidegate_webhook_calls_total", "calls",
+        "Calls of a webhook, each try counted; those that were not made for its sake too";
+    webhook_call_seconds: Family<WebhookLabels, Histogram<SecondsBuckets>> =
+        "tidegate_webhook_call_seconds", "seconds",
+        "Time from the begin of a call to the end of its answer, or until it was given up";
+    webhook_queue: Family<WebhookLabels, Gauge> = "tidegate_webhook_queue_events", "events",
+        "Events that wait to be told to a webhook";
+    webhook_dropped: Family<WebhookDropLabels, Counter> = "tidegate_webhook_dropped_total", "events",
+        "Events that a webhook was to be told of and was not";
+    webhook_breaker: Family<WebhookLabels, Gauge> = "tidegate_webhook_breaker_state", "none",
+        "The breaker of a webhook: 0 closed, 1 making its trials, 2 open";
+
     // Process.
     build_info: Family<BuildLabels, Gauge> = "tidegate_build_info", "none",
         "Always 1, with the version as a label";

@@ -204,6 +204,36 @@ label_enum!(
 );
 
 label_enum!(
+    /// What became of a call of a webhook.
+    WebhookResult {
+        /// A status of success came.
+        Ok = "ok",
+        /// Another status came that says that trying again is of no use.
+        Rejected = "rejected",
+        /// A status came that says that the receiver is not well.
+        Failed = "failed",
+        /// Nothing came in time.
+        Timeout = "timeout",
+        /// No connection, or it broke off.
+        Unreachable = "unreachable",
+        /// The breaker was open: no call was made.
+        BreakerOpen = "breaker_open",
+        /// Too many calls were under way for too long: no call was made.
+        Busy = "busy",
+    }
+);
+
+label_enum!(
+    /// Why an event that a webhook was to be told of is lost to it.
+    WebhookDrop {
+        /// Too many waited; it was the oldest.
+        QueueFull = "queue_full",
+        /// The receiver did not take it, however often it was tried.
+        NotTaken = "not_taken",
+    }
+);
+
+label_enum!(
     /// Why a connection to a server failed.
     ConnectError {
         /// Nobody listens.
@@ -688,6 +718,25 @@ labels! {
         /// What became of the request.
         outcome "outcome": LimitOutcome,
     }
+    /// `{webhook,result}`
+    WebhookCallLabels {
+        /// The webhook.
+        webhook "webhook": Name,
+        /// What became of the call.
+        result "result": WebhookResult,
+    }
+    /// `{webhook}`
+    WebhookLabels {
+        /// The webhook.
+        webhook "webhook": Name,
+    }
+    /// `{webhook,reason}`
+    WebhookDropLabels {
+        /// The webhook.
+        webhook "webhook": Name,
+        /// Why.
+        reason "reason": WebhookDrop,
+    }
     /// `{zone}`
     ZoneLabels {
         /// The zone.
@@ -743,13 +792,22 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
             "reason",
             format!(
                 "Of a refused credential: {}. Of a dropped message: {}. Of a disconnection: the close reason as in the logs. \
-                 Of a bad request: which rule it broke. Of a refused connection: {}.",
+                 Of a bad request: which rule it broke. Of a refused connection: {}. Of an event for a webhook: {}.",
                 of!(AuthFailure),
                 of!(DropReason),
-                of!(RefusedConnection)
+                of!(RefusedConnection),
+                of!(WebhookDrop)
             ),
         ),
-        ("result", format!("Of a handshake: {}. Of a fetch of keys: {}.", of!(Handshake), of!(KeyFetch))),
+        (
+            "result",
+            format!(
+                "Of a handshake: {}. Of a fetch of keys: {}. Of a webhook's call: {}.",
+                of!(Handshake),
+                of!(KeyFetch),
+                of!(WebhookResult)
+            ),
+        ),
         ("route", "The route's name in the config, or `realtime`.".to_owned()),
         ("server", "The server's address in the config; `all` for the breaker of the upstream.".to_owned()),
         ("status", of!(ConnectionStatus)),
@@ -758,6 +816,7 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         ("type", format!("Of a rate limit: {}. Of an error: what failed.", of!(RateLimit))),
         ("upstream", "The upstream's name in the config; `none` for a route without one.".to_owned()),
         ("version", "The version of Tidegate.".to_owned()),
+        ("webhook", "The webhook's name in the config.".to_owned()),
         ("zone", "The zone's name in the config.".to_owned()),
     ]
 }

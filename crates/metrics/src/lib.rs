@@ -17,6 +17,7 @@ mod labels;
 mod limits;
 mod streams;
 mod text;
+mod webhooks;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,6 +32,7 @@ pub use prometheus_client::metrics::family::Family;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use streams::WebSocketMetrics;
 pub use text::markdown;
+pub use webhooks::WebhookMetrics;
 
 use tidegate_types::TenantId;
 

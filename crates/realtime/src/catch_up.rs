@@ -18,6 +18,7 @@ use crate::input::Handled;
 use crate::node::SpaceCell;
 use crate::operations::{JoinRefused, Saved, room_limit};
 use crate::shard::Shard;
+use crate::webhooks::{self, WebhookEvent};
 
 /// The store is asked again if the ring has lost, while it was being read, what was to follow.
 const READS: u32 = 3;
@@ -120,6 +121,7 @@ impl Joiner {
                 && !socket.rooms.iter().any(|membership| membership.room == self.room_id)
             {
                 self.shard.add_member(&self.conn, socket, self.room_id, seq);
+                webhooks::room_changed(socket, WebhookEvent::Join, &self.room);
             }
         }
         if !missed.is_empty() {

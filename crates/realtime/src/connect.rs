@@ -7,7 +7,7 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal, PrincipalKind};
 use tidegate_dialect::Reason;
-use tidegate_hub::{NewSession, Pid, Resume, ResumeFailure, SocketId, Who};
+use tidegate_hub::{NewSession, Pid, PresenceUpdate, Resume, ResumeFailure, SocketId, Who};
 use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery, StoreLabels, StoreOperation};
 use tidegate_types::{InvalidPosition, Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
 use tidegate_wire::socket_io;
@@ -23,8 +23,10 @@ use crate::limits::{self, Crowded};
 use crate::mailbox::Item;
 use crate::namespaces::{Behaviour, Entrance};
 use crate::node::{Node, SpaceCell, now_ms};
+use crate::operations;
 use crate::rooms_api;
 use crate::shard::Shard;
+use crate::webhooks::{self, Admitted, NotAdmitted, WebhookEvent};
 use crate::{expiry, id};
 
 /// The longest auth payload read, bytes: a token, a pid and an offset fit many times.
@@ -99,11 +101,49 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
     let comeback = auth
         .filter(|_| settings.recovery)
         .and_then(|auth| Some((Pid::from(auth.pid?), auth.offset?.parse::<SessionOffset>())));
-    if let Behaviour::Handlers(handlers) = &settings.behaviour {
-        let text = if text.is_empty() || text.len() > MAX_AUTH_BYTES { "{}" } else { text };
-        return app::connect(shard, conn, &space, principal, handlers, text, comeback);
+    if !webhooks::is_asked(&space, WebhookEvent::Connect) {
+        return proceed(shard, conn, &space, principal, text, comeback);
     }
-    let_in(shard, conn, &space, principal, None, comeback)
+    let (shard, conn, text) = (shard.clone(), conn.clone(), Box::<str>::from(text));
+    Handled::Later(Box::pin(async move {
+        match webhooks::may_connect(&shard, conn.address, conn.transport(), &space, principal).await {
+            _ if conn.is_closed() => {}
+            Ok(admitted) => proceed_with(&shard, &conn, &space, admitted, &text, comeback).await,
+            Err(refused) => {
+                count_failure(&shard.node, AuthError::Failed);
+                refuse_for_backend(&shard, &conn, &space, &refused);
+            }
+        }
+    }))
+}
+
+/// Somebody with a valid credential has nothing against them here but what an application may have. `text` is the auth
+/// payload.
+fn proceed(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    principal: Arc<Principal>,
+    text: &str,
+    comeback: Comeback,
+) -> Handled {
+    if let Behaviour::Handlers(handlers) = &space.settings.behaviour {
+        let text = if text.is_empty() || text.len() > MAX_AUTH_BYTES { "{}" } else { text };
+        return app::connect(shard, conn, space, principal, handlers, text, comeback);
+    }
+    let_in(shard, conn, space, principal, None, comeback)
+}
+
+/// In the backend's words, or in those of the namespace if it has none.
+fn refuse_for_backend(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &SpaceCell, refused: &NotAdmitted) {
+    let namespace = &space.key.namespace;
+    match &refused.code {
+        Some(code) => {
+            let error = serde_json::json!({ "message": refused.message, "data": { "code": code } });
+            refuse_with(shard, conn, namespace, &error.to_string());
+        }
+        None => refuse_as(shard, conn, namespace, &space.settings.behaviour, Reason::Forbidden, &refused.message),
+    }
 }
 
 /// The session that a client wants back, and what it has of it.
@@ -140,6 +180,50 @@ pub(crate) fn let_in(
         }
     };
     rest.map_or(Handled::Done, Handled::Later)
+}
+
+/// As [`proceed`], with what backends give to the client.
+async fn proceed_with(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    admitted: Admitted,
+    text: &str,
+    comeback: Comeback,
+) {
+    // Others of the user may have come in while the backend was asked.
+    let pid = comeback.as_ref().map(|(pid, _)| pid.as_str());
+    if let Some(crowded) = crowded(space, pid, &admitted.principal) {
+        space.metrics.limited(RateLimit::Connection).inc();
+        return refuse_crowded(shard, conn, space, crowded);
+    }
+    if let Handled::Later(rest) = proceed(shard, conn, space, admitted.principal, text, comeback) {
+        rest.await;
+    }
+    // The workers may have looked for its like meanwhile, too.
+    expiry::part_if_revoked(shard, conn);
+    let now = now_ms();
+    if let Some(presence) = admitted.presence {
+        let update = PresenceUpdate { metadata: Some(presence), ..PresenceUpdate::default() };
+        shard.node.with_space(space, |hub, fx| hub.update_presence(conn.id, update, now, fx));
+    }
+    for room in &admitted.rooms {
+        match operations::join(shard, conn, space, room, now) {
+            Ok(entered) => {
+                if let Some(saved) = entered.saved {
+                    let _ = saved.await;
+                }
+                match &space.settings.behaviour {
+                    Behaviour::Rooms => rooms_api::joined(shard, conn, space, room),
+                    Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
+                    Behaviour::Handlers(_) => {}
+                }
+            }
+            Err(error) => {
+                tracing::debug!(room = room.as_str(), %error, "a client cannot join a room that a webhook names")
+            }
+        }
+    }
 }
 
 /// Somebody who shows no token where none is needed.
@@ -303,6 +387,7 @@ fn welcome(
     conn.session.borrow_mut().accept(namespace.clone());
     socket.space.metrics.connections.inc();
     socket.space.metrics.connected.inc();
+    webhooks::connected(conn, &socket, missed.is_some());
     conn.sockets.borrow_mut().push(socket);
     let replay = missed.unwrap_or_default();
     let held_back = !replay.is_empty();

@@ -147,6 +147,15 @@ impl Conn {
         matches!(*self.io.borrow(), Io::Closed)
     }
 
+    /// How its bytes travel now, for people.
+    pub fn transport(&self) -> &'static str {
+        match &*self.io.borrow() {
+            Io::WebSocket(_) | Io::Closed => "websocket",
+            Io::Polling(_) => "polling",
+            Io::Events(_) => "sse",
+        }
+    }
+
     /// Whether something waits for the socket to take it.
     pub fn is_blocked(&self) -> bool {
         matches!(&*self.io.borrow(), Io::WebSocket(socket) if socket.sink.is_blocked())

@@ -1,6 +1,7 @@
 //! Namespaces that speak a declared dialect: its steps, carried out. This file is about events; `moments.rs` about connects,
 //! disconnects and presence.
 
+mod asking;
 mod moments;
 
 use std::rc::Rc;
@@ -25,6 +26,7 @@ use crate::node::{Durable, SpaceCell, now_ms};
 use crate::operations::{self, JoinRefused, Saved, SendRefused, Senders};
 use crate::shard::Shard;
 
+use asking::{Asked, Said};
 pub(crate) use moments::{connected, disconnecting, presence_event, refuse_connection, send_snapshot};
 
 /// Handles an event of a client that is connected to the space.
@@ -52,8 +54,7 @@ pub(crate) fn event(
         run.refuse(declared, None, &Refusal { retry_after_s: Some(wait_ms.div_ceil(1_000)), ..refusal });
         return Handled::Done;
     }
-    // As in the reference server, an event nobody listens to is nobody's error.
-    let Some(declared) = declared else { return Handled::Done };
+    let Some(declared) = declared else { return run.ask_backend(&name, args) };
     if declared.needs_id() {
         run.id = shard.node.message_ids.next(run.now);
     }
@@ -78,6 +79,8 @@ struct Run {
     room: Option<RoomName>,
     /// Rooms whose snapshot the client is sent behind the answer.
     joined: SmallVec<[RoomName; 1]>,
+    /// What backends have said about the step that is tried again now.
+    said: Said,
 }
 
 /// What became of a step.
@@ -192,6 +195,7 @@ impl Run {
             attachments: Vec::new(),
             room: None,
             joined: SmallVec::new(),
+            said: Said::default(),
         })
     }
 
@@ -223,6 +227,9 @@ impl Run {
             Step::Join(room) => {
                 let room = self.room_name(room, payload)?;
                 self.may(RoomAction::Join, &room)?;
+                if let Some(asking) = self.ask_to_join(&room)? {
+                    return Ok(Stepped::Again(asking));
+                }
                 let saved = self.join(&room)?;
                 if self.dialect.presence().tells(room.as_str()) {
                     self.joined.push(room.clone());
@@ -321,6 +328,11 @@ impl Run {
                 .map_err(|refused| self.send_refused(refused))?;
             return Ok(Stepped::Done);
         }
+        let message = match self.ask_to_publish(message, senders)? {
+            Asked::Allowed(message) => message,
+            Asked::Asking(asking) => return Ok(Stepped::Again(asking)),
+        };
+        let (shard, conn, space) = (&self.shard, &self.conn, &self.space);
         let (published, durable) = operations::publish_now(shard, conn, space, message, senders, self.now)
             .map_err(|refused| self.send_refused(refused))?;
         if let Some(first) = published.duplicate {
@@ -355,6 +367,7 @@ impl Run {
         let reason = match refused {
             SendRefused::NotInRoom => Reason::NotInRoom,
             SendRefused::StoreBehind | SendRefused::NotStored => Reason::Unavailable,
+            SendRefused::Refused(_) => Reason::Forbidden,
         };
         self.dialect.refuse(reason, refused.to_string())
     }

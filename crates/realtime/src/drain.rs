@@ -8,7 +8,7 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::connection::Io;
-use crate::id;
+use crate::id::Jitter;
 use crate::rooms_api;
 use crate::shard::Shard;
 
@@ -60,21 +60,5 @@ async fn drain(shard: &Rc<Shard>) {
         for conn in some.iter().filter_map(|id| shard.conn(*id)) {
             shard.end(&conn, CloseReason::ServerShutdown);
         }
-    }
-}
-
-/// Small numbers for spreading load (xorshift64); never for secrets.
-struct Jitter(u64);
-
-impl Jitter {
-    fn new() -> Self {
-        Self(id::random::<8>().iter().fold(1, |number, byte| (number << 8) | u64::from(*byte)) | 1)
-    }
-
-    fn between(&mut self, least: u64, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        least + self.0 % (most - least + 1)
     }
 }

@@ -29,6 +29,7 @@ use crate::mailbox::Item;
 use crate::node::{Node, SpaceCell, now_ms};
 use crate::parting::Parting;
 use crate::shard::Shard;
+use crate::webhooks;
 
 /// How late an end may be noticed.
 const LOOK: Duration = Duration::from_millis(250);
@@ -182,6 +183,7 @@ fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, concerned: impl Fn(&Principal) -> bo
         conn.session.borrow_mut().remove(namespace);
         if let Some(socket) = socket {
             app::gone(shard, conn, &socket, how.reason);
+            webhooks::disconnected(conn, &socket, how.reason);
             shard.forget_socket(conn, &socket, false, how.reason.recoverable());
             socket.space.metrics.disconnected(how.reason);
         }

@@ -48,3 +48,20 @@ impl MessageIds {
         String::from_utf8(id).unwrap_or_default()
     }
 }
+
+/// Small numbers for spreading load (xorshift64); never for secrets.
+pub(crate) struct Jitter(u64);
+
+impl Jitter {
+    pub fn new() -> Self {
+        Self(random::<8>().iter().fold(1, |number, byte| (number << 8) | u64::from(*byte)) | 1)
+    }
+
+    /// From `least` to `most`, both included.
+    pub fn between(&mut self, least: u64, most: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        least + self.0 % (most - least + 1)
+    }
+}

@@ -17,6 +17,7 @@ use crate::namespaces::Behaviour;
 use crate::node::now_ms;
 use crate::rooms_api;
 use crate::shard::Shard;
+use crate::webhooks;
 
 /// What could not be done at once. Boxed, so that an idle connection does not carry its size.
 pub(crate) type Later = Pin<Box<dyn Future<Output = ()>>>;
@@ -94,6 +95,7 @@ pub(crate) fn disconnect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: &Namespa
     };
     if let Some(socket) = socket {
         app::gone(shard, conn, &socket, reason);
+        webhooks::disconnected(conn, &socket, reason);
         shard.forget_socket(conn, &socket, false, false);
         socket.space.metrics.disconnected(reason);
     }

@@ -59,6 +59,7 @@ mod shard;
 mod sse;
 mod tickets;
 mod upgrade;
+mod webhooks;
 mod websocket;
 mod wheel;
 
@@ -73,3 +74,4 @@ pub use overview::{Cleaned, Health, Stats, TopRoom, Totals};
 pub use settings::Settings;
 pub use shard::Shard;
 pub use sse::EventStream;
+pub use webhooks::{OnFailure, WebhookEvent, WebhookEvents, WebhookSettings};

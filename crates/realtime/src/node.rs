@@ -29,6 +29,7 @@ use crate::rooms_api;
 use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::tickets::Tickets;
+use crate::webhooks::{SpaceWebhooks, Webhooks};
 
 /// Called by the history's writer after each group commit.
 pub type OnWritten = Arc<dyn Fn(&[Written]) + Send + Sync>;
@@ -48,6 +49,8 @@ pub(crate) struct SpaceCell {
     /// How its namespace behaves.
     pub settings: Arc<NamespaceSettings>,
     pub metrics: Arc<TenantMetrics>,
+    /// The backends that are asked or told of what happens here.
+    pub webhooks: SpaceWebhooks,
     /// What this space last added to its tenant's gauge of rooms.
     rooms_shown: AtomicI64,
     space: Mutex<Space>,
@@ -83,6 +86,7 @@ pub struct Node {
     pub(crate) tickets: Tickets,
     pub(crate) revocations: ShutOut,
     pub(crate) replays: Replays,
+    pub(crate) webhooks: Webhooks,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) message_ids: crate::id::MessageIds,
     spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
@@ -143,6 +147,7 @@ impl Node {
         });
         let history = history(on_written)?;
         let loaded = history.load()?;
+        let webhooks = Webhooks::new(&settings.webhooks, &metrics);
         let mailboxes = (0..settings.shards).map(|_| Arc::default()).collect();
         let shards = settings.shards;
         let door = Door::new(settings.door, &crate::id::random());
@@ -158,6 +163,7 @@ impl Node {
             tickets: Tickets::default(),
             revocations: ShutOut::default(),
             replays: Replays::default(),
+            webhooks,
             phase,
             spaces: RwLock::default(),
             mailboxes,
@@ -188,13 +194,14 @@ impl Node {
             ..SpaceConfig::default()
         };
         let metrics = self.metrics.tenant(&key.tenant);
+        let webhooks = self.webhooks.of(&key);
         // A namespace that is no longer served keeps its messages; nobody can connect to it.
         let served = self.settings.namespaces.get(&key.namespace).cloned();
         let settings = served.unwrap_or_else(|| Arc::new(NamespaceSettings::new(Behaviour::Rooms)));
         let key = Arc::new(key);
         let space = Mutex::new(Space::new(key.clone(), config, start));
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        Arc::new(SpaceCell { index, key, settings, metrics, rooms_shown: AtomicI64::new(0), space })
+        Arc::new(SpaceCell { index, key, settings, metrics, webhooks, rooms_shown: AtomicI64::new(0), space })
     }
 
     /// The part of the node that one worker owns. To be called on the worker's thread, inside its local runtime.
@@ -550,6 +557,12 @@ impl Node {
     /// Resolves when no connection is left.
     pub async fn drained(&self) {
         self.door.emptied().await;
+    }
+
+    /// Tells backends what webhooks have to tell, until the process ends: what waits when `closing` has resolved gets a few
+    /// seconds more. For one task of the process, inside a local runtime.
+    pub async fn tell_backends(self: Arc<Self>, closing: impl Future<Output = ()>) {
+        self.webhooks.tell(closing, self.drained()).await;
     }
 
     /// A clean stop of the store: heads, floors and the messages in memory are kept, so that sessions recover after a

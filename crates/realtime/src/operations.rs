@@ -4,7 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate_hub::{JoinError, Message, Published};
+use tidegate_auth::Principal;
+use tidegate_hub::{JoinError, Message, Published, SocketId};
 use tidegate_metrics::RateLimit;
 use tidegate_types::{ConnId, Millis, RoomName};
 use tokio::sync::oneshot;
@@ -13,8 +14,9 @@ use tokio::task::spawn_local;
 use crate::connection::Conn;
 use crate::input::{Handled, Later};
 use crate::mailbox::Except;
-use crate::node::{Durable, SpaceCell};
+use crate::node::{Durable, SpaceCell, now_ms};
 use crate::shard::Shard;
+use crate::webhooks::{self, WebhookEvent};
 
 /// Persistent messages of one connection whose ack may be outstanding before its next packet waits.
 const MOST_IN_FLIGHT: u16 = 256;
@@ -42,6 +44,45 @@ pub(crate) enum JoinRefused {
     },
 }
 
+/// Goes on when no backend that wants to be asked has anything against a client's join, or with what the client is told. The client's next
+/// packet waits meanwhile. Not for a join that the server, or a backend, decides by itself.
+pub(crate) fn ask_to_join(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    room: RoomName,
+    then: impl FnOnce(Result<(), Box<str>>) -> Handled + 'static,
+) -> Handled {
+    if !webhooks::is_asked(space, WebhookEvent::Join) {
+        return then(Ok(()));
+    }
+    let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
+    Handled::Later(Box::pin(async move {
+        let allowed = match who(&conn, &space) {
+            Some((principal, socket)) => webhooks::may_join(&shard, &space, &principal, Some(&socket), &room).await,
+            None => Err(JoinRefused::NotConnected.to_string().into()),
+        };
+        if !conn.is_closed() {
+            follow(&shard, &conn, then(allowed)).await;
+        }
+    }))
+}
+
+/// Who the client is in the space, if it is there.
+fn who(conn: &Conn, space: &SpaceCell) -> Option<(Arc<Principal>, SocketId)> {
+    let namespace = space.key.namespace.as_str();
+    conn.with_socket(namespace, |socket| (socket.principal.clone(), socket.socket_id.clone()))
+}
+
+/// Does what a handler has left to do.
+async fn follow(shard: &Rc<Shard>, conn: &Rc<Conn>, handled: Handled) {
+    match handled {
+        Handled::Done => {}
+        Handled::Later(rest) => rest.await,
+        Handled::Close(reason) => shard.end(conn, reason),
+    }
+}
+
 /// Puts the socket of the connection in this space into a room. Grants are the caller's to check.
 pub(crate) fn join(
     shard: &Rc<Shard>,
@@ -58,6 +99,7 @@ pub(crate) fn join(
         let socket = sockets.iter_mut().find(|socket| socket.space.index == space.index);
         if let Some(socket) = socket {
             shard.add_member(conn, socket, joined.room_id, joined.seq);
+            webhooks::room_changed(socket, WebhookEvent::Join, room);
         }
     }
     Ok(Entered { saved })
@@ -102,6 +144,7 @@ pub(crate) fn leave(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, 
         let membership = {
             let mut sockets = conn.sockets.borrow_mut();
             sockets.iter_mut().find(|socket| socket.space.index == space.index).and_then(|socket| {
+                webhooks::room_changed(socket, WebhookEvent::Leave, room);
                 let index = socket.rooms.iter().position(|membership| membership.room == room_id)?;
                 Some(socket.rooms.remove(index))
             })
@@ -130,7 +173,7 @@ pub(crate) fn when_saved(saved: Saved, rest: impl FnOnce() + 'static) -> Handled
 }
 
 /// Why a message is not sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SendRefused {
     #[error("Not in room")]
     NotInRoom,
@@ -138,6 +181,9 @@ pub(crate) enum SendRefused {
     StoreBehind,
     #[error("The message could not be stored; send it again")]
     NotStored,
+    /// A backend does not want it.
+    #[error("{0}")]
+    Refused(Box<str>),
 }
 
 /// Who may send to a room.
@@ -150,7 +196,8 @@ pub(crate) enum Senders {
 }
 
 /// Whether the connection may send to the room.
-fn may_send(conn: &Conn, space: &SpaceCell, room: &RoomName, senders: Senders) -> Result<(), SendRefused> {
+/// Whether it may send to the room at all.
+pub(crate) fn may_send(conn: &Conn, space: &SpaceCell, room: &RoomName, senders: Senders) -> Result<(), SendRefused> {
     match senders {
         Senders::Members if !space.lock().is_member(conn.id, room) => Err(SendRefused::NotInRoom),
         Senders::Members | Senders::Anybody => Ok(()),
@@ -160,6 +207,51 @@ fn may_send(conn: &Conn, space: &SpaceCell, room: &RoomName, senders: Senders) -
 /// Sends a message for a socket; `done` hears what became of it, for a persistent one when it is durable. Waits while the
 /// workers cannot take more, or too many of the connection's messages are on their way to the store.
 pub(crate) fn send(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    message: Message,
+    senders: Senders,
+    now: Millis,
+    done: impl FnOnce(Result<Published, SendRefused>) + 'static,
+) -> Handled {
+    if webhooks::is_asked(space, WebhookEvent::Publish) {
+        return ask_to_send(shard, conn, space, message, senders, done);
+    }
+    send_unasked(shard, conn, space, message, senders, now, done)
+}
+
+/// As [`send`], once every backend that wants to be asked has nothing against it.
+fn ask_to_send(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    message: Message,
+    senders: Senders,
+    done: impl FnOnce(Result<Published, SendRefused>) + 'static,
+) -> Handled {
+    if let Err(refused) = may_send(conn, space, &message.room, senders) {
+        done(Err(refused));
+        return Handled::Done;
+    }
+    let Some((principal, socket)) = who(conn, space) else { return Handled::Done };
+    let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
+    Handled::Later(Box::pin(async move {
+        let asked = webhooks::may_publish(&shard, &space, &principal, &socket, message).await;
+        if conn.is_closed() {
+            return;
+        }
+        match asked {
+            Ok(message) => {
+                let sent = send_unasked(&shard, &conn, &space, message, senders, now_ms(), done);
+                follow(&shard, &conn, sent).await;
+            }
+            Err(refused) => done(Err(SendRefused::Refused(refused))),
+        }
+    }))
+}
+
+fn send_unasked(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
     space: &Arc<SpaceCell>,
@@ -216,7 +308,12 @@ pub(crate) fn publish_now(
     now: Millis,
 ) -> Result<(Published, Option<Durable>), SendRefused> {
     may_send(conn, space, &message.room, senders)?;
-    shard.node.publish(space, message, now).ok_or(SendRefused::StoreBehind)
+    let published = shard.node.publish(space, message, now).ok_or(SendRefused::StoreBehind)?;
+    if space.webhooks.is_some() && published.0.duplicate.is_none() {
+        let namespace = space.key.namespace.as_str();
+        let _ = conn.with_socket(namespace, |socket| webhooks::published(socket, &published.0.publication));
+    }
+    Ok(published)
 }
 
 /// Sends a volatile message to all in the room but the socket itself.

@@ -26,6 +26,7 @@ use crate::limits;
 use crate::node::{SpaceCell, event_name, now_ms};
 use crate::operations::{self, SendRefused, Senders, when_saved};
 use crate::shard::Shard;
+use crate::webhooks;
 
 /// Members listed in a snapshot after a join; `query:presence` lists more.
 pub(crate) const LISTED: usize = 256;
@@ -144,13 +145,26 @@ pub(crate) fn event(
         "presence:status" => presence_status(&context, args),
         "query:presence" => query_presence(&context, args),
         "query:rooms" => query_rooms(&context),
-        // As in the reference server, an event nobody listens to is nobody's error.
-        _ => Ok(Handled::Done),
+        _ => ask_backend(&context, &name, args, &attachments),
     };
     handled.unwrap_or_else(|refusal| {
         context.refuse(&refusal);
         Handled::Done
     })
+}
+
+/// An event that is not of this API may be one that a backend answers.
+fn ask_backend(context: &Context<'_>, name: &str, args: &str, attachments: &[Bytes]) -> Result<Handled, Refusal> {
+    let question = webhooks::question(context.conn, &context.space, name, args, attachments, context.ack_id);
+    // As in the reference server, an event nobody listens to is nobody's error.
+    let Some(question) = question else { return Ok(Handled::Done) };
+    let answer = context.answer(String::new());
+    Ok(Handled::Later(Box::pin(async move {
+        match webhooks::settle(&answer.shard, &answer.conn, &answer.space, question).await {
+            Ok(()) => observe(&answer.space, answer.label, answer.started),
+            Err(error) => answer.refused(&Refusal::new("EVENT_FAILED", error)),
+        }
+    })))
 }
 
 /// Counts the time from an event to its answer.
@@ -282,44 +296,58 @@ fn room_join(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
     if !context.allowed(RoomAction::Join, &room) {
         return Err(Refusal::new(FAILED, "Unauthorized"));
     }
+    // From a cursor of its own choice a client reads the past.
+    if join.since.is_some() && !context.allowed(RoomAction::History, &room) {
+        return Err(Refusal::new(FAILED, "Unauthorized"));
+    }
     let mut data = format!(r#"{{"room":{}"#, quoted(room.as_str()));
     if let Some(metadata) = join.metadata {
         data.push_str(r#","metadata":"#);
         data.push_str(metadata.get());
     }
     let answer = context.answer(String::new());
+    let (since, now) = (join.since, context.now);
     let (shard, conn, space) = (context.shard, context.conn, &context.space);
-    if let Some(since) = join.since {
-        // From a cursor of its own choice a client reads the past.
-        if !context.allowed(RoomAction::History, &room) {
-            return Err(Refusal::new(FAILED, "Unauthorized"));
-        }
-        return Ok(catch_up::join_since(
-            shard,
-            conn,
-            space,
-            room.clone(),
-            since,
-            context.now,
-            move |joined| match joined {
-                Ok(CaughtUp { recovered, position }) => {
-                    let standing = format!(r#""recovered":{recovered},"position":"{position}"}}"#);
-                    answer.emit("room:joined", &format!("{data},{standing}"));
-                    answer.ack(&format!(r#"{{"success":true,{standing}"#));
-                    send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
-                }
-                Err(refused) => answer.refused(&Refusal::new(FAILED, refused.to_string())),
-            },
-        ));
-    }
-    let entered = operations::join(shard, conn, space, &room, context.now)
-        .map_err(|refused| Refusal::new(FAILED, refused.to_string()))?;
-    data.push('}');
-    Ok(when_saved(entered.saved, move || {
-        answer.emit("room:joined", &data);
-        answer.succeeded();
-        send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
+    Ok(operations::ask_to_join(shard, conn, space, room.clone(), move |allowed| match (allowed, since) {
+        (Ok(()), None) => join_now(answer, room, data, now),
+        (Ok(()), Some(since)) => join_since(answer, room, data, since, now),
+        (Err(message), _) => answer.join_refused(message.into()),
     }))
+}
+
+/// `data` is that of `room:joined` without its last brace.
+fn join_now(answer: Answer, room: RoomName, mut data: String, now: Millis) -> Handled {
+    match operations::join(&answer.shard, &answer.conn, &answer.space, &room, now) {
+        Ok(entered) => {
+            data.push('}');
+            when_saved(entered.saved, move || {
+                answer.emit("room:joined", &data);
+                answer.succeeded();
+                send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
+            })
+        }
+        Err(refused) => answer.join_refused(refused.to_string()),
+    }
+}
+
+fn join_since(answer: Answer, room: RoomName, data: String, since: Bookmark, now: Millis) -> Handled {
+    let (shard, conn, space) = (answer.shard.clone(), answer.conn.clone(), answer.space.clone());
+    catch_up::join_since(&shard, &conn, &space, room.clone(), since, now, move |joined| match joined {
+        Ok(CaughtUp { recovered, position }) => {
+            let standing = format!(r#""recovered":{recovered},"position":"{position}"}}"#);
+            answer.emit("room:joined", &format!("{data},{standing}"));
+            answer.ack(&format!(r#"{{"success":true,{standing}"#));
+            send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
+        }
+        Err(refused) => _ = answer.join_refused(refused.to_string()),
+    })
+}
+
+/// Tells a client that it is in a room without having asked.
+pub(crate) fn joined(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, room: &RoomName) {
+    let data = format!(r#"{{"room":{}}}"#, quoted(room.as_str()));
+    emit(shard, conn, &space.key.namespace, "room:joined", &data, None);
+    send_snapshot(shard, conn, space, room);
 }
 
 fn room_leave(context: &Context<'_>, args: &str) -> Result<Handled, Refusal> {
@@ -432,10 +460,15 @@ impl Answer {
         refuse(&self.shard, &self.conn, &self.space, self.ack_id, refusal);
     }
 
+    fn join_refused(&self, message: String) -> Handled {
+        self.refused(&Refusal::new("ROOM_JOIN_FAILED", message));
+        Handled::Done
+    }
+
     fn send_refused(&self, refused: SendRefused) {
         let code = match refused {
             SendRefused::NotInRoom => "NOT_IN_ROOM",
-            SendRefused::StoreBehind | SendRefused::NotStored => "MESSAGE_SEND_FAILED",
+            SendRefused::StoreBehind | SendRefused::NotStored | SendRefused::Refused(_) => "MESSAGE_SEND_FAILED",
         };
         self.refused(&Refusal::new(code, refused.to_string()));
     }

@@ -7,6 +7,7 @@ use tidegate_types::Millis;
 use crate::app::App;
 use crate::door::DoorSettings;
 use crate::namespaces::Namespaces;
+use crate::webhooks::WebhookSettings;
 
 /// What the realtime server needs to know; every field has the default of the rooms API.
 #[derive(Clone)]
@@ -52,6 +53,8 @@ pub struct Settings {
     pub expiry_notice_ms: Millis,
     /// Keys of backends that publish.
     pub api_keys: ApiKeys,
+    /// Backends that are asked or told.
+    pub webhooks: Vec<WebhookSettings>,
     /// Secret that session ids are authenticated with; kept across restarts where a data directory is.
     pub node_secret: Arc<[u8]>,
     /// Number of this node in its cluster.
@@ -87,6 +90,7 @@ impl Default for Settings {
             token_cookie: Some("tidegate_token".to_owned()),
             expiry_notice_ms: 60_000,
             api_keys: ApiKeys::default(),
+            webhooks: Vec::new(),
             node_secret: Arc::from([]),
             node: 0,
             shards: 1,

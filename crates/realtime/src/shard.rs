@@ -9,6 +9,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tidegate_hub::RoomId;
 use tidegate_metrics::{DropReason, EventLabel, TenantMetrics};
+use tidegate_outbound::Outbound;
 use tidegate_session::Sid;
 use tidegate_types::{CloseReason, ConnId, Phase, ShardId};
 use tokio::task::spawn_local;
@@ -26,7 +27,7 @@ use crate::node::{Node, now_ms};
 use crate::outbox::Sent;
 use crate::room::{LocalRoom, Member};
 use crate::wheel::Wheel;
-use crate::{drain, expiry, goodbye, heartbeat, polling, upgrade, websocket};
+use crate::{drain, expiry, goodbye, heartbeat, polling, upgrade, webhooks, websocket};
 
 /// Publications taken from the mailbox at once; several for one member leave in one system call.
 const BATCH: usize = 64;
@@ -52,6 +53,8 @@ pub struct Shard {
     pub(crate) expiries: RefCell<Expiries>,
     /// WebSockets that have been answered in this turn and not been written to yet.
     pub(crate) unflushed: RefCell<Vec<Rc<Conn>>>,
+    /// Those of the webhooks, in their order.
+    pub(crate) webhook_clients: Box<[Outbound]>,
     /// The thread's read buffer; taken while in use.
     pub(crate) buffer: Cell<Vec<u8>>,
     conns: RefCell<Slab<Rc<Conn>>>,
@@ -68,6 +71,7 @@ impl Shard {
     pub(crate) fn start(node: Arc<Node>, id: ShardId) -> Rc<Self> {
         let mailbox = node.mailbox(id).cloned().unwrap_or_default();
         let shard = Rc::new(Self {
+            webhook_clients: node.webhooks.clients(),
             node,
             id,
             mailbox,
@@ -148,6 +152,9 @@ impl Shard {
         for socket in sockets {
             let listening = transport == "sse";
             app::gone(self, conn, &socket, reason);
+            if !listening {
+                webhooks::disconnected(conn, &socket, reason);
+            }
             let keep_session = reason.recoverable() && socket.space.settings.recovery;
             self.forget_socket(conn, &socket, listening, keep_session);
             socket.space.metrics.disconnected(reason);

@@ -156,6 +156,11 @@ impl Control {
             spawn_local(exporter.run(async move { _ = phase.wait_for(|phase| *phase == Phase::Closing).await }))
         });
         spawn_local(crate::token_keys::keep(self.plans.subscribe(), self.node.clone(), self.admin.metrics()));
+        let telling = self.node.clone().map(|node| {
+            let mut phase = self.phase.subscribe();
+            let closing = async move { _ = phase.wait_for(|phase| *phase == Phase::Closing).await };
+            spawn_local(node.tell_backends(closing))
+        });
         spawn_local(crate::tls::watch(self.plans.subscribe(), self.admin.metrics()));
         if self.serve(&mut signals).await == End::Drain {
             let log = self.log.clone();
@@ -170,6 +175,9 @@ impl Control {
         }
         self.admin.set_ready(false);
         self.phase.send_replace(Phase::Closing);
+        if let Some(telling) = telling {
+            let _ = telling.await;
+        }
         if let Some(exporting) = exporting {
             // Ends when the last worker has, and everything has been sent.
             let _ = exporting.await;

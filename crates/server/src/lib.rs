@@ -50,6 +50,7 @@ mod token_keys;
 mod trace;
 mod upstreams;
 mod visit;
+mod webhooks;
 mod worker;
 mod zones;
 

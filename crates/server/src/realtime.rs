@@ -31,6 +31,7 @@ use crate::line::Line;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
 use crate::token_keys;
+use crate::webhooks;
 use crate::worker::Worker;
 
 /// A drain closes its streams over at most so long, ms; longer makes no reconnect wave gentler.
@@ -132,6 +133,7 @@ pub(crate) fn open(
         cors_origins: realtime.cors_origins.clone(),
         token_cookie: realtime.auth.cookie.as_deref().map(str::to_owned),
         expiry_notice_ms: millis(realtime.auth.expiry_notice),
+        webhooks: realtime.webhooks.iter().map(webhooks::settings).collect::<Result<_, _>>()?,
         api_keys: ApiKeys::new(realtime.auth.api_keys.iter().cloned()),
         node_secret: Arc::from(node_secret),
         shards,

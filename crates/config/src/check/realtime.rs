@@ -4,7 +4,7 @@ use tidegate_dialect::Dialect;
 
 use crate::check::api_key::api_keys;
 use crate::check::tokens::{Found, name_or, origin_of_production, tokens};
-use crate::check::{Known, bytes, count, delay, namespace, period, small};
+use crate::check::{Known, bytes, count, delay, namespace, period, small, webhook};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
 use crate::{Realtime, RealtimeAuth};
@@ -60,6 +60,7 @@ pub(super) fn realtime(
     let messages_per_second =
         small(reader, found.messages_per_second, "messages_per_second", default.messages_per_second, 0);
     let message_burst = small(reader, found.message_burst, "message_burst", default.message_burst, 1);
+    let namespaces = namespace::namespaces(reader, found.namespace, dialects);
     let number = |found, key, default, least| small(reader, found, key, default, least);
     let time = |found, key, default| period(reader, found, key, default);
     let realtime = Realtime {
@@ -126,7 +127,8 @@ pub(super) fn realtime(
             1,
         ),
         auth: default.auth,
-        namespaces: namespace::namespaces(reader, found.namespace, dialects),
+        webhooks: webhook::webhooks(reader, found.webhook, enabled, &namespaces),
+        namespaces,
     };
     enabled.then_some(realtime)
 }

@@ -60,6 +60,7 @@ impl File {
                 self.key("request_burst", rate.burst);
             }
         }
+        realtime.webhooks.iter().for_each(|webhook| self.webhook(webhook));
     }
 
     /// What [jwt] and [realtime.auth] have in common.

@@ -1,5 +1,6 @@
 //! The realtime server and its store.
 
+use super::Webhook;
 use crate::reader::{
     AlgorithmName, Hidden, KeyScopes, List, NamespaceName, Optional, Origin, Size, Span, Token, Url, UrlPath,
 };
@@ -74,6 +75,8 @@ sections! {
         auth: Auth,
         /// Namespaces beside those that are there by themselves, or otherwise than they are: [[realtime.namespace]].
         namespace: List<RealtimeNamespace>,
+        /// Backends that are asked or told: [[realtime.webhook]].
+        webhook: List<Webhook>,
     }
 
     /// A namespace and how it behaves. By themselves there are "/" with the dialect rooms; "/events", "/messaging", "/notifications" and "/dashboard" with cases; "/ws/chat" with chat.

@@ -7,7 +7,7 @@ use tidegate_auth::{ApiKey, Secret};
 use tidegate_dialect::Dialect;
 use tidegate_types::Namespace;
 
-use crate::Tokens;
+use crate::{Tokens, Webhook};
 
 /// The realtime server. Its paths win over routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub struct Realtime {
     pub auth: RealtimeAuth,
     /// The namespaces that are served, names all different.
     pub namespaces: Vec<RealtimeNamespace>,
+    /// Backends that are asked or told, names all different.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// A namespace that is served.
@@ -144,6 +146,7 @@ impl Realtime {
             tenant_message_burst: 10_000,
             auth,
             namespaces: crate::check::namespaces_by_default(),
+            webhooks: Vec::new(),
         }
     }
 }

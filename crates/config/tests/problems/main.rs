@@ -5,6 +5,7 @@ mod dialects;
 mod gateway;
 mod routing;
 mod tokens;
+mod webhooks;
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
 //! A room as an event stream.
 
 use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::http::{Client, Streams, bearer, header, parameter};
 use crate::node::{SpaceCell, now_ms};
 use crate::shard::Shard;
 use crate::sse::EventQueue;
+use crate::webhooks;
 use crate::{connect, expiry};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -47,9 +49,6 @@ fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Princi
 /// Opens the stream.
 pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, client: Client) -> Outcome {
     let principal = listener(shard, &request)?;
-    if !principal.may(RoomAction::Join, room) {
-        return Err(Refused::new(ErrorCode::Forbidden, "This token does not open the room"));
-    }
     let query = request.uri().query();
     let namespace = namespace(shard, parameter(query, "namespace").as_deref())?;
     let since = header(request.headers(), &LAST_EVENT_ID)
@@ -57,6 +56,17 @@ pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &R
         .or_else(|| parameter(query, "since").or_else(|| parameter(query, "lastEventId")).map(String::from))
         .filter(|since| !since.is_empty());
     let space = space(shard, principal.tenant.clone(), namespace)?;
+    let principal = match &space.webhooks {
+        None => principal,
+        Some(_) => Box::pin(ask_to_connect(shard, client.address, &space, principal)).await?,
+    };
+    if !principal.may(RoomAction::Join, room) {
+        return Err(Refused::new(ErrorCode::Forbidden, "This token does not open the room"));
+    }
+    if space.webhooks.is_some() {
+        let allowed = Box::pin(webhooks::may_join(shard, &space, &principal, None, room)).await;
+        allowed.map_err(|message| Refused::new(ErrorCode::Forbidden, message))?;
+    }
     come_in(shard, client.address)?;
     let (conn, incomplete) = subscribe(shard, &space, principal, room, client, since.as_deref());
     let body = match &*conn.io.borrow() {
@@ -73,6 +83,18 @@ pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &R
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.extensions_mut().insert(Streams);
     Ok(response)
+}
+
+/// Asks the backends that want to be asked; who listens, with the grants that they add.
+async fn ask_to_connect(
+    shard: &Rc<Shard>,
+    address: IpAddr,
+    space: &SpaceCell,
+    principal: Arc<Principal>,
+) -> Result<Arc<Principal>, Refused> {
+    let admitted = webhooks::may_connect(shard, address, "sse", space, principal).await;
+    let admitted = admitted.map_err(|refused| Refused::new(ErrorCode::Forbidden, refused.message))?;
+    Ok(admitted.principal)
 }
 
 /// A stream whose live messages wait for older ones from the store.

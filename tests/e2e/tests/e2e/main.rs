@@ -17,3 +17,4 @@ mod http_api;
 mod raw;
 mod rfc6455;
 mod scenarios;
+mod webhooks;
