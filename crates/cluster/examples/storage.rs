@@ -173,8 +173,6 @@ fn main() {
     }
     let (full, full_floor) = (sum(&full), sum(&full_floor));
     let (single, single_floor) = (sum(&single), sum(&single_floor));
-    let per_room = bench.read(0.0, |history, room| history.read(room, 0, usize::MAX).unwrap().len());
-    assert!(per_room > 0.0, "nothing was stored");
     let by_offset = bench.read(turn, |history, room| history.read(room, 0, usize::MAX).unwrap().len());
     let tail = bench.read(turn, |history, room| history.tail(room, None, 1_000).unwrap().len());
     // From beyond what the cap has removed: below that, the store says that it does not reach back.

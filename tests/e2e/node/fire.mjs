@@ -64,7 +64,7 @@ async function cuttingRelay(url, random, state) {
     const cut = (part) => {
       clearTimeout(timer);
       bytes = Infinity;
-      if (!state.firing || near.destroyed) return part && near.write(part);
+      if (!state.firing || near.destroyed) return;
       state.cuts += 1;
       // What was sent before the cut arrives; what comes after it goes nowhere.
       if (part) near.end(part);
@@ -78,7 +78,7 @@ async function cuttingRelay(url, random, state) {
     near.on("data", (chunk) => far.write(chunk));
     far.on("data", (chunk) => {
       if (near.destroyed || near.writableEnded) return;
-      if (chunk.length < bytes) {
+      if (!state.firing || chunk.length < bytes) {
         bytes -= chunk.length;
         near.write(chunk);
       } else {
@@ -98,7 +98,8 @@ function watcher(url, user, secret, figures) {
     transports: ["websocket"],
     reconnectionDelay: 10,
     reconnectionDelayMax: 60,
-    timeout: PATIENCE_MS,
+    // A stock client does not notice that its connection ends between the 101 and Engine.IO's first packet: this does.
+    timeout: 3_000,
   });
   // By sender: the first and the last number since the last fresh start, and all that were seen.
   const senders = new Map();
@@ -149,16 +150,13 @@ async function sender(url, who, secret, rate) {
       });
     }
   }, 5);
-  state.stop = async () => {
-    clearInterval(timer);
-    await until(() => state.acked === state.sent, `the acks of sender ${who}`);
-  };
+  state.stop = () => clearInterval(timer);
   state.close = () => socket.disconnect();
   return state;
 }
 
 /** Runs it; the counts. */
-export async function fire({ url, secret, clients = 30, rate = 400, recoveries = 1_000, seed = 1, most_ms = 120_000 }) {
+export async function fire({ url, secret, clients = 30, rate = 400, recoveries = 1_000, seed = 1, most_ms = 60_000 }) {
   const random = dice(seed);
   const figures = { clients, rate, recovered: 0, not_recovered: 0, lost: 0, lost_told: 0, repeated: 0, reordered: 0, missing_at_end: 0 };
   const state = { firing: false, cuts: 0 };
@@ -176,11 +174,13 @@ export async function fire({ url, secret, clients = 30, rate = 400, recoveries =
     while (figures.recovered + figures.not_recovered < recoveries && Date.now() - started < most_ms) await sleep(10);
     state.firing = false;
     figures.seconds = (Date.now() - started) / 1000;
-    for (const one of senders) await one.stop();
-    const complete = (watched) => senders.every((one, who) => watched.lastOf(who) === one.sent - 1);
-    await until(() => watchers.every((watched) => watched.socket.connected), "all clients to be back");
+    for (const one of senders) one.stop();
+    const complete = (watched) => watched.socket.connected && senders.every((one, who) => watched.lastOf(who) === one.sent - 1);
     // What is under way still comes; what does not come is missing.
-    await until(() => watchers.every(complete), "the last messages", 5_000).catch(() => undefined);
+    const settled = () => senders.every((one) => one.acked === one.sent) && watchers.every(complete);
+    await until(settled, "the last messages", 15_000).catch(() => undefined);
+    figures.unacknowledged = senders.reduce((sum, one) => sum + one.sent - one.acked, 0);
+    figures.not_back = watchers.filter((watched) => !watched.socket.connected).length;
     for (const watched of watchers) {
       for (const [who, one] of senders.entries()) figures.missing_at_end += one.sent - 1 - watched.lastOf(who);
     }
@@ -195,7 +195,7 @@ export async function fire({ url, secret, clients = 30, rate = 400, recoveries =
   figures.returns = figures.recovered + figures.not_recovered;
   const faults = figures.lost + figures.lost_told + figures.repeated + figures.reordered + figures.missing_at_end;
   figures.faults = faults;
-  figures.faults_in_all = faults + figures.not_recovered;
+  figures.faults_in_all = faults + figures.not_recovered + figures.not_back;
   figures.recovered_percent = (100 * figures.recovered) / Math.max(figures.returns, 1);
   return figures;
 }
@@ -206,8 +206,7 @@ export async function shortly() {
   const figures = await fire({ url: settings.url, secret: settings.secret, clients: 12, rate: 200, recoveries: 150, seed: Number(process.env.SEED ?? 1) });
   console.error(JSON.stringify(figures));
   assert.ok(figures.recovered >= 150, JSON.stringify(figures));
-  const { not_recovered, lost, lost_told, repeated, reordered, missing_at_end, refused } = figures;
-  assert.deepEqual({ not_recovered, lost, lost_told, repeated, reordered, missing_at_end, refused }, { not_recovered: 0, lost: 0, lost_told: 0, repeated: 0, reordered: 0, missing_at_end: 0, refused: 0 });
+  assert.deepEqual([figures.faults_in_all, figures.refused, figures.unacknowledged], [0, 0, 0], JSON.stringify(figures));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
