@@ -225,7 +225,7 @@ export async function batches() {
   const ada = await connected("ada");
   const answer = await done("POST", "/batch", { operations: [
     { join: { room: "quay", user: "ada" } },
-    { publish: { room: "quay", payload: 1 } },
+    { publish: { room: "quay", payload: 1, persistent: true } },
     { join: { room: "quay", user: "nobody" } },
     { leave: { room: "quay", user: "ada" } },
     { publish: { room: "quay", payload: 2 } },

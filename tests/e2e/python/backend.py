@@ -35,12 +35,11 @@ publish({"payload": "from Python"})
 publish({"payload": {"grüße": "\U0001f30a"}})
 publish({"event": "order:paid", "data": {"order": 17}})
 kept = publish({"payload": "kept", "persistent": True, "from": "billing"})
-first = publish({"payload": "again"}, Idempotency_Key="order-17")
-assert publish({"payload": "again"}, Idempotency_Key="order-17") == first
-
 status, page = call("GET", "/rooms/quay/history?limit=1")
 assert status == 200 and page["messages"][0]["position"] == kept["position"], page
 assert page["messages"][0]["args"][0]["from"] == "billing", page
+first = publish({"payload": "again"}, Idempotency_Key="order-17")
+assert publish({"payload": "again"}, Idempotency_Key="order-17") == first
 
 status, answer = call("PUT", "/rooms/pier/members/ada")
 assert (status, answer["connections"]) == (200, 1), answer
