@@ -241,7 +241,7 @@ impl Protocol {
     /// What is kept of an endpoint's connection.
     pub(crate) fn link(&self) -> Option<&Rc<LinkState>> {
         match self {
-            Self::SocketIo => None,
+            Self::SocketIo | Self::Lines => None,
             Self::Engine(link) | Self::WebSocket(link) => Some(link),
         }
     }

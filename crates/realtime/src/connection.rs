@@ -19,6 +19,7 @@ use crate::compression::Compression;
 use crate::credentials::Shown;
 use crate::encoded::Encoded;
 use crate::limits::UserLimit;
+use crate::lines;
 use crate::node::SpaceCell;
 use crate::outbox::{FrameSink, Sent};
 use crate::polling::PollState;
@@ -27,7 +28,7 @@ use crate::sse::EventQueue;
 /// What a stream did in its life, for the access log.
 #[derive(Clone, Debug)]
 pub struct StreamSummary {
-    /// `socketio`, `sse`, `engineio` or `websocket`.
+    /// `socketio`, `sse`, `lines`, `engineio` or `websocket`.
     pub kind: &'static str,
     /// The transport at the end: `websocket`, `polling` or `sse`.
     pub transport: &'static str,
@@ -112,6 +113,8 @@ pub(crate) enum Protocol {
     Engine(Rc<LinkState>),
     /// WebSocket messages as they are, for an endpoint of the application.
     WebSocket(Rc<LinkState>),
+    /// JSON lines over WebSocket: Socket.IO in other words.
+    Lines,
 }
 
 /// One client connection of a shard: a Socket.IO session or an SSE stream.
@@ -188,6 +191,15 @@ impl Conn {
 
     /// Sends Engine.IO text packets (without framing), each with its attachments behind it.
     pub fn send_packet(&self, scratch: &mut Vec<u8>, packet: &[u8], attachments: &[Bytes], limit: usize) -> Sent {
+        if let Protocol::Lines = self.protocol {
+            return lines::of_packet(packet, attachments)
+                .map_or(Sent::Taken, |line| self.send_text(scratch, line.as_bytes(), &[], limit));
+        }
+        self.send_text(scratch, packet, attachments, limit)
+    }
+
+    /// Sends a text message as it is, and its attachments.
+    pub fn send_text(&self, scratch: &mut Vec<u8>, packet: &[u8], attachments: &[Bytes], limit: usize) -> Sent {
         let mut io = self.io.borrow_mut();
         let sent = match &mut *io {
             Io::WebSocket(socket) => {
@@ -307,6 +319,7 @@ impl Conn {
             kind: match (&self.protocol, transport) {
                 (_, "sse") => "sse",
                 (Protocol::SocketIo, _) => "socketio",
+                (Protocol::Lines, _) => "lines",
                 (Protocol::Engine(_), _) => "engineio",
                 (Protocol::WebSocket(_), _) => "websocket",
             },

@@ -7,6 +7,7 @@ use tidegate_types::{Class, Publication};
 use tidegate_wire::{socket_io, sse, websocket};
 
 use crate::compression::{self, Compression};
+use crate::lines;
 
 /// The most bytes of a frame's header without a mask (RFC 6455 section 5.2).
 const MOST_HEADER: usize = 10;
@@ -32,6 +33,8 @@ pub(crate) struct Encoded {
     deflated: OnceLock<Option<Bytes>>,
     payload: OnceLock<Bytes>,
     event: OnceLock<Bytes>,
+    /// One frame of JSON lines.
+    line: OnceLock<Bytes>,
 }
 
 impl Encoded {
@@ -45,6 +48,7 @@ impl Encoded {
             deflated: OnceLock::new(),
             payload: OnceLock::new(),
             event: OnceLock::new(),
+            line: OnceLock::new(),
         }
     }
 
@@ -117,6 +121,17 @@ impl Encoded {
         deflated
     }
 
+    /// A WebSocket frame for clients that speak JSON lines.
+    pub fn line(&self) -> &Bytes {
+        self.line.get_or_init(|| {
+            let mut frame = Vec::new();
+            if let Some(line) = lines::of_packet(&self.packet(b"4"), &self.publication.attachments) {
+                Compression::NONE.push_frame(&mut frame, websocket::Opcode::Text, line.as_bytes());
+            }
+            frame.into()
+        })
+    }
+
     /// Engine.IO packets as they stand in a polling payload, joined by `\x1e`.
     pub fn payload(&self) -> &Bytes {
         self.payload.get_or_init(|| {
@@ -180,6 +195,8 @@ pub(crate) enum ReplayTransport {
     WebSocket(Compression),
     /// Joined by `\x1e`.
     Polling,
+    /// Frame by frame, each with a JSON line.
+    Lines,
 }
 
 impl Replay {
@@ -193,7 +210,19 @@ impl Replay {
         self.packet.clear();
         self.packet.push(b'4');
         write(&mut self.packet);
+        self.push_packet(&[]);
+        if self.piece.len() >= REPLAY_PIECE {
+            self.finish_piece();
+        }
+    }
+
+    fn push_packet(&mut self, attachments: &[Bytes]) {
         match self.transport {
+            ReplayTransport::Lines => {
+                if let Some(line) = lines::of_packet(&self.packet, attachments) {
+                    Compression::NONE.push_frame(&mut self.piece, websocket::Opcode::Text, line.as_bytes());
+                }
+            }
             ReplayTransport::WebSocket(compression) => {
                 compression.push_frame(&mut self.piece, websocket::Opcode::Text, &self.packet);
             }
@@ -204,9 +233,6 @@ impl Replay {
                 self.piece.extend_from_slice(&self.packet);
             }
         }
-        if self.piece.len() >= REPLAY_PIECE {
-            self.finish_piece();
-        }
     }
 
     /// Adds a message, with the offset that recovery needs or without.
@@ -214,9 +240,13 @@ impl Replay {
         if self.piece.capacity() == 0 {
             self.piece.reserve(publication.payload_bytes() + 128);
         }
-        self.push(|packet| push_packet(packet, publication, offset));
+        self.packet.clear();
+        self.packet.push(b'4');
+        push_packet(&mut self.packet, publication, offset);
+        self.push_packet(&publication.attachments);
         for attachment in publication.attachments.iter() {
             match self.transport {
+                ReplayTransport::Lines => {}
                 ReplayTransport::WebSocket(compression) => {
                     compression.push_frame(&mut self.piece, websocket::Opcode::Binary, attachment);
                 }
@@ -228,6 +258,9 @@ impl Replay {
                     self.piece.extend_from_slice(STANDARD.encode(attachment).as_bytes());
                 }
             }
+        }
+        if self.piece.len() >= REPLAY_PIECE {
+            self.finish_piece();
         }
     }
 

@@ -131,6 +131,7 @@ pub(crate) enum Speaks {
     SocketIo,
     Engine(Endpoint),
     WebSocket(Endpoint),
+    Lines,
 }
 
 impl Origin {
@@ -142,6 +143,7 @@ impl Origin {
                 let head = shard.node.settings.app.is_some().then(|| Rc::new(Head::of(request)));
                 (Protocol::SocketIo, head)
             }
+            Speaks::Lines => (Protocol::Lines, shard.node.settings.app.is_some().then(|| Rc::new(Head::of(request)))),
             Speaks::Engine(endpoint) => (Protocol::Engine(link(endpoint)), None),
             Speaks::WebSocket(endpoint) => (Protocol::WebSocket(link(endpoint)), None),
         };
@@ -173,7 +175,7 @@ fn enter(shard: &Rc<Shard>, sid: Option<Sid>, origin: Origin, transport: Transpo
         conn.session.borrow_mut().greet();
     }
     let pinged = match &conn.protocol {
-        Protocol::SocketIo | Protocol::Engine(_) => true,
+        Protocol::SocketIo | Protocol::Engine(_) | Protocol::Lines => true,
         Protocol::WebSocket(link) => link.endpoint.is_pinged(),
     };
     if pinged {
@@ -255,6 +257,11 @@ async fn open_session(shard: Rc<Shard>, opening: Opening, origin: Origin) {
         Protocol::SocketIo | Protocol::Engine(_) => {
             let open = open_packet(&shard, &mint(&shard), &[]);
             shard.send(&conn, &[], |packet| packet.extend_from_slice(open.as_bytes()));
+        }
+        Protocol::Lines => {
+            if let Io::WebSocket(socket) = &mut *conn.io.borrow_mut() {
+                socket.sink.speak_lines();
+            }
         }
         Protocol::WebSocket(_) => {}
     }

@@ -79,7 +79,7 @@ async fn ping(shard: Rc<Shard>) {
             if conn.session.borrow_mut().ping_turn(now) {
                 match &conn.protocol {
                     Protocol::SocketIo | Protocol::Engine(_) => shard.send(&conn, &[], |packet| packet.push(b'2')),
-                    Protocol::WebSocket(_) => shard.send_ping(&conn),
+                    Protocol::WebSocket(_) | Protocol::Lines => shard.send_ping(&conn),
                 }
             }
             shard.look_at_activity(&conn, turn_ms, now_ms());

@@ -18,6 +18,7 @@ use tidegate_wire::engine_io::HttpError;
 use crate::app::{Endpoint, Kind};
 use crate::body::Body;
 use crate::connection::OnEnd;
+use crate::lines;
 use crate::shard::Shard;
 use crate::{api, engine};
 
@@ -67,6 +68,8 @@ impl Shard {
         let origin = request.headers().get(ORIGIN).and_then(|origin| self.allowed_origin(origin));
         let mut response = if request.method() == Method::OPTIONS {
             preflight(origin.is_some())
+        } else if lines::is_path(&self.node.settings, request.uri().path()) {
+            engine::open_websocket(self, request, client, None, engine::Speaks::Lines)
         } else if request.uri().path().starts_with(self.node.settings.api_path.as_str()) {
             api::serve(self, request, client).await
         } else {

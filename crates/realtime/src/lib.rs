@@ -43,6 +43,7 @@ mod id;
 mod input;
 mod key_limits;
 mod limits;
+mod lines;
 mod mailbox;
 mod namespaces;
 mod node;

@@ -112,6 +112,8 @@ impl Outbox {
 pub(crate) struct FrameSink {
     outbox: Option<Box<Outbox>>,
     compression: Compression,
+    /// Whether the peer speaks JSON lines.
+    lines: bool,
     /// The code of the close frame that the peer has sent.
     close_code: Option<NonZeroU16>,
     /// What is sent only queues: somebody will flush at the end of the turn.
@@ -120,7 +122,12 @@ pub(crate) struct FrameSink {
 
 impl FrameSink {
     pub fn new(compression: Compression) -> Self {
-        Self { outbox: None, compression, close_code: None, corked: false }
+        Self { outbox: None, compression, lines: false, close_code: None, corked: false }
+    }
+
+    /// From now on broadcasts go out as JSON lines.
+    pub fn speak_lines(&mut self) {
+        self.lines = true;
     }
 
     pub fn compression(&self) -> Compression {
@@ -139,6 +146,9 @@ impl FrameSink {
 
     /// A broadcast's frames as this connection takes them.
     fn frames_of<'a>(&self, encoded: &'a Encoded) -> &'a Bytes {
+        if self.lines {
+            return encoded.line();
+        }
         if self.compression.is_agreed() { encoded.frames_for(self.compression) } else { encoded.frames() }
     }
 

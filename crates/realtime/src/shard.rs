@@ -17,7 +17,7 @@ use tokio::task::spawn_local;
 use crate::activity::Activity;
 use crate::app;
 use crate::call::Call;
-use crate::connection::{Conn, Io, Membership, NamespaceSocket};
+use crate::connection::{Conn, Io, Membership, NamespaceSocket, Protocol};
 use crate::dialect_api;
 use crate::encoded::{Encoded, Replay, ReplayTransport};
 use crate::expiry::Expiries;
@@ -290,11 +290,21 @@ impl Shard {
         local.slots().filter_map(|slot| conns.get(slot as usize).map(|conn| conn.id)).collect()
     }
 
+    /// Sends a JSON line.
+    pub(crate) fn send_line(self: &Rc<Self>, conn: &Rc<Conn>, line: &str) {
+        let mut frames = self.frames.take();
+        let sent = conn.send_text(&mut frames, line.as_bytes(), &[], self.node.settings.outbox_bytes);
+        keep_small(&mut frames);
+        self.frames.set(frames);
+        self.settle(conn, sent);
+    }
+
     /// Queues a CONNECT reply (or nothing) and what a client has missed behind it; [`Shard::let_go`] sends both with one
     /// write. CONNECT goes first: stock clients keep events that come before it even if the connection breaks off between
     /// the two, and would show them twice.
     pub(crate) fn hold_back(&self, conn: &Conn, replay: impl FnOnce(&mut Replay)) {
         let transport = match &*conn.io.borrow() {
+            Io::WebSocket(_) if matches!(conn.protocol, Protocol::Lines) => ReplayTransport::Lines,
             Io::WebSocket(socket) => ReplayTransport::WebSocket(socket.sink.compression()),
             Io::Polling(_) => ReplayTransport::Polling,
             Io::Events(_) | Io::Closed => return,

@@ -19,6 +19,7 @@ use crate::compression::{self, Compression};
 use crate::connection::{Conn, Io, Protocol};
 use crate::goodbye::NO_CODE;
 use crate::input::{self, Handled};
+use crate::lines;
 use crate::outbox::Sent;
 use crate::shard::{READ_BYTES, Shard};
 
@@ -232,11 +233,20 @@ fn take(shard: &Rc<Shard>, conn: &Rc<Conn>, message: Message<'_>) -> Handled {
             Message::Close(_) | Message::Ping(_) | Message::Compressed { .. } => {}
         }
     }
+    if let Protocol::Lines = &conn.protocol {
+        match &message {
+            Message::Text(text) => return lines::take(shard, conn, text),
+            Message::Pong(_) => conn.session.borrow_mut().pong(),
+            Message::Binary(_) | Message::Close(_) | Message::Ping(_) | Message::Compressed { .. } => {}
+        }
+    }
     match message {
         Message::Text(text) => match engine_io::decode_text(text) {
             Ok(packet) => input::packet(shard, conn, packet),
             Err(_) => Handled::Close(CloseReason::ProtocolError),
         },
+        // There are no binary values in JSON.
+        Message::Binary(_) if matches!(conn.protocol, Protocol::Lines) => Handled::Close(CloseReason::ProtocolError),
         Message::Binary(bytes) => input::packet(shard, conn, Packet::Binary(Bytes::copy_from_slice(bytes))),
         Message::Compressed { opcode, payload } => {
             let inflated = match compression::inflate(payload, shard.node.settings.session.max_payload_bytes) {
@@ -269,7 +279,7 @@ fn take(shard: &Rc<Shard>, conn: &Rc<Conn>, message: Message<'_>) -> Handled {
                 socket.sink.answer_close(said.and_then(|(code, _)| NonZeroU16::new(code)).unwrap_or(NO_CODE));
             }
             Handled::Close(match conn.protocol {
-                Protocol::SocketIo | Protocol::Engine(_) => CloseReason::TransportClosed,
+                Protocol::SocketIo | Protocol::Engine(_) | Protocol::Lines => CloseReason::TransportClosed,
                 Protocol::WebSocket(_) => CloseReason::ClientClosed,
             })
         }

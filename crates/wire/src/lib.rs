@@ -1,4 +1,4 @@
-//! Codecs: Engine.IO v4, Socket.IO v5, WebSocket frames, SSE events.
+//! Codecs: Engine.IO v4, Socket.IO v5, WebSocket frames, SSE events, JSON lines.
 //!
 //! Pure functions and small state machines over bytes that somebody else reads and writes: no sockets, no clock, no
 //! randomness. What comes from a peer is hostile until decoded here.
@@ -16,6 +16,7 @@
 
 pub mod engine_io;
 mod json;
+pub mod lines;
 mod members;
 pub mod socket_io;
 pub mod sse;

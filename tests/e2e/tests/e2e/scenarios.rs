@@ -346,3 +346,23 @@ fn a_second_sigterm_ends_at_once() {
 fn a_request_under_way_is_finished_on_sigterm() {
     scenario("ops", "aRequestUnderWayIsFinishedOnTerm");
 }
+
+#[test]
+fn a_client_of_json_lines_talks_with_socket_io_clients() {
+    scenario("lines", "talksWithSocketIo");
+}
+
+#[test]
+fn json_lines_reach_every_namespace_and_what_is_no_line_is_explained() {
+    scenario("lines", "namespacesAndRefusals");
+}
+
+#[test]
+fn a_client_of_json_lines_recovers_what_it_missed() {
+    scenario("lines", "recovers");
+}
+
+#[test]
+fn every_type_of_json_line_is_described() {
+    scenario("lines", "described");
+}
