@@ -72,6 +72,10 @@ pub fn read(line: &str) -> Result<Line, LineError> {
     let line: Received<'_> = serde_json::from_str(line).map_err(|error| LineError::Json(error.to_string()))?;
     let namespace = Namespace::try_from(line.namespace.as_deref().unwrap_or("/"));
     let namespace = namespace.map_err(|error| LineError::Namespace(error.to_string()))?;
+    // A comma ends the name in a packet.
+    if namespace.as_str().contains(',') {
+        return Err(LineError::Namespace("holds a comma".to_owned()));
+    }
     let mut packet = Vec::with_capacity(64);
     let data = line.data.map(RawValue::get);
     match line.kind.as_deref().unwrap_or("event") {
@@ -226,7 +230,7 @@ mod tests {
             (r#"{"type":"shout"}"#, "shout"),
             (r#"{}"#, "event"),
             (r#"{"type":"ack"}"#, "id"),
-            (r#"{"type":"connect","namespace":"no slash"}"#, "namespace"),
+            (r#"{"type":"connect","namespace":"/a,2[]"}"#, "namespace"),
             (r#"{"event":"a","id":-1}"#, "not understood"),
             (r#"{"event":"a"}{"event":"b"}"#, "trailing"),
         ] {
