@@ -41,7 +41,7 @@ mod users;
 pub use effects::{Effect, Effects, PresenceChange};
 pub use ids::{Pid, RoomId, SocketId};
 pub use listing::{ConnectionInfo, Cursor, Member, Page, RoomSummary};
-pub use missed::Missed;
+pub use missed::{Missed, MissedInRooms};
 pub use once::Idempotency;
 pub use presence::PresenceUpdate;
 pub use publish::{GAP_EVENT, Message, Published};

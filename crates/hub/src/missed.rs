@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidegate_types::{Bookmark, Position, Publication, RoomName};
+use tidegate_types::{Bookmark, Position, Publication, RoomName, SessionOffset};
 
 use crate::Space;
 use crate::ring::{after_seq, offset_of};
@@ -19,7 +19,46 @@ pub enum Missed {
     Unprovable,
 }
 
+/// What a reader of several rooms has missed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MissedInRooms {
+    /// All of these, in the order of `seq`, whatever their room.
+    pub messages: Vec<Arc<Publication>>,
+    /// Rooms that memory does not reach back in, and the `seq` after which to read the store: ask again with what it
+    /// returns.
+    pub in_store: Vec<(RoomName, u64)>,
+    /// Rooms of which it cannot be proven what was missed. Nothing of them is among the messages.
+    pub unprovable: Vec<RoomName>,
+}
+
 impl Space {
+    /// What a reader of these rooms has missed since `since`, up to the released head. `stored` is what the store returned
+    /// for rooms that were [`MissedInRooms::in_store`]; a room that it did not answer for must not be asked about again,
+    /// because nothing in it and no answer look the same.
+    pub fn missed_in_rooms(
+        &self,
+        rooms: &[RoomName],
+        since: SessionOffset,
+        stored: &[(RoomName, Vec<Arc<Publication>>)],
+    ) -> MissedInRooms {
+        // A number above the head was never handed out in this epoch.
+        if since.epoch != self.epoch || since.seq > self.order.head_seq() {
+            return MissedInRooms { unprovable: rooms.to_vec(), ..MissedInRooms::default() };
+        }
+        let mut missed = MissedInRooms::default();
+        for name in rooms {
+            let Some(room) = self.rooms.find(name) else {
+                missed.unprovable.push(name.clone());
+                continue;
+            };
+            let of_room = stored.iter().find(|(of, _)| of == name);
+            let of_room: Option<Vec<_>> = of_room.map(|(_, messages)| messages.iter().collect());
+            missed.add(room, since.seq, self.missed_after_seq(room, since.seq, of_room.as_deref()));
+        }
+        missed.sort();
+        missed
+    }
+
     /// What a reader of the room has missed since `since`, up to the released head. `stored` is what the store returned
     /// for a [`Missed::InStore`], in any order; what has come since then is in memory, so that a reader that becomes a
     /// member under the same lock sees neither a gap nor a repetition.
@@ -116,5 +155,21 @@ impl Space {
         });
         let to_the_head = all.last().is_none_or(|last| offset_of(last) == room.head_offset);
         if reaches_back && no_hole && to_the_head { Missed::All(all) } else { Missed::Unprovable }
+    }
+}
+
+impl MissedInRooms {
+    /// Adds what was missed in one room after `from`.
+    pub(crate) fn add(&mut self, room: &Room, from: u64, missed: Missed) {
+        match missed {
+            Missed::All(mut messages) => self.messages.append(&mut messages),
+            Missed::InStore => self.in_store.push((room.name.clone(), from)),
+            Missed::Unprovable => self.unprovable.push(room.name.clone()),
+        }
+    }
+
+    /// To be called when all rooms have been added.
+    pub(crate) fn sort(&mut self) {
+        self.messages.sort_by_key(|publication| publication.seq);
     }
 }

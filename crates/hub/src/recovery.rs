@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tidegate_types::{ConnId, Millis, Publication, RoomName, SessionOffset, UserId};
 
-use crate::missed::Missed;
+use crate::missed::MissedInRooms;
 use crate::session::{NewSession, SessionRecord, Who};
 use crate::space::{Connection, Membership, Space};
 use crate::{Effect, Effects, Pid, RoomId, SocketId};
@@ -238,24 +238,23 @@ impl Space {
         if offset.epoch != self.epoch || offset.seq > self.order.head_seq() {
             return self.fail(pid, ResumeFailure::OtherEpoch, fx);
         }
-        let mut missed = Vec::new();
-        let mut reads = Vec::new();
+        let mut missed = MissedInRooms::default();
         for membership in &kept.rooms {
             let from = offset.seq.max(membership.joined_seq);
             let Some(room) = self.rooms.get(membership.room) else { return self.fail(pid, ResumeFailure::TooOld, fx) };
             let of_room = stored.as_ref().map(|stored| stored.get(&room.name).map_or(&[][..], Vec::as_slice));
-            match self.missed_after_seq(room, from, of_room) {
-                Missed::All(mut messages) => missed.append(&mut messages),
-                Missed::InStore => reads.push((room.name.clone(), from)),
-                Missed::Unprovable => return self.fail(pid, ResumeFailure::TooOld, fx),
-            }
+            missed.add(room, from, self.missed_after_seq(room, from, of_room));
         }
-        if !reads.is_empty() {
-            return Resume::NeedHistory { reads };
+        // A session comes back as a whole or not at all.
+        if !missed.unprovable.is_empty() {
+            return self.fail(pid, ResumeFailure::TooOld, fx);
         }
-        missed.sort_by_key(|publication| publication.seq);
+        if !missed.in_store.is_empty() {
+            return Resume::NeedHistory { reads: missed.in_store };
+        }
+        missed.sort();
         let Some(kept) = self.sessions.take(pid) else { return Resume::Failed(ResumeFailure::UnknownSession) };
-        self.claim(pid, kept, missed, conn, who, token_expires_at, now, fx)
+        self.claim(pid, kept, missed.messages, conn, who, token_expires_at, now, fx)
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -58,6 +58,26 @@ impl World {
         (kept, gone)
     }
 
+    /// The messages of the rooms after `seq`, and the rooms of which that is unknown.
+    fn missed_in_rooms(&self, rooms: &[RoomName], seq: u64) -> (Vec<Arc<Publication>>, Vec<RoomName>) {
+        let since = SessionOffset { epoch: EPOCH, seq };
+        let first = self.space.missed_in_rooms(rooms, since, &[]);
+        let (mut stored, mut lost) = (Vec::new(), Vec::new());
+        for (room, after) in first.in_store {
+            let (kept, gone) = self.stored(&room);
+            if gone.iter().any(|p| p.seq > after) {
+                lost.push(room);
+            } else {
+                stored.push((room, kept.into_iter().filter(|p| p.seq > after).collect()));
+            }
+        }
+        let asked: Vec<_> = rooms.iter().filter(|room| !lost.contains(room)).cloned().collect();
+        let second = self.space.missed_in_rooms(&asked, since, &stored);
+        assert_eq!(second.in_store, []);
+        lost.extend(second.unprovable);
+        (second.messages, lost)
+    }
+
     fn missed(&self, room: &RoomName, since: Bookmark) -> Missed {
         let missed = self.space.missed(room, since, None);
         if missed != Missed::InStore {
@@ -135,4 +155,41 @@ fn a_cursor_that_was_never_handed_out_proves_nothing() {
     for since in at(7, 3) {
         assert_eq!(world.missed(&room, since), Missed::All(Vec::new()), "{since}");
     }
+}
+
+proptest! {
+    #[test]
+    fn a_reader_of_several_rooms_is_given_one_sequence_and_told_which_rooms_are_unknown(
+        messages in prop::collection::vec((0..3usize, prop::bool::weighted(0.8)), 1..60),
+        ring in 1..40usize,
+        kept in 1..40usize,
+    ) {
+        let rooms = ["a", "b", "c"].map(|name| RoomName::try_from(name).unwrap());
+        let mut world = World::new(ring, kept);
+        for (room, persistent) in &messages {
+            world.publish(&rooms[*room], if *persistent { Class::Persistent } else { Class::Recoverable });
+        }
+        let known: Vec<_> = rooms.into_iter().filter(|room| world.space.find(room).is_some()).collect();
+        for seq in 0..=messages.len() as u64 {
+            let (missed, mut lost) = world.missed_in_rooms(&known, seq);
+            let since = Bookmark::Session(SessionOffset { epoch: EPOCH, seq });
+            let unknown = known.iter().filter(|room| world.missed(room, since) == Missed::Unprovable);
+            let unknown: Vec<_> = unknown.cloned().collect();
+            lost.sort();
+            prop_assert_eq!(&lost, &unknown);
+            let truth = world.published.iter().filter(|p| p.seq > seq && !unknown.contains(&p.room));
+            prop_assert_eq!(missed, truth.cloned().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn rooms_are_not_guessed_at_from_another_life_or_the_future() {
+    let rooms = ["a", "b"].map(|name| RoomName::try_from(name).unwrap());
+    let mut world = World::new(10, 10);
+    rooms.iter().for_each(|room| world.publish(room, Class::Recoverable));
+    assert_eq!(world.missed_in_rooms(&rooms, 2), (Vec::new(), Vec::new()));
+    assert_eq!(world.missed_in_rooms(&rooms, 3), (Vec::new(), rooms.to_vec()));
+    let other = SessionOffset { epoch: Epoch(8), seq: 0 };
+    assert_eq!(world.space.missed_in_rooms(&rooms, other, &[]).unprovable, rooms);
 }

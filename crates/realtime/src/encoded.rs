@@ -22,8 +22,7 @@ const FRAME_START: [u8; MOST_HEADER + 1] = {
 /// A publication with its bytes for each transport, each encoded once, by whoever needs it first.
 pub(crate) struct Encoded {
     publication: Arc<Publication>,
-    /// Presence goes to Socket.IO members only.
-    presence: bool,
+    kind: Kind,
     /// Whether who is behind goes without it.
     volatile: bool,
     /// Whether its packets carry the offset that recovery needs.
@@ -35,12 +34,33 @@ pub(crate) struct Encoded {
     event: OnceLock<Bytes>,
     /// One frame of JSON lines.
     line: OnceLock<Bytes>,
+    /// The same, with the session offset as id.
+    event_of_several: OnceLock<Bytes>,
+}
+
+/// What is told to a room's members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Message,
+    /// Who came and went. Event streams get it if they ask for it.
+    Presence,
+    /// For Socket.IO members only.
+    Broadcast,
+}
+
+/// What stands as id in an event stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EventId {
+    /// The position, in a stream of one room.
+    Position,
+    /// The session offset, in a stream of several.
+    SessionOffset,
 }
 
 impl Encoded {
     pub fn message(publication: Arc<Publication>, offset: bool) -> Self {
         Self {
-            presence: false,
+            kind: Kind::Message,
             volatile: publication.position.is_none(),
             publication,
             offset,
@@ -49,25 +69,26 @@ impl Encoded {
             payload: OnceLock::new(),
             event: OnceLock::new(),
             line: OnceLock::new(),
+            event_of_several: OnceLock::new(),
         }
     }
 
     pub fn presence(publication: Arc<Publication>) -> Self {
-        Self { presence: true, ..Self::message(publication, false) }
+        Self { kind: Kind::Presence, ..Self::message(publication, false) }
     }
 
     /// What an application sends to those who are there: of its own class, for Socket.IO members only.
     pub fn broadcast(publication: Arc<Publication>) -> Self {
         let volatile = publication.class == Class::Volatile;
-        Self { volatile, ..Self::presence(publication) }
+        Self { kind: Kind::Broadcast, volatile, ..Self::message(publication, false) }
     }
 
     pub fn publication(&self) -> &Arc<Publication> {
         &self.publication
     }
 
-    pub fn is_presence(&self) -> bool {
-        self.presence
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub fn is_volatile(&self) -> bool {
@@ -144,17 +165,26 @@ impl Encoded {
         })
     }
 
-    /// One SSE event.
-    pub fn event(&self) -> &Bytes {
-        self.event.get_or_init(|| {
+    /// One SSE event. Messages have no name, so that `onmessage` gets them; what is volatile has no id.
+    pub fn event(&self, id: EventId) -> &Bytes {
+        let encode = |id: Option<String>| {
             let publication = &*self.publication;
-            let id = publication.position.map(|position| position.to_string());
+            let name = (self.kind == Kind::Presence).then_some(publication.event.as_str());
             let mut data = String::with_capacity(publication.data.len());
             push_json_data(&mut data, publication);
             let mut out = Vec::with_capacity(data.len() + 64);
-            sse::encode_event(&mut out, id.as_deref(), None, &data);
+            sse::encode_event(&mut out, id.as_deref(), name, &data);
             out.into()
-        })
+        };
+        let publication = &self.publication;
+        match id {
+            EventId::Position => {
+                self.event.get_or_init(|| encode(publication.position.map(|position| position.to_string())))
+            }
+            EventId::SessionOffset => self
+                .event_of_several
+                .get_or_init(|| encode(publication.session_offset().map(|offset| offset.to_string()))),
+        }
     }
 }
 

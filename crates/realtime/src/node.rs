@@ -9,10 +9,10 @@ use rustc_hash::FxHashMap;
 use smallvec::{SmallVec, smallvec};
 use tidegate_auth::LiveKeys;
 use tidegate_cluster::{History, HistoryError, Write, Written};
-use tidegate_hub::{Effect, Effects, Message, Pid, Published, Space, SpaceConfig};
+use tidegate_hub::{Effect, Effects, Message, Pid, PresenceChange, Published, Space, SpaceConfig};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
-use tidegate_types::{Class, EventName, Millis, Namespace, Phase, Publication, ShardId, SpaceKey, TenantId};
+use tidegate_types::{Class, EventName, Millis, Namespace, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId};
 use tokio::sync::{oneshot, watch};
 
 use crate::app::Io;
@@ -60,6 +60,28 @@ impl SpaceCell {
     /// A publication on its way to sockets of this space.
     pub fn encode(&self, publication: Arc<Publication>) -> Encoded {
         Encoded::message(publication, self.settings.recovery)
+    }
+
+    /// A change of who is in a room, in the words of the namespace; `None` where it does not tell of it.
+    pub fn encode_presence(&self, room: RoomName, change: &PresenceChange) -> Option<Encoded> {
+        let (event, data) = match &self.settings.behaviour {
+            Behaviour::Rooms => rooms_api::presence_event(&room, change),
+            Behaviour::Dialect(dialect) => dialect_api::presence_event(dialect, &room, change)?,
+            // An application tells of its clients itself.
+            Behaviour::Handlers(_) => return None,
+        };
+        let publication = Publication {
+            space: self.key.clone(),
+            room,
+            event,
+            data: data.into(),
+            attachments: Arc::from([]),
+            class: Class::Volatile,
+            position: None,
+            seq: 0,
+            timestamp_ms: 0,
+        };
+        Some(Encoded::presence(Arc::new(publication)))
     }
 
     /// Looks at the space. Changes go through [`Node::with_space`], so that their effects happen.
@@ -321,25 +343,8 @@ impl Node {
                 }
             }
             Effect::Presence { room_id, room, shards, change, except } => {
-                let told = match &cell.settings.behaviour {
-                    Behaviour::Rooms => Some(rooms_api::presence_event(&room, &change)),
-                    Behaviour::Dialect(dialect) => dialect_api::presence_event(dialect, &room, &change),
-                    // An application tells of its clients itself.
-                    Behaviour::Handlers(_) => None,
-                };
-                let Some((event, data)) = told else { return };
-                let publication = Publication {
-                    space: cell.key.clone(),
-                    room,
-                    event,
-                    data: data.into(),
-                    attachments: Arc::from([]),
-                    class: Class::Volatile,
-                    position: None,
-                    seq: 0,
-                    timestamp_ms: 0,
-                };
-                let encoded = Arc::new(Encoded::presence(Arc::new(publication)));
+                let Some(encoded) = cell.encode_presence(room, &change) else { return };
+                let encoded = Arc::new(encoded);
                 for shard in shards.iter() {
                     match self.mailbox(shard) {
                         Some(mailbox) if mailbox.has_room() => mailbox.push(Item::Deliver(Delivery {

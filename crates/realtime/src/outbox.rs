@@ -43,10 +43,6 @@ impl Outbox {
         self.queue.is_empty()
     }
 
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub fn fits(&self, bytes: usize, limit: usize) -> bool {
         self.bytes.saturating_add(bytes) <= limit.saturating_add(self.replayed)
     }

@@ -19,7 +19,7 @@ use crate::app;
 use crate::call::Call;
 use crate::connection::{Conn, Io, Membership, NamespaceSocket, Protocol};
 use crate::dialect_api;
-use crate::encoded::{Encoded, Replay, ReplayTransport};
+use crate::encoded::{Encoded, Kind, Replay, ReplayTransport};
 use crate::expiry::Expiries;
 use crate::mailbox::{Delivery, Except, Item, Mailbox};
 use crate::namespaces::Behaviour;
@@ -194,18 +194,17 @@ impl Shard {
         for membership in &socket.rooms {
             self.remove_member(space, *membership);
         }
-        let node = &self.node;
         let metrics = &socket.space.metrics;
         if listening {
-            metrics.listening.dec();
-            metrics.room_subscriptions.dec_by(socket.rooms.len() as i64);
-            return;
-        }
-        metrics.connected.dec();
+            metrics.listening.dec()
+        } else {
+            metrics.connected.dec()
+        };
         metrics.room_subscriptions.dec_by(socket.rooms.len() as i64);
         let now = now_ms();
         let keep = keep_session && socket.space.settings.recovery;
-        node.with_space(&socket.space, |space, effects| space.disconnect(conn.id, keep, now, effects));
+        // A listener, too: what is not taken out of its rooms keeps them for ever.
+        self.node.with_space(&socket.space, |space, effects| space.disconnect(conn.id, keep, now, effects));
     }
 
     /// Makes a connection a local member of a room that its space has just let it into. Messages up to `after_seq` are
@@ -466,7 +465,7 @@ impl Shard {
         for item in items.drain(..) {
             match item {
                 Item::Deliver(Delivery { space, room, encoded, except }) => {
-                    let key = ((space, room), except, encoded.is_presence());
+                    let key = ((space, room), except, encoded.kind());
                     if run_key.as_ref() != Some(&key) {
                         self.finish_run(&mut run, run_key.replace(key)).await;
                     }
@@ -485,7 +484,7 @@ impl Shard {
         self.finish_run(&mut run, run_key).await;
     }
 
-    async fn finish_run(self: &Rc<Self>, run: &mut Vec<Arc<Encoded>>, key: Option<(RoomKey, Option<Except>, bool)>) {
+    async fn finish_run(self: &Rc<Self>, run: &mut Vec<Arc<Encoded>>, key: Option<(RoomKey, Option<Except>, Kind)>) {
         if let (Some((key, except, _)), false) = (key, run.is_empty()) {
             self.deliver(key, run, except).await;
         }

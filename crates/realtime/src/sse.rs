@@ -1,4 +1,4 @@
-//! A room as an event stream: the same messages, with the position as id, resumed by `Last-Event-ID`.
+//! One room or several as an event stream: the same messages, with an id to resume from by `Last-Event-ID`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use tidegate_types::{CloseReason, Position, Publication, RoomName};
+use tidegate_types::{CloseReason, Position, Publication, RoomName, SessionOffset};
 use tidegate_wire::sse;
 
 use crate::connection::Conn;
-use crate::encoded::Encoded;
+use crate::encoded::{Encoded, EventId, Kind};
 use crate::outbox::{Outbox, Sent};
 use crate::shard::Shard;
 
@@ -19,6 +19,9 @@ pub(crate) struct EventQueue {
     shared: Rc<Shared>,
     /// While older events are being read from the store, live ones wait here.
     held: Option<Vec<Arc<Encoded>>>,
+    id: EventId,
+    /// Whether the reader wants to know who comes and goes.
+    presence: bool,
 }
 
 #[derive(Default)]
@@ -34,6 +37,11 @@ impl Shared {
         self.wake();
     }
 
+    fn push_replayed(&self, bytes: Bytes) {
+        self.outbox.borrow_mut().push_replayed(bytes);
+        self.wake();
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -42,8 +50,13 @@ impl Shared {
 }
 
 impl EventQueue {
-    pub fn new() -> Self {
-        Self { shared: Rc::default(), held: None }
+    pub fn new(id: EventId, presence: bool) -> Self {
+        Self { shared: Rc::default(), held: None, id, presence }
+    }
+
+    /// Whether the reader wants to know who comes and goes.
+    pub fn tells_presence(&self) -> bool {
+        self.presence
     }
 
     /// Live events wait until [`EventQueue::release`].
@@ -73,12 +86,12 @@ impl EventQueue {
                 self.gap(room, last + 1, position.offset - 1);
             }
             last = position.offset;
-            self.shared.push(encoded.event().clone());
+            self.shared.push_replayed(encoded.event(self.id).clone());
         }
         if last < head.offset {
             self.gap(room, last + 1, head.offset);
         }
-        volatile.iter().for_each(|encoded| self.shared.push(encoded.event().clone()));
+        volatile.iter().for_each(|encoded| self.shared.push(encoded.event(self.id).clone()));
     }
 
     /// Tells the reader that events are lost to it.
@@ -90,23 +103,57 @@ impl EventQueue {
     }
 
     pub fn push_run(&mut self, run: &[&Arc<Encoded>], limit: usize) -> (usize, Sent) {
-        let events = run.iter().filter(|encoded| !encoded.is_presence());
+        let presence = self.presence;
+        let events = run.iter().filter(|encoded| match encoded.kind() {
+            Kind::Message => true,
+            Kind::Presence => presence,
+            Kind::Broadcast => false,
+        });
         if let Some(held) = self.held.as_mut() {
-            held.extend(events.map(|encoded| Arc::clone(encoded)));
+            // Who is there is told as a whole, once the stream begins.
+            held.extend(events.filter(|encoded| encoded.kind() == Kind::Message).map(|encoded| Arc::clone(encoded)));
             let bytes: usize = held.iter().map(|encoded| encoded.payload_bytes()).sum();
             return (0, if bytes > limit { Sent::Full } else { Sent::Taken });
         }
-        let waiting = self.shared.outbox.borrow().bytes();
-        let total: usize = events.clone().map(|encoded| encoded.event().len()).sum();
-        if waiting + total > limit {
+        let id = self.id;
+        let total: usize = events.clone().map(|encoded| encoded.event(id).len()).sum();
+        if !self.shared.outbox.borrow().fits(total, limit) {
             return (0, Sent::Full);
         }
         let mut count = 0;
         for encoded in events {
-            self.shared.push(encoded.event().clone());
+            self.shared.push(encoded.event(id).clone());
             count += 1;
         }
         (count, Sent::Taken)
+    }
+
+    /// The first bytes of a stream of several rooms: what was missed, which rooms are without what they missed, and where
+    /// the stream stands. The loss has no id and comes first: a reader that is cut before it has the rest asks for all of
+    /// it again.
+    pub fn begin_several(
+        &self,
+        retry_ms: u64,
+        unknown: &[RoomName],
+        missed: Vec<Arc<Publication>>,
+        head: SessionOffset,
+    ) {
+        self.retry(retry_ms);
+        if !unknown.is_empty() {
+            let data = serde_json::json!({ "rooms": unknown, "offset": head.to_string() }).to_string();
+            let mut event = Vec::new();
+            sse::encode_event(&mut event, None, Some("gap"), &data);
+            self.shared.push(event.into());
+        }
+        for publication in missed {
+            self.shared.push_replayed(Encoded::message(publication, false).event(self.id).clone());
+        }
+        self.shared.push(format!("id: {head}\n\n").into());
+    }
+
+    /// Who is in a room as the stream begins.
+    pub fn snapshot(&self, presence: &Encoded) {
+        self.shared.push_replayed(presence.event(self.id).clone());
     }
 
     /// The stream's first bytes: how long to wait before a reconnect, and where the stream stands, so that a client that
@@ -212,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_the_store_has_and_the_mailbox_still_brings_is_sent_once() {
-        let mut queue = EventQueue::new();
+        let mut queue = EventQueue::new(EventId::Position, false);
         queue.hold();
         let held = Arc::new(Encoded::message(message(3), false));
         queue.push_run(&[&held], 1_000);
@@ -228,11 +275,63 @@ mod tests {
 
     #[test]
     fn a_hole_before_the_live_events_is_told() {
-        let mut queue = EventQueue::new();
+        let mut queue = EventQueue::new(EventId::Position, false);
         queue.hold();
         queue.release(&RoomName::try_from("r").unwrap(), 0, at(3), vec![message(2)]);
         let text = sent(&queue);
         assert_eq!(text.matches("event: gap").count(), 2, "{text}");
         assert!(text.contains(r#""from":1"#) && text.contains(r#""from":3"#), "{text}");
+    }
+    fn in_room(name: &str, seq: u64) -> Arc<Publication> {
+        Arc::new(Publication { room: RoomName::try_from(name).unwrap(), seq, ..(*message(1)).clone() })
+    }
+
+    fn ids(text: &str) -> Vec<&str> {
+        text.lines().filter_map(|line| line.strip_prefix("id: ")).collect()
+    }
+
+    #[test]
+    fn several_rooms_begin_with_what_was_missed_and_where_the_stream_stands() {
+        let mut queue = EventQueue::new(EventId::SessionOffset, false);
+        let head = SessionOffset { epoch: Epoch(1), seq: 9 };
+        queue.begin_several(2_000, &[], vec![in_room("a", 4), in_room("b", 7)], head);
+        let live = Arc::new(Encoded::message(in_room("a", 10), true));
+        queue.push_run(&[&live], 1_000);
+        let text = sent(&queue);
+        assert!(text.starts_with("retry: 2000\n\nid: "), "{text}");
+        assert_eq!(ids(&text), ["1.4", "1.7", "1.9", "1.10"]);
+        assert!(!text.contains("gap"), "{text}");
+    }
+
+    #[test]
+    fn a_loss_is_told_before_the_messages_of_other_rooms_and_moves_no_reader() {
+        let queue = EventQueue::new(EventId::SessionOffset, false);
+        let lost = [RoomName::try_from("c").unwrap()];
+        queue.begin_several(2_000, &lost, vec![in_room("a", 4)], SessionOffset { epoch: Epoch(1), seq: 9 });
+        let text = sent(&queue);
+        let gap = "event: gap\ndata: {\"offset\":\"1.9\",\"rooms\":[\"c\"]}\n\n";
+        assert!(text.starts_with(&format!("retry: 2000\n\n{gap}id: 1.4\n")), "{text}");
+        assert_eq!(ids(&text), ["1.4", "1.9"]);
+    }
+
+    #[test]
+    fn presence_is_named_has_no_id_and_goes_to_whom_it_was_promised() {
+        let presence = Publication {
+            event: EventName::try_from("presence:leave").unwrap(),
+            class: Class::Volatile,
+            position: None,
+            seq: 0,
+            ..(*message(1)).clone()
+        };
+        let presence = Arc::new(Encoded::presence(Arc::new(presence)));
+        let mut with = EventQueue::new(EventId::SessionOffset, true);
+        assert_eq!(with.push_run(&[&presence], 1_000), (1, Sent::Taken));
+        assert_eq!(sent(&with), "event: presence:leave\ndata: {}\n\n");
+        let mut without = EventQueue::new(EventId::SessionOffset, false);
+        assert_eq!(without.push_run(&[&presence], 1_000), (0, Sent::Taken));
+        // What an application broadcasts is no presence.
+        let broadcast = Arc::new(Encoded::broadcast(message(1)));
+        assert_eq!(with.push_run(&[&broadcast], 1_000), (0, Sent::Taken));
+        assert_eq!(sent(&with) + &sent(&without), "");
     }
 }

@@ -134,9 +134,12 @@ export async function theEndOfATokenElsewhere() {
   await next(socket, "connect");
   assert.equal(await parted, "io server disconnect");
   assert.equal(socket.of("auth:expired").length, 1);
-  const events = await stream("/realtime/rooms/quay/events", { headers: { authorization: `Bearer ${token("ada", { expiresIn: 2 })}` } });
-  await within(events.closed, "the stream's end");
-  assert.deepEqual(events.events.map((event) => event.event), ["auth:expired"]);
+  const streams = await Promise.all(["/realtime/rooms/quay/events", "/realtime/events?room=quay&room=pier"].map((path) =>
+    stream(path, { headers: { authorization: `Bearer ${token("ada", { expiresIn: 2 })}` } })));
+  for (const events of streams) {
+    await within(events.closed, "the stream's end");
+    assert.deepEqual(events.events.map((event) => event.event), ["auth:expired"]);
+  }
 }
 
 /** Where a token may come from: the packet, the header, the cookie, a ticket; not from the query unless a namespace wants it. */

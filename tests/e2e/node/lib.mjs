@@ -149,11 +149,11 @@ export async function server(action) {
   return answer;
 }
 
-/** Reads server-sent events from `path`. `events` grows; `closed` resolves when the stream ends. */
+/** Reads server-sent events from `path`. `events` grows, `id` is what a reconnect names; `closed` resolves when the stream ends. */
 export async function stream(path, { headers = {}, url = settings.url } = {}) {
   const abort = new AbortController();
   const response = await within(fetch(url + path, { headers: { accept: "text/event-stream", ...headers }, signal: abort.signal }), `the head of ${path}`);
-  const found = { status: response.status, headers: response.headers, events: [], comments: 0, retry: null, close: () => abort.abort() };
+  const found = { status: response.status, headers: response.headers, events: [], id: null, comments: 0, retry: null, close: () => abort.abort() };
   if (response.status !== 200) {
     found.body = await response.text();
     return found;
@@ -177,6 +177,8 @@ export async function stream(path, { headers = {}, url = settings.url } = {}) {
             else if (field === "retry") found.retry = Number(value);
             else event[field] = value;
           }
+          // As in browsers: an id counts, whether an event comes with it or not.
+          found.id = event.id ?? found.id;
           if (event.data) found.events.push(event);
           rest = rest.slice(end + 2);
         }

@@ -94,6 +94,15 @@ export async function everyOperationIsAsDescribed() {
       await expect(400, operation, { key: token("ada"), path: { room: "\u0007" } });
       continue;
     }
+    if (operationId === "streamRooms") {
+      const query = "?room=quay&room=pier&presence=true";
+      await expect(200, operation, { key: token("ada"), query });
+      await expect(401, operation, { key: null, query });
+      await expect(403, operation, { key: token("ada", { permissions: ["room:quay:join"] }), query });
+      await expect(404, operation, { key: token("ada"), query: `${query}&namespace=/none` });
+      for (const wrong of ["", "?room=%07", `${query}&colour=red`]) await expect(400, operation, { key: token("ada"), query: wrong });
+      continue;
+    }
     await expect(401, operation, { key: null });
     await expect(401, operation, { key: "wrong" });
     if (operation.responses[403]) {

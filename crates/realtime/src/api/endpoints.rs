@@ -11,6 +11,7 @@ pub(super) enum Endpoint {
     OpenApi,
     Ticket,
     Events,
+    EventsOfSeveral,
     Rooms,
     Room,
     History,
@@ -37,6 +38,7 @@ impl Endpoint {
 const ENDPOINTS: &[(Method, &str, Endpoint)] = &[
     (Method::GET, "/openapi.yaml", Endpoint::OpenApi),
     (Method::POST, "/tickets", Endpoint::Ticket),
+    (Method::GET, "/events", Endpoint::EventsOfSeveral),
     (Method::GET, "/rooms", Endpoint::Rooms),
     (Method::GET, "/rooms/{room}", Endpoint::Room),
     (Method::GET, "/rooms/{room}/events", Endpoint::Events),

@@ -1,4 +1,6 @@
-//! A room as an event stream.
+//! Rooms as event streams: here one, in [`several`] more than one.
+
+mod several;
 
 use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
@@ -10,24 +12,28 @@ use ::http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 use tidegate_auth::{Principal, RoomAction};
-use tidegate_hub::{Pid, Since, SocketId};
+use tidegate_hub::{Pid, PresenceChange, RoomId, Since, SocketId};
 use tidegate_session::Transport;
 use tidegate_types::{ErrorCode, Position, Publication, RoomKey, RoomName};
 use tokio::task::spawn_blocking;
 
 use super::refused::{Outcome, Refused, come_in};
-use super::request::{namespace, space};
+use super::request::{flag, namespace, space};
 use super::ticket::unauthorized;
 use crate::body::Body;
 use crate::connection::{Conn, Io, NamespaceSocket, Protocol};
 use crate::credentials::cookie;
+use crate::encoded::EventId;
 use crate::heartbeat::new_session;
-use crate::http::{Client, Streams, bearer, header, parameter};
+use crate::http::{Answer, Client, Streams, bearer, header, parameter};
 use crate::node::{SpaceCell, now_ms};
+use crate::rooms_api::LISTED;
 use crate::shard::Shard;
 use crate::sse::EventQueue;
 use crate::webhooks;
 use crate::{connect, expiry};
+
+pub(super) use several::open as open_several;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// As many stored messages are replayed to a stream that resumes.
@@ -48,41 +54,88 @@ fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Princi
 
 /// Opens the stream.
 pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, client: Client) -> Outcome {
-    let principal = listener(shard, &request)?;
     let query = request.uri().query();
+    let presence = flag("presence", parameter(query, "presence").as_deref())?.unwrap_or(false);
+    let principal = listener(shard, &request)?;
     let namespace = namespace(shard, parameter(query, "namespace").as_deref())?;
-    let since = header(request.headers(), &LAST_EVENT_ID)
-        .map(str::to_owned)
-        .or_else(|| parameter(query, "since").or_else(|| parameter(query, "lastEventId")).map(String::from))
-        .filter(|since| !since.is_empty());
+    let since = last_read(&request);
     let space = space(shard, principal.tenant.clone(), namespace)?;
-    let principal = match &space.webhooks {
-        None => principal,
-        Some(_) => Box::pin(ask_to_connect(shard, client.address, &space, principal)).await?,
-    };
-    if !principal.may(RoomAction::Join, room) {
-        return Err(Refused::new(ErrorCode::Forbidden, "This token does not open the room"));
-    }
-    if space.webhooks.is_some() {
-        let allowed = Box::pin(webhooks::may_join(shard, &space, &principal, None, room)).await;
-        allowed.map_err(|message| Refused::new(ErrorCode::Forbidden, message))?;
-    }
+    let principal = admit(shard, client.address, &space, principal, std::slice::from_ref(room)).await?;
     come_in(shard, client.address)?;
-    let (conn, incomplete) = subscribe(shard, &space, principal, room, client, since.as_deref());
-    let body = match &*conn.io.borrow() {
-        Io::Events(events) => Body::Events(events.stream(shard, &conn)),
-        Io::WebSocket(_) | Io::Polling(_) | Io::Closed => Body::Empty,
-    };
-    if let Some(incomplete) = incomplete {
+    let conn = enter(shard, &space, principal, client, EventQueue::new(EventId::Position, presence));
+    let answer = answer(shard, &conn);
+    if let Some(incomplete) = subscribe(shard, &conn, &space, room, since.as_deref()) {
         fill_in(shard, &conn, &space, room, incomplete).await;
     }
+    show_presence(&conn, &space, room);
+    Ok(answer)
+}
+
+/// Where the reader has stopped, as it says.
+fn last_read(request: &Request<Incoming>) -> Option<String> {
+    let query = request.uri().query();
+    header(request.headers(), &LAST_EVENT_ID)
+        .map(str::to_owned)
+        .or_else(|| parameter(query, "since").or_else(|| parameter(query, "lastEventId")).map(String::from))
+        .filter(|since| !since.is_empty())
+}
+
+/// As soon as it is dropped the stream ends.
+fn answer(shard: &Rc<Shard>, conn: &Rc<Conn>) -> Answer {
+    let body = match &*conn.io.borrow() {
+        Io::Events(events) => Body::Events(events.stream(shard, conn)),
+        Io::WebSocket(_) | Io::Polling(_) | Io::Closed => Body::Empty,
+    };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.extensions_mut().insert(Streams);
-    Ok(response)
+    response
+}
+
+/// How long a client that loses the stream waits, ms.
+fn retry_ms() -> u64 {
+    RETRY_MS + now_ms() % 1_000
+}
+
+/// Tells the reader who is in a room, if it wants to know.
+fn show_presence(conn: &Rc<Conn>, space: &SpaceCell, room: &RoomName) {
+    let Io::Events(events) = &*conn.io.borrow() else { return };
+    if !events.tells_presence() {
+        return;
+    }
+    let (listed, count) = space.lock().presence(room, LISTED);
+    if let Some(presence) = space.encode_presence(room.clone(), &PresenceChange::Update { listed, count }) {
+        events.snapshot(&presence);
+    }
+}
+
+/// Lets a listener into the rooms, if its token and the backends that want to be asked do; who listens, with the grants
+/// that they add.
+async fn admit(
+    shard: &Rc<Shard>,
+    address: IpAddr,
+    space: &SpaceCell,
+    principal: Arc<Principal>,
+    rooms: &[RoomName],
+) -> Result<Arc<Principal>, Refused> {
+    let principal = match &space.webhooks {
+        None => principal,
+        Some(_) => Box::pin(ask_to_connect(shard, address, space, principal)).await?,
+    };
+    if let Some(closed) = rooms.iter().find(|room| !principal.may(RoomAction::Join, room)) {
+        let message = format!("room {:?}: this token does not open it", closed.as_str());
+        return Err(Refused::new(ErrorCode::Forbidden, message));
+    }
+    if space.webhooks.is_some() {
+        for room in rooms {
+            let allowed = Box::pin(webhooks::may_join(shard, space, &principal, None, room)).await;
+            allowed.map_err(|why| Refused::new(ErrorCode::Forbidden, format!("room {:?}: {why}", room.as_str())))?;
+        }
+    }
+    Ok(principal)
 }
 
 /// Asks the backends that want to be asked; who listens, with the grants that they add.
@@ -107,16 +160,14 @@ struct Incomplete {
     ring: Vec<Arc<Publication>>,
 }
 
-/// Enters a listener. What it missed is queued at once if memory reaches back; otherwise live messages wait for
-/// [`fill_in`].
-fn subscribe(
+/// Enters a listener that is in no room yet.
+fn enter(
     shard: &Rc<Shard>,
     space: &Arc<SpaceCell>,
     principal: Arc<Principal>,
-    room: &RoomName,
     client: Client,
-    since: Option<&str>,
-) -> (Rc<Conn>, Option<Incomplete>) {
+    events: EventQueue,
+) -> Rc<Conn> {
     let conn = shard.open(|id| Conn {
         id,
         address: client.address,
@@ -124,7 +175,7 @@ fn subscribe(
         sid: None,
         protocol: Protocol::SocketIo,
         head: None,
-        io: RefCell::new(Io::Events(EventQueue::new())),
+        io: RefCell::new(Io::Events(events)),
         session: RefCell::new(new_session(Transport::Polling)),
         sockets: RefCell::new(SmallVec::new()),
         shown: None,
@@ -135,18 +186,9 @@ fn subscribe(
         on_end: RefCell::new(Some(client.on_end)),
     });
     shard.event_wheel.borrow_mut().enter(conn.id);
-    let (joined, missed, ring) = shard.node.with_space(space, |hub, _| {
-        let joined = hub.subscribe(conn.id, room, now_ms());
-        let missed = since.map(|since| match since.parse::<Position>() {
-            Ok(since) => hub.since(room, since),
-            Err(_) => Since::Unknown,
-        });
-        let ring = if matches!(missed, Some(Since::Store { .. })) { hub.ring_of(room) } else { Vec::new() };
-        (joined, missed, ring)
-    });
     space.metrics.connections.inc();
     space.metrics.listening.inc();
-    let mut socket = NamespaceSocket {
+    conn.sockets.borrow_mut().push(NamespaceSocket {
         space: space.clone(),
         principal,
         socket_id: SocketId::from(""),
@@ -154,35 +196,61 @@ fn subscribe(
         limit: None,
         app: None,
         rooms: SmallVec::new(),
-    };
-    shard.add_member(&conn, &mut socket, joined.room_id, joined.seq);
-    conn.sockets.borrow_mut().push(socket);
+    });
     expiry::watch(shard, &conn, now_ms());
-    let mut incomplete = None;
-    if let Io::Events(events) = &mut *conn.io.borrow_mut() {
-        let retry = RETRY_MS + now_ms() % 1_000;
-        match missed {
-            None | Some(Since::UpToDate) => events.begin(retry, joined.position),
-            Some(Since::Ring(publications)) => {
-                events.retry(retry);
-                let first = publications.first().and_then(|publication| publication.position);
-                let from = first.map_or(joined.position.offset, |position| position.offset.saturating_sub(1));
-                events.hold();
-                events.release(room, from, joined.position, publications);
-            }
-            Some(Since::Store { after_offset }) => {
-                events.retry(retry);
-                events.hold();
-                incomplete = Some(Incomplete { after: after_offset, head: joined.position, ring });
-            }
-            // A cursor of another life: everything up to now may be missing.
-            Some(Since::Unknown) => {
-                events.gap(room, 1, joined.position.offset);
-                events.begin(retry, joined.position);
-            }
+    conn
+}
+
+/// From now on the listener gets what comes after `seq` in a room that it is subscribed to.
+fn go_live(shard: &Shard, conn: &Conn, room: RoomId, seq: u64) {
+    if let Some(socket) = conn.sockets.borrow_mut().first_mut() {
+        shard.add_member(conn, socket, room, seq);
+    }
+}
+
+/// Subscribes a listener to a room. What it missed is queued at once if memory reaches back; otherwise live messages wait
+/// for [`fill_in`].
+fn subscribe(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    space: &Arc<SpaceCell>,
+    room: &RoomName,
+    since: Option<&str>,
+) -> Option<Incomplete> {
+    // Who may not read what was sent before may not read it by coming back either.
+    let may_read = conn.sockets.borrow().first().is_some_and(|of| of.principal.may(RoomAction::History, room));
+    let (joined, missed, ring) = shard.node.with_space(space, |hub, _| {
+        let joined = hub.subscribe(conn.id, room, now_ms());
+        let missed = since.map(|since| match since.parse::<Position>() {
+            Ok(since) if may_read => hub.since(room, since),
+            Ok(_) | Err(_) => Since::Unknown,
+        });
+        let ring = if matches!(missed, Some(Since::Store { .. })) { hub.ring_of(room) } else { Vec::new() };
+        (joined, missed, ring)
+    });
+    go_live(shard, conn, joined.room_id, joined.seq);
+    let Io::Events(events) = &mut *conn.io.borrow_mut() else { return None };
+    match missed {
+        None | Some(Since::UpToDate) => events.begin(retry_ms(), joined.position),
+        Some(Since::Ring(publications)) => {
+            events.retry(retry_ms());
+            let first = publications.first().and_then(|publication| publication.position);
+            let from = first.map_or(joined.position.offset, |position| position.offset.saturating_sub(1));
+            events.hold();
+            events.release(room, from, joined.position, publications);
+        }
+        Some(Since::Store { after_offset }) => {
+            events.retry(retry_ms());
+            events.hold();
+            return Some(Incomplete { after: after_offset, head: joined.position, ring });
+        }
+        // A cursor of another life: everything up to now may be missing.
+        Some(Since::Unknown) => {
+            events.gap(room, 1, joined.position.offset);
+            events.begin(retry_ms(), joined.position);
         }
     }
-    (conn, incomplete)
+    None
 }
 
 /// Reads from the store what memory no longer has, and merges it with what memory and the live room have.

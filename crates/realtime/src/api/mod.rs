@@ -61,6 +61,7 @@ async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) ->
             let room = name("room", names.first().map_or("", String::as_str))?;
             Box::pin(events::open(shard, request, &room, client)).await
         }
+        Endpoint::EventsOfSeveral => Box::pin(events::open_several(shard, request, client)).await,
         Endpoint::Rooms
         | Endpoint::Room
         | Endpoint::History
@@ -98,6 +99,7 @@ async fn read(
         Endpoint::OpenApi
         | Endpoint::Ticket
         | Endpoint::Events
+        | Endpoint::EventsOfSeveral
         | Endpoint::Publish
         | Endpoint::Broadcast
         | Endpoint::Batch
@@ -173,6 +175,7 @@ impl Asked {
             Endpoint::OpenApi
             | Endpoint::Ticket
             | Endpoint::Events
+            | Endpoint::EventsOfSeveral
             | Endpoint::Rooms
             | Endpoint::Room
             | Endpoint::History

@@ -42,16 +42,31 @@ pub(super) fn space(shard: &Rc<Shard>, tenant: TenantId, namespace: Namespace) -
     })
 }
 
+/// A parameter that is true or false.
+pub(super) fn flag(name: &str, given: Option<&str>) -> Result<Option<bool>, Refused> {
+    match given {
+        None => Ok(None),
+        Some("true") => Ok(Some(true)),
+        Some("false") => Ok(Some(false)),
+        Some(_) => Err(Refused::bad(format!("{name}: it must be true or false"))),
+    }
+}
+
 /// The parameters of a query. One that nobody asks for is refused: a misspelt one would be ignored in silence.
 pub(super) struct Parameters(Vec<(String, String)>);
 
 impl Parameters {
     pub fn read(query: Option<&str>) -> Result<Self, Refused> {
+        Self::read_lists(query, &[])
+    }
+
+    /// As [`Parameters::read`]; those of the names in `lists` may be there several times.
+    pub fn read_lists(query: Option<&str>, lists: &[&str]) -> Result<Self, Refused> {
         let mut read: Vec<(String, String)> = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = decode(name, true).into_owned();
-            if read.iter().any(|(known, _)| *known == name) {
+            if !lists.contains(&name.as_str()) && read.iter().any(|(known, _)| *known == name) {
                 return Err(Refused::bad(format!("{name}: it is there twice")));
             }
             read.push((name, decode(value, true).into_owned()));
@@ -62,6 +77,14 @@ impl Parameters {
     pub fn take(&mut self, name: &str) -> Option<String> {
         let index = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(index).1)
+    }
+
+    /// All of that name, in their order.
+    pub fn take_all(&mut self, name: &str) -> Vec<String> {
+        let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(known, _)| known == name);
+        self.0 = left;
+        let taken: Vec<(String, String)> = taken;
+        taken.into_iter().map(|(_, value)| value).collect()
     }
 
     pub fn take_name<T: for<'a> TryFrom<&'a str, Error = InvalidName>>(
@@ -79,12 +102,7 @@ impl Parameters {
     }
 
     pub fn take_flag(&mut self, name: &str) -> Result<Option<bool>, Refused> {
-        match self.take(name).as_deref() {
-            None => Ok(None),
-            Some("true") => Ok(Some(true)),
-            Some("false") => Ok(Some(false)),
-            Some(_) => Err(Refused::bad(format!("{name}: it must be true or false"))),
-        }
+        flag(name, self.take(name).as_deref())
     }
 
     /// Nothing else may be there.

@@ -366,3 +366,48 @@ fn a_client_of_json_lines_recovers_what_it_missed() {
 fn every_type_of_json_line_is_described() {
     scenario("lines", "described");
 }
+
+#[test]
+fn several_rooms_on_one_stream_come_in_one_sequence() {
+    scenario("streams", "oneSequence");
+}
+
+#[test]
+fn a_stream_of_several_rooms_resumes_without_a_seam() {
+    scenario("streams", "resumes");
+}
+
+#[test]
+fn streams_of_several_rooms_opened_again_and_again_under_traffic_make_one_sequence() {
+    scenario("streams", "resumesUnderTraffic");
+}
+
+#[test]
+fn a_stream_of_several_rooms_resumes_after_a_restart_and_after_a_kill() {
+    scenario("streams", "resumesAfterRestarts");
+}
+
+#[test]
+fn a_stream_of_several_rooms_is_told_which_rooms_it_has_lost() {
+    scenario("streams", "aLossIsTold");
+}
+
+#[test]
+fn an_event_stream_tells_of_presence_if_it_is_asked_to() {
+    scenario("streams", "presenceIfAskedFor");
+}
+
+#[test]
+fn a_stream_of_several_rooms_is_opened_if_the_token_opens_all_of_them() {
+    scenario("streams", "whoMayOpenThem");
+}
+
+#[test]
+fn streams_of_several_rooms_of_two_tenants_never_meet() {
+    scenario("streams", "tenantsNeverMeet");
+}
+
+#[test]
+fn an_event_stream_that_ends_leaves_its_rooms() {
+    scenario("streams", "aStreamThatEndsLeavesItsRooms");
+}
