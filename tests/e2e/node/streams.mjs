@@ -1,5 +1,5 @@
 // Several rooms on one event stream, and who is in them.
-import { assert, joined, range, request, server, settings, stream, token, until } from "./lib.mjs";
+import { assert, connected, joined, range, request, server, settings, stream, token, until } from "./lib.mjs";
 
 const bearer = (user, options) => ({ authorization: `Bearer ${token(user, options)}` });
 const path = (rooms, query = "") => `/realtime/events?${rooms.map((room) => `room=${encodeURIComponent(room)}`).join("&")}${query}`;
@@ -161,6 +161,27 @@ export async function presenceIfAskedFor() {
   await publish("quay", 1);
   await until(() => [several, single, ...without].every((found) => found.messages().length === 1), "a message on all of them");
   assert.ok(without.every((found) => found.events.length === 1), "presence is not told unasked");
+}
+
+export async function presenceOfADialect() {
+  const bob = await connected("bob", { namespace: "/ws/chat" });
+  const conversation = { conversationId: "c1" };
+  await bob.call("conversation:join", conversation);
+  // The rooms of agents tell nobody who is there.
+  const found = await open(["conversation:c1", "agents"], { query: "&presence=true&namespace=/ws/chat" });
+  const cleo = await connected("cleo", { namespace: "/ws/chat" });
+  await cleo.call("conversation:join", conversation);
+  await cleo.call("message:send", { ...conversation, content: { text: "hello" }, type: "text" });
+  cleo.disconnect();
+  const told = () => found.events.map(({ event, data }) => ({ event, ...JSON.parse(data) }));
+  await until(() => told().length >= 4, "who is there, who comes, what is said, who goes");
+  assert.deepEqual(told().map(({ event, change, from }) => [event, change ?? from]), [
+    ["presence:update", "snapshot"], ["presence:update", "joined"], ["message", "cleo"], ["presence:update", "left"],
+  ], "in the words of the dialect");
+  const { id } = found.events[2];
+  const again = await open(["conversation:c1", "agents"], { id: `${id.split(".")[0]}.${seqOf(id) - 1}`, query: "&namespace=/ws/chat" });
+  await until(() => again.events.length === 1, "what was said");
+  assert.equal(again.events[0].data, found.events[2].data);
 }
 
 export async function whoMayOpenThem() {

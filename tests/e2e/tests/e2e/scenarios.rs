@@ -398,6 +398,11 @@ fn an_event_stream_tells_of_presence_if_it_is_asked_to() {
 }
 
 #[test]
+fn an_event_stream_tells_of_presence_in_the_words_of_a_dialect() {
+    scenario("streams", "presenceOfADialect");
+}
+
+#[test]
 fn a_stream_of_several_rooms_is_opened_if_the_token_opens_all_of_them() {
     scenario("streams", "whoMayOpenThem");
 }
