@@ -435,24 +435,6 @@ fn run_against(server: &mut Server, file: &str, name: &str) {
     run(file, name, &settings, |action| act(server, action));
 }
 
-/// As [`scenario`], with `tidegate run` and these keys in `[realtime]`.
-pub fn configured_scenario(file: &str, name: &str, realtime: &str) {
-    const SECRET: &str = "a secret of the tests, 32 bytes or more";
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("tidegate.toml");
-    let text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[log]\naccess = \"off\"\n\
-         [store]\nkind = \"memory\"\n\
-         [realtime]\n{realtime}\n[realtime.auth]\njwt_secret = \"{SECRET}\"\n"
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut process = Process::start(Command::new(binary()).arg("run").arg("--config").arg(&config));
-    let url = format!("http://{}", process.said("listening on http://"));
-    let settings = [("TIDEGATE_URL", url), ("TIDEGATE_JWT_SECRET", SECRET.to_owned())];
-    run(file, name, &settings, |action| panic!("{action} is not for this server"));
-    assert!(!process.output().contains("panicked at"), "{}", process.output());
-}
-
 /// Runs a script of `python/` against a server of its own and fails with what it says.
 pub fn python_scenario(script: &str, arguments: &[&str]) {
     let server = Server::start();

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::{Server, configured_scenario, scenario};
+use crate::harness::{Server, scenario, scenario_with};
 
 #[test]
 fn every_operation_is_as_it_is_described_and_every_description_comes_true() {
@@ -17,7 +17,7 @@ fn every_operation_is_as_it_is_described_and_every_description_comes_true() {
         key("slow", &format!("{all}\nrequests_per_second = 1\nrequest_burst = 1")),
         key("lobby", &format!("{all}\nrooms = [\"lobby\"]")),
     ];
-    configured_scenario("openapi", "everyOperationIsAsDescribed", &keys.join("\n"));
+    scenario_with(&keys.join("\n"), "openapi", "everyOperationIsAsDescribed");
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_key_opens_what_it_names_and_nothing_else() {
         key("cases", "scopes = [\"publish\", \"rooms\"]\nrooms = [\"case:*\"]"),
         key("plain", ""),
     ];
-    configured_scenario("http_api", "scopes", &keys.join("\n"));
+    scenario_with(&keys.join("\n"), "http_api", "scopes");
 }
 
 #[test]

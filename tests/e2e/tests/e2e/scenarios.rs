@@ -1,6 +1,6 @@
 //! The node scenarios, each with a server of its own. What they do is in `node/`.
 
-use crate::harness::{configured_scenario, scenario, scenario_on_a_small_disk};
+use crate::harness::{scenario, scenario_on_a_small_disk, scenario_with};
 
 #[test]
 fn a_client_on_polling_alone_joins_and_talks() {
@@ -119,12 +119,12 @@ fn a_crowd_that_joins_at_once_sees_itself() {
 
 #[test]
 fn who_does_nothing_is_away_until_they_do_something() {
-    configured_scenario("presence", "awayAndBack", "away_after = \"1s\"\nping_interval = \"1s\"");
+    scenario_with("away_after = \"1s\"\nping_interval = \"1s\"", "presence", "awayAndBack");
 }
 
 #[test]
 fn a_client_that_vanished_is_gone_with_its_heartbeat() {
-    configured_scenario("presence", "vanished", "ping_interval = \"1s\"\nping_timeout = \"1s\"");
+    scenario_with("ping_interval = \"1s\"\nping_timeout = \"1s\"", "presence", "vanished");
 }
 
 #[test]
@@ -415,4 +415,29 @@ fn streams_of_several_rooms_of_two_tenants_never_meet() {
 #[test]
 fn an_event_stream_that_ends_leaves_its_rooms() {
     scenario("streams", "aStreamThatEndsLeavesItsRooms");
+}
+
+#[test]
+fn a_user_has_so_many_connections_and_rooms() {
+    scenario_with("connections_per_user = 2\nrooms_per_user = 3", "limits", "ofUsers");
+}
+
+#[test]
+fn a_user_has_so_many_events_a_minute_on_all_connections() {
+    scenario_with("events_per_minute = 20", "limits", "ofEvents");
+}
+
+#[test]
+fn a_tenants_users_share_its_budget() {
+    scenario_with("tenant_messages_per_second = 1\ntenant_message_burst = 20", "limits", "ofTenants");
+}
+
+#[test]
+fn an_address_has_so_many_connections() {
+    scenario_with("connections_per_ip = 5", "limits", "ofAddresses");
+}
+
+#[test]
+fn an_address_brings_new_connections_at_its_pace() {
+    scenario_with("connects_per_second = 1\nconnect_burst = 5", "limits", "ofArrivals");
 }
