@@ -64,6 +64,8 @@ mod webhooks;
 mod websocket;
 mod wheel;
 
+#[cfg(fuzzing)]
+pub use api::fuzz_body;
 pub use body::Body;
 pub use connection::{OnEnd, StreamSummary};
 pub use door::DoorSettings;

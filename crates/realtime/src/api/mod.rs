@@ -186,3 +186,19 @@ impl Asked {
         action.perform(shard, caller, key).await
     }
 }
+
+/// Reads a body as every endpoint that has one would. For the fuzzer, which cannot reach them otherwise.
+#[cfg(fuzzing)]
+pub fn fuzz_body(body: &[u8]) {
+    if request::is_readable(body).is_err() {
+        return;
+    }
+    let refusals = [
+        parse::<publish::Publish<'_>>(body).err(),
+        parse::<broadcast::Broadcast<'_>>(body).err(),
+        parse::<batch::Batch<'_>>(body).err(),
+    ];
+    for refused in refusals.into_iter().flatten() {
+        assert!(!refused.message.is_empty());
+    }
+}

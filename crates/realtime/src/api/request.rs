@@ -125,12 +125,18 @@ pub(super) async fn body(request: Request<Incoming>, most: usize) -> Result<Byte
         Ok(Err(BodyFailure::Broken)) => return Err(Refused::bad("The body broke off")),
         Err(_) => return Err(Refused::new(ErrorCode::RequestTimeout, "The body did not come in time")),
     };
-    match std::str::from_utf8(&body) {
+    is_readable(&body)?;
+    Ok(body)
+}
+
+/// Whether the body is text that a parser may be given.
+pub(super) fn is_readable(body: &[u8]) -> Result<(), Refused> {
+    match std::str::from_utf8(body) {
         Err(error) => Err(Refused::bad(format!("The body is no UTF-8, from byte {} on", error.valid_up_to()))),
         Ok(text) if depth(text) > MOST_DEPTH => {
             Err(Refused::bad(format!("The body has more than {MOST_DEPTH} objects and lists in each other")))
         }
-        Ok(_) => Ok(body),
+        Ok(_) => Ok(()),
     }
 }
 
