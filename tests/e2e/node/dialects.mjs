@@ -131,6 +131,7 @@ export async function casesEvents() {
   const status = next(ada, "presence:update");
   assert.deepEqual(await bob.call("presence:status", { status: "busy", currentActivity: "reading", customStatus: "at lunch" }), { success: true });
   const told = (await status).presence.find((info) => info.userId === "bob");
+  assert.equal(told.activeConnections, 1);
   assert.deepEqual([told.status, told.currentActivity, told.customStatus], ["busy", "reading", "at lunch"]);
 
   assert.deepEqual(await ada.call("subscribe:case", { caseId: CASE }), { status: "subscribed", caseId: CASE });

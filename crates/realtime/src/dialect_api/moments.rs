@@ -3,10 +3,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use serde_json::Value;
 use tidegate_dialect::{ConnectRefused, Dialect, Emit, Facts, Payload, Refusal, Step};
 use tidegate_hub::{Message, PresenceChange};
 use tidegate_metrics::EventLabel;
-use tidegate_types::{Class, EventName, Namespace, RoomName};
+use tidegate_types::{Class, EventName, Namespace, PresenceInfo, RoomName};
 use tidegate_wire::socket_io;
 
 use super::{Run, participants};
@@ -113,7 +114,7 @@ pub(crate) fn presence_event(
     let (told, data) = match change {
         PresenceChange::Join(user) => {
             let told = presence.join.as_ref()?;
-            let member = serde_json::to_string(user).unwrap_or_default();
+            let member = member(user).to_string();
             (told, told.data.text(&Facts { member: Some(&member), member_id: Some(user.user_id.as_str()), ..facts }))
         }
         PresenceChange::Leave(user) => {
@@ -122,11 +123,20 @@ pub(crate) fn presence_event(
         }
         PresenceChange::Update { listed, count } => {
             let told = presence.update.as_ref()?;
-            let members = serde_json::to_string(listed).unwrap_or_default();
+            let members = Value::from_iter(listed.iter().map(member)).to_string();
             (told, told.data.text(&Facts { members: Some(&members), count: Some(*count as u64), ..facts }))
         }
     };
     Some((told.event.clone(), data))
+}
+
+/// A member as a dialect's clients see it: the number of connections stands there even if it is 1, as the cases API has it.
+fn member(user: &PresenceInfo) -> Value {
+    let mut member = serde_json::to_value(user).unwrap_or_default();
+    if let Some(member) = member.as_object_mut() {
+        member.insert("activeConnections".to_owned(), user.active_connections.into());
+    }
+    member
 }
 
 /// Tells one client who is in a room now.
