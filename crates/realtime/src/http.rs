@@ -42,6 +42,9 @@ pub struct Client {
 #[derive(Clone, Copy, Debug)]
 pub struct Streams;
 
+/// Every origin, in the config and in the answer.
+const ANY_ORIGIN: &str = "*";
+
 /// Answers of this crate.
 pub(crate) type Answer = Response<Body>;
 
@@ -83,17 +86,21 @@ impl Shard {
         };
         if let Some(origin) = origin {
             let headers = response.headers_mut();
+            // "*" lets every page in with a token of its own, but with nobody's cookies.
+            if origin != ANY_ORIGIN {
+                headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                headers.insert(VARY, HeaderValue::from_static("Origin"));
+            }
             headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-            headers.insert(VARY, HeaderValue::from_static("Origin"));
         }
         response
     }
 
     fn allowed_origin(&self, origin: &HeaderValue) -> Option<HeaderValue> {
         let text = origin.to_str().ok()?;
-        let allowed = self.node.settings.cors_origins.iter().any(|one| one == "*" || one.eq_ignore_ascii_case(text));
-        allowed.then(|| origin.clone())
+        let allowed = |one: &String| (one == ANY_ORIGIN).then(|| HeaderValue::from_static(ANY_ORIGIN));
+        let named = |one: &String| one.eq_ignore_ascii_case(text).then(|| origin.clone());
+        self.node.settings.cors_origins.iter().find_map(|one| allowed(one).or_else(|| named(one)))
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use std::sync::Arc;
-use tidegate_config::{AccessLog, Client, Config, PathMatch};
+use tidegate_config::{AccessLog, Client, Config, PathMatch, Realtime};
 use tidegate_server::{Extras, Server, StartError};
 use tidegate_testkit::{RawClient, Upstream, WebSocket, local};
 
@@ -191,5 +191,25 @@ fn a_defect_in_one_exchange_ends_that_connection_only() {
         gateway.until("tidegate_http_connections_open", 1).await;
         drop(bystander);
         assert_eq!(gateway.close().await, 0);
+    });
+}
+
+#[test]
+fn pages_of_named_origins_may_bring_cookies_and_those_let_in_by_a_star_may_not() {
+    local(async {
+        for (origins, allowed, credentials) in [
+            (&["https://app.example.org"][..], &["https://app.example.org"][..], &["true"][..]),
+            (&["*"], &["*"], &[]),
+            (&["https://other.example.org"], &[], &[]),
+        ] {
+            let mut config = config(None, AccessLog::Off);
+            let origins = origins.iter().map(|origin| (*origin).to_owned()).collect();
+            config.realtime = Some(Realtime { cors_origins: origins, ..realtime() });
+            let gateway = Gateway::start(config);
+            let request = "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\nOrigin: https://app.example.org\r\n\r\n";
+            let answer = RawClient::connect(gateway.address).await.request(request).await;
+            assert_eq!(answer.fields("access-control-allow-origin"), allowed);
+            assert_eq!(answer.fields("access-control-allow-credentials"), credentials);
+        }
     });
 }
