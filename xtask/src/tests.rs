@@ -8,7 +8,9 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
+    // libFuzzer is C++.
+    ("c++", "g++"),
     ("node", "nodejs"),
     ("npm", "npm"),
     ("chromium", "chromium"),
