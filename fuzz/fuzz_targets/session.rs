@@ -31,15 +31,17 @@ fuzz_target!(|data: &[u8]| {
             Ok(Input::Event { payload, attachments, namespace, .. }) => {
                 assert!(session.is_connected(&namespace));
                 assert!(attachments.iter().map(Bytes::len).sum::<usize>() <= settings.max_payload_bytes);
-                let (_, args) = socket_io::event_parts(&payload).expect("validated");
-                assert_eq!(socket_io::check_placeholders(&payload, attachments.len()), Ok(()));
-                let _ = args;
+                socket_io::event_parts(&payload).expect("validated");
+                // What looks like a placeholder in a text event is an application's own; whoever publishes it defuses it.
+                if !attachments.is_empty() {
+                    assert_eq!(socket_io::check_placeholders(&payload, attachments.len()), Ok(()));
+                }
             }
-            Ok(Input::Ack { payload, attachments, .. }) => {
+            Ok(Input::Ack { payload, attachments, .. }) if !attachments.is_empty() => {
                 assert_eq!(socket_io::check_placeholders(&payload, attachments.len()), Ok(()));
             }
             Ok(Input::Disconnect { namespace }) => assert!(!session.is_connected(&namespace)),
-            Ok(Input::Nothing) => {}
+            Ok(Input::Nothing | Input::Ack { .. }) => {}
         }
         assert!(session.namespaces().len() <= settings.max_namespaces);
     }
