@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tidegate_cluster::HistoryError;
 use tidegate_hub::GAP_EVENT;
 use tidegate_types::{Position, Publication, RoomKey, RoomName};
+use tidegate_wire::socket_io;
 use tokio::task::spawn_blocking;
 
 use crate::emit::quoted;
@@ -118,9 +119,21 @@ fn encode(
     page
 }
 
-/// A message of the past as Socket.IO clients get it: what its event had.
+/// A message of the past as Socket.IO clients get it: what its event had. An event of several arguments is a list, one
+/// without any is `null`: each message is one value of the page.
 pub(crate) fn push_data(page: &mut String, message: &Publication) {
-    push_json_data(page, message);
+    let data = std::str::from_utf8(&message.data).unwrap_or_default();
+    // The rooms API's own messages have one argument, and need not be looked through.
+    let arguments = if message.event.as_str() == "room:message" { 1 } else { socket_io::values(data).count() };
+    match arguments {
+        0 => page.push_str("null"),
+        1 => push_json_data(page, message),
+        _ => {
+            page.push('[');
+            push_json_data(page, message);
+            page.push(']');
+        }
+    }
 }
 
 /// A message of the past as backends get it: with its place and its event's name.
@@ -131,4 +144,36 @@ pub(crate) fn push_entry(page: &mut String, message: &Publication) {
     page.push_str(&format!(r#"{{"position":{position},"event":{event},"timestamp":{timestamp},"args":["#));
     push_json_data(page, message);
     page.push_str("]}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_types::{Class, EventName, Namespace, SpaceKey, TenantId};
+
+    #[test]
+    fn each_message_is_one_value_of_a_page_however_many_arguments_its_event_has() {
+        for (event, data, wanted) in [
+            ("room:message", r#"{"a":1}"#, r#"{"a":1}"#),
+            ("moved", "", "null"),
+            ("moved", r#"{"a":[1,2]}"#, r#"{"a":[1,2]}"#),
+            ("moved", r#"1,"two",{}"#, r#"[1,"two",{}]"#),
+        ] {
+            let space = SpaceKey { tenant: TenantId::default_tenant(), namespace: Namespace::root() };
+            let message = Publication {
+                space: Arc::new(space),
+                room: RoomName::try_from("r").unwrap(),
+                event: EventName::try_from(event).unwrap(),
+                data: data.to_owned().into(),
+                attachments: Arc::from([]),
+                class: Class::Recoverable,
+                position: None,
+                seq: 0,
+                timestamp_ms: 0,
+            };
+            let mut page = String::new();
+            push_data(&mut page, &message);
+            assert_eq!(page, wanted);
+        }
+    }
 }
