@@ -9,12 +9,16 @@
 //!
 //! Start reading at [`History`], then `writer` (the group commit), then `embedded`.
 
+mod broker;
 mod embedded;
 mod history;
 mod memory;
 mod queue;
 mod writer;
 
+pub use broker::{
+    Audience, Broker, Claimed, Heard, Kind, Name, OnHeard, Outgoing, Peer, Placed, PublishError, Unavailable,
+};
 pub use embedded::EmbeddedHistory;
 pub use history::{
     Clock, Fsync, Full, History, HistoryError, HistorySettings, HistoryStats, OnWritten, Write, Written, system_clock,

@@ -19,6 +19,7 @@
 //! `recovery.rs`, `presence.rs`, `listing.rs` (what operators ask).
 
 mod effects;
+mod follow;
 mod ids;
 mod listing;
 mod missed;
@@ -39,6 +40,7 @@ mod start;
 mod users;
 
 pub use effects::{Effect, Effects, PresenceChange};
+pub use follow::{CaughtUp, Lease, RoomHead};
 pub use ids::{Pid, RoomId, SocketId};
 pub use listing::{ConnectionInfo, Cursor, Member, Page, RoomSummary};
 pub use missed::{Missed, MissedInRooms};

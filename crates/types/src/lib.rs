@@ -7,6 +7,7 @@
 
 mod close;
 mod name;
+mod node;
 mod position;
 mod presence;
 mod publication;
@@ -14,6 +15,7 @@ mod text;
 
 pub use close::{CloseReason, ErrorCode};
 pub use name::{EventName, IdempotencyKey, InvalidName, Namespace, RoomKey, RoomName, SpaceKey, TenantId, UserId};
+pub use node::{InvalidNodeId, NodeId, NodeNumber};
 pub use position::{Bookmark, Epoch, InvalidPosition, Position, SessionOffset};
 pub use presence::{InvalidStatus, PresenceInfo, Status};
 pub use publication::{Class, Publication};
