@@ -44,6 +44,10 @@ pub trait Broker: Send + Sync + 'static {
     /// Kept until this node takes it back or dies; repeated by the broker itself when it was lost with the broker's memory.
     fn lease(&self, space: &Arc<SpaceKey>, room: &RoomName, user: &UserId, info: Option<PresenceInfo>);
 
+    /// Where a room stands and who is in it, without following it: for who asks from outside. Nothing is made or changed by
+    /// it; a room that nothing is known of stands where its next message would be counted from.
+    fn look(&self, space: &Arc<SpaceKey>, room: &RoomName) -> oneshot::Receiver<Result<Look, Unavailable>>;
+
     /// Takes a session's record, so that nobody else can: `None` if there is no such session of this user, or somebody has
     /// taken it. From then on its former node cannot store it any more.
     fn claim(
@@ -134,6 +138,17 @@ pub enum PublishError {
     /// The broker refused it: out of memory, read-only, or not permitted.
     #[error("the broker refused the message; send it again")]
     Refused,
+}
+
+/// A room at one moment; see [`Broker::look`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    /// The life of the space's counters.
+    pub epoch: Epoch,
+    /// Where the room stands.
+    pub head: RoomHead,
+    /// Who is in it, by way of any living node, this one too.
+    pub leases: Vec<Lease>,
 }
 
 /// The broker cannot be reached, or did not answer in time.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Uri;
@@ -71,6 +72,15 @@ impl Endpoint {
         })
     }
 
+    /// An address that was agreed on otherwise, with the TLS that was (and the name that the other side's certificate must
+    /// have). The path is "/": see [`crate::Outbound::call_at`].
+    pub fn at(address: SocketAddr, tls: Option<(Arc<ClientConfig>, ServerName<'static>)>) -> Self {
+        // The text of an address has only bytes that a header may have.
+        let authority = HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("peer"));
+        let host = address.ip().to_string().into();
+        Self { host, port: address.port(), tls, authority, path: PathAndQuery::from_static("/") }
+    }
+
     /// Host and port as the URL has them, for logs: the path and the query may hold secrets.
     pub fn authority(&self) -> &str {
         self.authority.to_str().unwrap_or_default()
@@ -114,6 +124,14 @@ mod tests {
         ] {
             let error = Endpoint::new(url, None).unwrap_err().to_string();
             assert!(error.contains(why), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_an_endpoint() {
+        for (address, host) in [("127.0.0.1:7000", "127.0.0.1"), ("[::1]:7000", "::1")] {
+            let endpoint = Endpoint::at(address.parse().unwrap(), None);
+            assert_eq!((&*endpoint.host, endpoint.port, endpoint.authority()), (host, 7000, address));
         }
     }
 

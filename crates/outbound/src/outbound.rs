@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::uri::PathAndQuery;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -73,9 +74,24 @@ impl Outbound {
         body: Bytes,
         patience: Duration,
     ) -> Result<Response<Bytes>, OutboundError> {
+        self.call_at(method, self.endpoint.path.clone(), headers, body, patience).await
+    }
+
+    /// As [`Outbound::call`], at another path of the endpoint's host.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn call_at(
+        &self,
+        method: Method,
+        path: PathAndQuery,
+        headers: HeaderMap,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Response<Bytes>, OutboundError> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
-        *request.uri_mut() = self.endpoint.path.clone().into();
+        *request.uri_mut() = path.into();
         *request.headers_mut() = headers;
         let own = const { HeaderValue::from_static(concat!("Tidegate/", env!("CARGO_PKG_VERSION"))) };
         request.headers_mut().entry(USER_AGENT).or_insert(own);

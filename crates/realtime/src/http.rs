@@ -31,6 +31,9 @@ pub struct Client {
     pub address: IpAddr,
     /// The request's id, for error bodies.
     pub request_id: Box<str>,
+    /// Whether it is another node of the cluster that has proven to be one: only then may it ask this node for its own part
+    /// of an answer. Never true for what came in where clients come in.
+    pub is_peer: bool,
     /// Gives the stream underneath an upgraded connection back, with the bytes that were read ahead: only the listener
     /// knows what it has wrapped the stream in.
     pub take_back: TakeBack,

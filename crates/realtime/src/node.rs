@@ -24,6 +24,7 @@ use crate::key_limits::KeyLimits;
 use crate::limits::UserLimits;
 use crate::mailbox::{Delivery, Except, Item, Mailbox};
 use crate::namespaces::{Behaviour, NamespaceSettings};
+use crate::peers::Peers;
 use crate::replays::Replays;
 use crate::rooms_api;
 use crate::settings::Settings;
@@ -109,6 +110,7 @@ pub struct Node {
     pub(crate) revocations: ShutOut,
     pub(crate) replays: Replays,
     pub(crate) webhooks: Webhooks,
+    pub(crate) peers: Peers,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) message_ids: crate::id::MessageIds,
     spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
@@ -186,6 +188,7 @@ impl Node {
             revocations: ShutOut::default(),
             replays: Replays::default(),
             webhooks,
+            peers: Peers::default(),
             phase,
             spaces: RwLock::default(),
             mailboxes,
@@ -234,6 +237,11 @@ impl Node {
     /// The keys that tokens are checked with. Replaced while the server runs, they count from the next token on.
     pub fn keys(&self) -> &LiveKeys {
         &self.keys
+    }
+
+    /// The other nodes of the cluster that are asked where an answer is about all of them.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     pub(crate) fn mailboxes(&self) -> impl Iterator<Item = &Arc<Mailbox>> {

@@ -282,6 +282,7 @@ pub(crate) async fn serve(
     let client = Client {
         address,
         request_id: Box::from(&*request_id),
+        is_peer: false,
         take_back,
         on_end: Box::new(move |summary: StreamSummary| at_end.stream_ended(&summary)),
     };
