@@ -1,3 +1,5 @@
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -242,7 +244,14 @@ pub enum Heard {
 }
 
 /// Called from the broker's thread with what happens, in order. It must not block.
-pub type OnHeard = Arc<dyn Fn(Heard) + Send + Sync>;
+///
+/// What comes back, if anything, is to be waited for before the next call: this node's workers cannot take more now.
+/// Meanwhile the broker takes in no more than it can hold; what it cannot hold it finds again as after any other break
+/// ([`Heard::OutOfTouch`], then [`Heard::CaughtUp`]). So memory stays bounded, and nothing recoverable is lost.
+pub type OnHeard = Arc<dyn Fn(Heard) -> Option<Pause> + Send + Sync>;
+
+/// Resolves when more can be taken.
+pub type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Names a node to its peers and to operators.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,7 +17,8 @@ mod queue;
 mod writer;
 
 pub use broker::{
-    Audience, Broker, Claimed, Heard, Kind, Look, Name, OnHeard, Outgoing, Peer, Placed, PublishError, Unavailable,
+    Audience, Broker, Claimed, Heard, Kind, Look, Name, OnHeard, Outgoing, Pause, Peer, Placed, PublishError,
+    Unavailable,
 };
 pub use embedded::EmbeddedHistory;
 pub use history::{

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_auth::{Principal, RoomAction};
 use tidegate_dialect::{Dialect, Emit, Event, Facts, Payload, PresenceStep, Reason, Refusal, Step, Text};
-use tidegate_hub::{Idempotency, Message, PresenceUpdate, SocketId};
+use tidegate_hub::{Idempotency, Message, PresenceUpdate, Published, SocketId};
 use tidegate_metrics::EventLabel;
 use tidegate_types::{Class, CloseReason, IdempotencyKey, Millis, Namespace, RoomName, Status};
 use tidegate_wire::socket_io;
@@ -22,7 +22,7 @@ use crate::connection::{Conn, NamespaceSocket};
 use crate::emit::{ack, emit};
 use crate::input::{Handled, Later};
 use crate::limits;
-use crate::node::{Durable, SpaceCell, now_ms};
+use crate::node::{NotPublished, Pending, Publishing, SpaceCell, now_ms};
 use crate::operations::{self, JoinRefused, Saved, SendRefused, Senders};
 use crate::shard::Shard;
 
@@ -90,8 +90,8 @@ enum Stepped {
     Wait(Later),
     /// The step is to be tried again after this.
     Again(Later),
-    /// The rest waits until a message is stored.
-    Store(Durable),
+    /// The rest waits until it is known what has become of a message.
+    Settle(Pending),
 }
 
 /// Carries out the steps of an event from one of them on. `args` have been read before if it is not the first: they are
@@ -121,9 +121,11 @@ fn go(mut run: Run, event: &Event, args: &str, from: usize) -> Handled {
             Stepped::Done => continue,
             Stepped::Wait(wait) => (wait, rest(index + 1)),
             Stepped::Again(wait) => (wait, rest(index)),
-            Stepped::Store(durable) => {
-                let (shard, conn, rest) = (run.shard.clone(), run.conn.clone(), rest(index + 1));
-                let settled = operations::when_stored(&shard, &conn, durable, move |stored| rest.stored(run, stored));
+            Stepped::Settle(pending) => {
+                let (shard, conn, space, rest) =
+                    (run.shard.clone(), run.conn.clone(), run.space.clone(), rest(index + 1));
+                let settle = move |settled| rest.settled(run, settled);
+                let settled = operations::when_settled(&shard, &conn, &space, pending, settle);
                 return settled.map_or(Handled::Done, Handled::Later);
             }
         };
@@ -154,17 +156,21 @@ impl Rest {
         dialect.event(&self.event).map_or(Handled::Done, |event| go(run, event, &self.args, self.from))
     }
 
-    fn stored(self, run: Run, stored: bool) {
-        if stored {
-            if let Handled::Later(later) = self.go(run) {
-                spawn_local(later);
+    fn settled(self, mut run: Run, settled: Result<Published, NotPublished>) {
+        let refused = match settled {
+            Ok(published) => {
+                run.adopt(&published);
+                if let Handled::Later(later) = self.go(run) {
+                    spawn_local(later);
+                }
+                return;
             }
-            return;
-        }
+            Err(refused) => refused,
+        };
         let dialect = run.dialect.clone();
         let Some(event) = dialect.event(&self.event) else { return };
         let (payload, _) = dialect.read(event, &self.args, 0);
-        run.refuse(Some(event), Some(&payload), &run.send_refused(SendRefused::NotStored));
+        run.refuse(Some(event), Some(&payload), &run.send_refused(refused.into()));
     }
 }
 
@@ -333,13 +339,22 @@ impl Run {
             Asked::Asking(asking) => return Ok(Stepped::Again(asking)),
         };
         let (shard, conn, space) = (&self.shard, &self.conn, &self.space);
-        let (published, durable) = operations::publish_now(shard, conn, space, message, senders, self.now)
+        let publishing = operations::begin(shard, conn, space, message, senders, self.now)
             .map_err(|refused| self.send_refused(refused))?;
-        if let Some(first) = published.duplicate {
-            // What follows is about the message as it was sent first.
+        Ok(match publishing {
+            Publishing::Now(published) => {
+                self.adopt(&published);
+                Stepped::Done
+            }
+            Publishing::Later(pending) => Stepped::Settle(pending),
+        })
+    }
+
+    /// What follows is about the message as it was sent first.
+    fn adopt(&mut self, published: &Published) {
+        if let Some(first) = &published.duplicate {
             self.id = first.to_string();
         }
-        Ok(durable.map_or(Stepped::Done, Stepped::Store))
     }
 
     fn message(&self, step: &Emit, room: RoomName, payload: &Payload<'_>) -> Result<Message, Refusal> {
@@ -366,7 +381,7 @@ impl Run {
     fn send_refused(&self, refused: SendRefused) -> Refusal {
         let reason = match refused {
             SendRefused::NotInRoom => Reason::NotInRoom,
-            SendRefused::StoreBehind | SendRefused::NotStored => Reason::Unavailable,
+            SendRefused::NotPublished(_) => Reason::Unavailable,
             SendRefused::Refused(_) => Reason::Forbidden,
         };
         self.dialect.refuse(reason, refused.to_string())

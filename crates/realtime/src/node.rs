@@ -1,3 +1,6 @@
+mod publishing;
+mod storing;
+
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -6,20 +9,22 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap;
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tidegate_auth::LiveKeys;
-use tidegate_cluster::{History, HistoryError, Write, Written};
-use tidegate_hub::{Effect, Effects, Message, Pid, PresenceChange, Published, Space, SpaceConfig};
+use tidegate_cluster::{Broker, History, HistoryError, OnHeard, Write, Written};
+use tidegate_hub::{Effect, Effects, Pid, PresenceChange, Space, SpaceConfig};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
 use tidegate_types::{Class, EventName, Millis, Namespace, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId};
 use tokio::sync::{oneshot, watch};
 
 use crate::app::Io;
+use crate::cluster::ClusterLink;
 use crate::credentials::ShutOut;
 use crate::dialect_api;
 use crate::door::Door;
 use crate::encoded::Encoded;
+use crate::heard;
 use crate::key_limits::KeyLimits;
 use crate::limits::UserLimits;
 use crate::mailbox::{Delivery, Except, Item, Mailbox};
@@ -31,6 +36,8 @@ use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::tickets::Tickets;
 use crate::webhooks::{SpaceWebhooks, Webhooks};
+
+pub(crate) use publishing::{NotPublished, Pending, Placing, Publishing};
 
 /// Called by the history's writer after each group commit.
 pub type OnWritten = Arc<dyn Fn(&[Written]) + Send + Sync>;
@@ -94,9 +101,6 @@ impl SpaceCell {
 /// Who wants to know what becomes of a message: several, if one has been sent again meanwhile.
 type Waiters = SmallVec<[oneshot::Sender<bool>; 1]>;
 
-/// What a persistent publication waits for: true once it is as durable as the store's policy says.
-pub(crate) type Durable = oneshot::Receiver<bool>;
-
 /// The realtime server of one process: what its shards share.
 pub struct Node {
     pub(crate) settings: Settings,
@@ -124,12 +128,9 @@ pub struct Node {
     /// How late each worker's last tick came, µs.
     pub(crate) lags: Box<[AtomicU64]>,
     durable: bool,
+    /// Other nodes, if this is one of many.
+    pub(crate) cluster: Option<Box<ClusterLink>>,
 }
-
-/// Messages of one space that may wait for the store.
-const MOST_PENDING: usize = 32_768;
-/// Their payloads, bytes.
-const MOST_PENDING_BYTES: usize = 32 << 20;
 
 thread_local! {
     /// Effects of one change; kept so that a publish allocates no list.
@@ -161,6 +162,36 @@ impl Node {
         metrics: Arc<Metrics>,
         phase: watch::Receiver<Phase>,
     ) -> Result<Arc<Self>, OpenError> {
+        let stored = |on_written: OnWritten, _: OnHeard| Ok((history(on_written)?, None));
+        Self::start(settings, stored, durable, keys, metrics, phase)
+    }
+
+    /// Opens a node that is one of many: sessions, and all that has a place in an order, are the broker's.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the broker cannot be opened.
+    pub fn open_in_cluster(
+        settings: Settings,
+        broker: impl FnOnce(OnWritten, OnHeard) -> Result<(Arc<dyn History>, Arc<dyn Broker>), HistoryError>,
+        keys: LiveKeys,
+        metrics: Arc<Metrics>,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Arc<Self>, OpenError> {
+        let opened = |on_written: OnWritten, on_heard: OnHeard| {
+            let (history, broker) = broker(on_written, on_heard)?;
+            Ok((history, Some(broker)))
+        };
+        Self::start(settings, opened, true, keys, metrics, phase)
+    }
+
+    fn start(
+        settings: Settings,
+        open: impl FnOnce(OnWritten, OnHeard) -> Result<(Arc<dyn History>, Option<Arc<dyn Broker>>), HistoryError>,
+        durable: bool,
+        keys: LiveKeys,
+        metrics: Arc<Metrics>,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Arc<Self>, OpenError> {
         // The writer calls back only for what this node submits, so the node is there by then.
         let late: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let node = late.clone();
@@ -169,7 +200,12 @@ impl Node {
                 node.written(written);
             }
         });
-        let history = history(on_written)?;
+        let node = late.clone();
+        let on_heard: OnHeard = Arc::new(move |heard| {
+            let node = node.get().and_then(Weak::upgrade)?;
+            heard::heard(&node, heard)
+        });
+        let (history, broker) = open(on_written, on_heard)?;
         let loaded = history.load()?;
         let webhooks = Webhooks::new(&settings.webhooks, &metrics);
         let mailboxes = (0..settings.shards).map(|_| Arc::default()).collect();
@@ -198,6 +234,7 @@ impl Node {
             door,
             lags: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             durable,
+            cluster: broker.map(|broker| Box::new(ClusterLink::new(broker))),
         });
         for (key, start) in loaded {
             let mut spaces = node.spaces.write().unwrap_or_else(PoisonError::into_inner);
@@ -279,6 +316,11 @@ impl Node {
         let cell = self.cell(spaces.len(), key.clone(), start);
         spaces.insert(key.clone(), cell.clone());
         Ok(cell)
+    }
+
+    /// The space, if this tenant has been here.
+    pub(crate) fn known(&self, key: &SpaceKey) -> Option<Arc<SpaceCell>> {
+        self.spaces.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     pub(crate) fn cells(&self) -> Vec<Arc<SpaceCell>> {
@@ -370,171 +412,6 @@ impl Node {
             Effect::SaveSession(record) => writes.push(Write::SaveSession(record)),
             Effect::DropSession(pid) => writes.push(Write::DropSession(pid)),
         }
-    }
-
-    fn saving(&self) -> MutexGuard<'_, FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>> {
-        self.saving.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The oldest record on its way for the session has arrived, or never will.
-    fn saved(&self, pid: &Pid) {
-        let mut saving = self.saving();
-        let Some(records) = saving.get_mut(pid) else { return };
-        let waiting = records.pop_front().flatten();
-        if records.is_empty() {
-            saving.remove(pid);
-        }
-        drop(saving);
-        if let Some(waiting) = waiting {
-            let _ = waiting.send(());
-        }
-    }
-
-    fn submit(&self, cell: &SpaceCell, write: Write) {
-        let seq = match &write {
-            Write::Append(publication) => Some(publication.seq),
-            Write::Reserve { .. } | Write::SaveSession(_) | Write::DropSession(_) => None,
-        };
-        let pid = match &write {
-            Write::SaveSession(record) => Some(record.pid.clone()),
-            Write::Append(_) | Write::Reserve { .. } | Write::DropSession(_) => None,
-        };
-        if self.history.submit(write).is_ok() {
-            return;
-        }
-        self.metrics.store_errors.inc();
-        if let Some(seq) = seq {
-            self.append_failed(cell, seq);
-        }
-        if let Some(pid) = pid {
-            // It was the last to go; nobody waits for it any more.
-            let mut saving = self.saving();
-            if let Some(records) = saving.get_mut(&pid) {
-                records.pop_back();
-                if records.is_empty() {
-                    saving.remove(&pid);
-                }
-            }
-        }
-        // A reservation is asked for again by the space itself.
-    }
-
-    fn append_failed(&self, cell: &SpaceCell, seq: u64) {
-        cell.metrics.dropped(DropReason::StoreFailed).inc();
-        self.with_space(cell, |space, effects| space.append_failed(seq, effects));
-        self.settle(cell.index, seq, false);
-    }
-
-    fn settle(&self, space: u32, seq: u64, durable: bool) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&(space, seq));
-        for waiting in waiting.into_iter().flatten() {
-            // The sender may have gone; then nobody waits for its ack.
-            let _ = waiting.send(durable);
-        }
-    }
-
-    fn written(&self, written: &[Written]) {
-        for one in written {
-            let key = match one {
-                Written::Appended { space, .. }
-                | Written::Synced { space, .. }
-                | Written::Reserved { space, .. }
-                | Written::Failed { space, .. } => space,
-                Written::Saved { pid } => {
-                    self.saved(pid);
-                    continue;
-                }
-            };
-            let cell = self.spaces.read().unwrap_or_else(PoisonError::into_inner).get(&**key).cloned();
-            let Some(cell) = cell else { continue };
-            match one {
-                Written::Appended { seq, .. } => {
-                    cell.metrics.messages_persisted.inc();
-                    self.with_space(&cell, |space, effects| space.appended(*seq, effects));
-                }
-                Written::Synced { seq, .. } => self.settle(cell.index, *seq, true),
-                Written::Reserved { upto, .. } => {
-                    self.with_space(&cell, |space, effects| space.reserved(*upto, effects));
-                }
-                Written::Failed { seq, error, .. } => {
-                    tracing::error!(%error, "the history store refused a message");
-                    self.append_failed(&cell, *seq);
-                }
-                Written::Saved { .. } => {}
-            }
-        }
-    }
-
-    /// Whether a publisher may go on, or has to wait for [`Node::publishable`].
-    pub(crate) fn can_publish(&self) -> bool {
-        self.mailboxes.iter().all(|mailbox| mailbox.has_room())
-    }
-
-    /// Resolves when every mailbox has room.
-    pub(crate) async fn publishable(&self) {
-        for mailbox in &self.mailboxes {
-            mailbox.room().await;
-        }
-    }
-
-    /// Publishes. For a persistent message the second value resolves when it is durable. `None` when too much waits for
-    /// the store already: everything behind it waits too, and memory is not for that.
-    pub(crate) fn publish(
-        &self,
-        cell: &SpaceCell,
-        message: Message,
-        now: Millis,
-    ) -> Option<(Published, Option<Durable>)> {
-        self.with_space(cell, |space, effects| {
-            let (waiting, bytes) = space.pending();
-            if message.class != Class::Volatile && (waiting >= MOST_PENDING || bytes >= MOST_PENDING_BYTES) {
-                return None;
-            }
-            let persistent = message.class == Class::Persistent;
-            let published = space.publish(message, now, effects);
-            let key = (cell.index, published.publication.seq);
-            if published.duplicate.is_some() {
-                // What has become of the first, if that is known; else what becomes of it.
-                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                let durable = waiting.get_mut(&key).map(|waiting| {
-                    let (sender, receiver) = oneshot::channel();
-                    waiting.push(sender);
-                    receiver
-                });
-                return Some((published, durable));
-            }
-            let durable = persistent.then(|| {
-                let (sender, receiver) = oneshot::channel();
-                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.insert(key, smallvec![sender]);
-                receiver
-            });
-            Some((published, durable))
-        })
-    }
-
-    /// Sends a volatile message to a room, but not to `except`. It is dropped where a worker cannot take it now.
-    pub(crate) fn tell(&self, cell: &SpaceCell, message: Message, now: Millis, except: Option<&Except>) -> Published {
-        self.with_space(cell, |space, effects| {
-            let message = Message { class: Class::Volatile, ..message };
-            let published = space.publish(message, now, effects);
-            for effect in effects.drain(..) {
-                let Effect::Deliver { room_id, shards, publication } = effect else { continue };
-                let encoded = Arc::new(cell.encode(publication));
-                for shard in shards.iter() {
-                    match self.mailbox(shard) {
-                        Some(mailbox) if mailbox.has_room() => mailbox.push(Item::Deliver(Delivery {
-                            space: cell.index,
-                            room: room_id,
-                            encoded: encoded.clone(),
-                            except: except.cloned(),
-                        })),
-                        _ => _ = cell.metrics.dropped(DropReason::MailboxFull).inc(),
-                    }
-                }
-            }
-            published
-        })
     }
 
     /// What has to happen ten times a second: presence diffs, ring and session expiry.

@@ -14,11 +14,11 @@ use tokio::task::spawn_local;
 use crate::connection::Conn;
 use crate::input::{Handled, Later};
 use crate::mailbox::Except;
-use crate::node::{Durable, SpaceCell, now_ms};
+use crate::node::{NotPublished, Pending, Publishing, SpaceCell, now_ms};
 use crate::shard::Shard;
 use crate::webhooks::{self, WebhookEvent};
 
-/// Persistent messages of one connection whose ack may be outstanding before its next packet waits.
+/// Messages of one connection whose ack may be outstanding before its next packet waits.
 const MOST_IN_FLIGHT: u16 = 256;
 
 /// Resolves when a session's changed record is stored.
@@ -177,10 +177,8 @@ pub(crate) fn when_saved(saved: Saved, rest: impl FnOnce() + 'static) -> Handled
 pub(crate) enum SendRefused {
     #[error("Not in room")]
     NotInRoom,
-    #[error("The history store is behind; send it again")]
-    StoreBehind,
-    #[error("The message could not be stored; send it again")]
-    NotStored,
+    #[error(transparent)]
+    NotPublished(#[from] NotPublished),
     /// A backend does not want it.
     #[error("{0}")]
     Refused(Box<str>),
@@ -195,7 +193,6 @@ pub(crate) enum Senders {
     Anybody,
 }
 
-/// Whether the connection may send to the room.
 /// Whether it may send to the room at all.
 pub(crate) fn may_send(conn: &Conn, space: &SpaceCell, room: &RoomName, senders: Senders) -> Result<(), SendRefused> {
     match senders {
@@ -205,7 +202,7 @@ pub(crate) fn may_send(conn: &Conn, space: &SpaceCell, room: &RoomName, senders:
 }
 
 /// Sends a message for a socket; `done` hears what became of it, for a persistent one when it is durable. Waits while the
-/// workers cannot take more, or too many of the connection's messages are on their way to the store.
+/// workers cannot take more, or too many of the connection's messages are on their way to the store or to the broker.
 pub(crate) fn send(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
@@ -281,39 +278,50 @@ fn publish(
     now: Millis,
     done: impl FnOnce(Result<Published, SendRefused>) + 'static,
 ) -> Option<Later> {
-    let (published, durable) = match publish_now(shard, conn, space, message, senders, now) {
-        Ok(placed) => placed,
-        Err(refused) => {
-            done(Err(refused));
-            return None;
+    match begin(shard, conn, space, message, senders, now) {
+        Ok(Publishing::Now(published)) => done(Ok(published)),
+        Ok(Publishing::Later(pending)) => {
+            return when_settled(shard, conn, space, pending, |settled| done(settled.map_err(SendRefused::from)));
         }
-    };
-    let Some(durable) = durable else {
-        done(Ok(published));
-        return None;
-    };
-    when_stored(shard, conn, durable, move |stored| {
-        done(if stored { Ok(published) } else { Err(SendRefused::NotStored) });
-    })
+        Err(refused) => done(Err(refused)),
+    }
+    None
 }
 
-/// Gives a message its place at once; a persistent one is to be told of when it is durable. For a caller who has seen
+/// Begins to publish a message: what is to be waited for, if anything, is for [`when_settled`]. For a caller who has seen
 /// that the workers can take it.
-pub(crate) fn publish_now(
+pub(crate) fn begin(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
     space: &Arc<SpaceCell>,
     message: Message,
     senders: Senders,
     now: Millis,
-) -> Result<(Published, Option<Durable>), SendRefused> {
+) -> Result<Publishing, SendRefused> {
     may_send(conn, space, &message.room, senders)?;
-    let published = shard.node.publish(space, message, now).ok_or(SendRefused::StoreBehind)?;
-    if space.webhooks.is_some() && published.0.duplicate.is_none() {
-        let namespace = space.key.namespace.as_str();
-        let _ = conn.with_socket(namespace, |socket| webhooks::published(socket, &published.0.publication));
+    let publishing = shard.node.publish(space, message, now)?;
+    match &publishing {
+        Publishing::Now(published) | Publishing::Later(Pending::Storing(published, _)) => {
+            if let Some((principal, socket)) = sender(conn, space) {
+                tell_backends(space, &principal, &socket, published);
+            }
+        }
+        // Whether it is a message at all, or one sent again, the broker says.
+        Publishing::Later(Pending::Placing(_)) => {}
     }
-    Ok(published)
+    Ok(publishing)
+}
+
+/// Who sends, where backends are told of what is sent.
+fn sender(conn: &Conn, space: &SpaceCell) -> Option<(Arc<Principal>, SocketId)> {
+    space.webhooks.as_ref()?;
+    who(conn, space)
+}
+
+fn tell_backends(space: &SpaceCell, principal: &Principal, socket: &SocketId, published: &Published) {
+    if published.duplicate.is_none() {
+        webhooks::published(space, principal, socket, &published.publication);
+    }
 }
 
 /// Sends a volatile message to all in the room but the socket itself.
@@ -330,27 +338,35 @@ pub(crate) fn tell_others(
     Ok(())
 }
 
-/// Goes on when a persistent message is durable or lost; what is returned is what the connection's next packet waits for.
-pub(crate) fn when_stored(
+/// Goes on when it is known what has become of a message; what is returned is what the connection's next packet waits for.
+pub(crate) fn when_settled(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
-    durable: Durable,
-    settle: impl FnOnce(bool) + 'static,
+    space: &Arc<SpaceCell>,
+    pending: Pending,
+    settle: impl FnOnce(Result<Published, NotPublished>) + 'static,
 ) -> Option<Later> {
     let in_flight = conn.in_flight.get() + 1;
     conn.in_flight.set(in_flight);
-    let settled = when_durable(shard.clone(), conn.clone(), durable, settle);
+    // Its sender may have gone when the broker answers.
+    let sender = match &pending {
+        Pending::Storing(..) => None,
+        Pending::Placing(_) => sender(conn, space).map(|sender| (space.clone(), sender)),
+    };
+    let (shard, conn) = (shard.clone(), conn.clone());
+    let settled = async move {
+        let settled = pending.settled().await;
+        conn.in_flight.set(conn.in_flight.get().saturating_sub(1));
+        if let (Ok(published), Some((space, (principal, socket)))) = (&settled, &sender) {
+            tell_backends(space, principal, socket, published);
+        }
+        // One group commit decides many messages: their acks leave in one write, with the deliveries that it has released.
+        shard.cork(&conn);
+        settle(settled);
+    };
     if in_flight < MOST_IN_FLIGHT {
         spawn_local(settled);
         return None;
     }
     Some(Box::pin(settled))
-}
-
-async fn when_durable(shard: Rc<Shard>, conn: Rc<Conn>, durable: Durable, settle: impl FnOnce(bool)) {
-    let stored = durable.await == Ok(true);
-    conn.in_flight.set(conn.in_flight.get().saturating_sub(1));
-    // One group commit decides many messages: their acks leave in one write, with the deliveries that it has released.
-    shard.cork(&conn);
-    settle(stored);
 }

@@ -468,7 +468,7 @@ impl Answer {
     fn send_refused(&self, refused: SendRefused) {
         let code = match refused {
             SendRefused::NotInRoom => "NOT_IN_ROOM",
-            SendRefused::StoreBehind | SendRefused::NotStored | SendRefused::Refused(_) => "MESSAGE_SEND_FAILED",
+            SendRefused::NotPublished(_) | SendRefused::Refused(_) => "MESSAGE_SEND_FAILED",
         };
         self.refused(&Refusal::new(code, refused.to_string()));
     }

@@ -100,18 +100,14 @@ pub(super) async fn send(
     };
     let attachments = message::no_attachments();
     let message = Message { room, event, data, attachments, class, idempotency };
-    let (published, durable) = match except {
-        Some(except) => (shard.node.tell(space, message, now, Some(except)), None),
-        None => {
-            let published = shard.node.publish(space, message, now);
-            published.ok_or_else(|| Refused::unavailable("The history store is behind; send it again"))?
-        }
+    let published = match except {
+        Some(except) => Ok(shard.node.tell(space, message, now, Some(except))),
+        None => match shard.node.publish(space, message, now) {
+            Ok(publishing) => publishing.settled().await,
+            Err(refused) => Err(refused),
+        },
     };
-    if let Some(durable) = durable
-        && durable.await != Ok(true)
-    {
-        return Err(Refused::unavailable("The message could not be stored; send it again"));
-    }
+    let published = published.map_err(|refused| Refused::unavailable(refused.to_string()))?;
     Ok(Sent {
         position: published.publication.position.map(|position| position.to_string()),
         duplicate: published.duplicate.is_some(),

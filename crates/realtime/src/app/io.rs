@@ -16,7 +16,7 @@ use super::broadcast::Broadcast;
 use super::socket::Socket;
 use crate::call::Call;
 use crate::mailbox::Item;
-use crate::node::{Node, SpaceCell, now_ms};
+use crate::node::{Node, NotPublished, SpaceCell, now_ms};
 use crate::shard::Shard;
 
 /// A namespace as a whole, for one tenant: `Send`, `Sync`, cheap to clone. From [`Socket::io`], or from the running server.
@@ -41,6 +41,19 @@ pub enum PublishError {
     /// The store refused it.
     #[error("the message could not be stored; publish it again")]
     NotStored,
+    /// The cluster's broker cannot take it now, or did not answer in time: whether it has the message is not known.
+    #[error("the cluster's broker cannot be reached; publish it again")]
+    Unreachable,
+}
+
+impl From<NotPublished> for PublishError {
+    fn from(refused: NotPublished) -> Self {
+        match refused {
+            NotPublished::StoreBehind => Self::StoreBehind,
+            NotPublished::NotStored => Self::NotStored,
+            NotPublished::BrokerBehind | NotPublished::Unreachable => Self::Unreachable,
+        }
+    }
 }
 
 /// A message of a room's history.
@@ -130,13 +143,7 @@ impl Io {
             class,
             idempotency: None,
         };
-        let placed = self.node.publish(&self.space, message, now_ms());
-        let (published, durable) = placed.ok_or(PublishError::StoreBehind)?;
-        if let Some(durable) = durable
-            && durable.await != Ok(true)
-        {
-            return Err(PublishError::NotStored);
-        }
+        let published = self.node.publish(&self.space, message, now_ms())?.settled().await?;
         Ok(published.publication.position)
     }
 

@@ -167,12 +167,11 @@ async fn publish(shard: &Rc<Shard>, space: &Arc<SpaceCell>, room: &RoomName, one
         idempotency: None,
     };
     shard.node.publishable().await;
-    let stored = match shard.node.publish(space, message, now_ms()) {
-        Some((_, Some(durable))) => durable.await == Ok(true),
-        Some((_, None)) => true,
-        None => false,
+    let sent = match shard.node.publish(space, message, now_ms()) {
+        Ok(publishing) => publishing.settled().await,
+        Err(refused) => Err(refused),
     };
-    if !stored {
-        tracing::warn!(room = room.as_str(), "an event of a webhook's answer could not be stored");
+    if let Err(error) = sent {
+        tracing::warn!(room = room.as_str(), %error, "an event of a webhook's answer is lost");
     }
 }

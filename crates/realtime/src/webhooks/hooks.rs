@@ -222,10 +222,11 @@ pub(crate) async fn may_publish(
 }
 
 /// A client has sent a message.
-pub(crate) fn published(socket: &NamespaceSocket, sent: &Publication) {
-    for webhook in told(&socket.space, WebhookEvent::Publish) {
+pub(crate) fn published(space: &SpaceCell, principal: &Principal, socket: &SocketId, sent: &Publication) {
+    for webhook in told(space, WebhookEvent::Publish) {
         let data = json_of(&sent.data, &sent.attachments);
-        tell(webhook, WebhookEvent::Publish, socket, publish(&sent.room, &sent.event, &data, sent.class));
+        let what = publish(&sent.room, &sent.event, &data, sent.class);
+        tell_of(webhook, WebhookEvent::Publish, space, principal, socket, what);
     }
 }
 
@@ -240,8 +241,19 @@ fn publish<'a>(room: &'a RoomName, event: &'a EventName, data: &'a RawValue, cla
 }
 
 fn tell(webhook: &Webhook, event: WebhookEvent, socket: &NamespaceSocket, what: What<'_>) {
-    let id = Some(socket.socket_id.as_str()).filter(|id| !id.is_empty());
-    webhook.tell(Event::new(event.as_str(), now_ms(), &socket.space.key, &socket.principal, id, what).json());
+    tell_of(webhook, event, &socket.space, &socket.principal, &socket.socket_id, what);
+}
+
+fn tell_of(
+    webhook: &Webhook,
+    event: WebhookEvent,
+    space: &SpaceCell,
+    principal: &Principal,
+    socket: &SocketId,
+    what: What<'_>,
+) {
+    let id = Some(socket.as_str()).filter(|id| !id.is_empty());
+    webhook.tell(Event::new(event.as_str(), now_ms(), &space.key, principal, id, what).json());
 }
 
 /// The data of a message as one JSON value; binary values stand in it as `{"base64":"…"}`.
