@@ -1,6 +1,7 @@
 //! From what stands in a file to a [`Config`]: defaults, names, and what cannot go together.
 
 mod api_key;
+mod cluster;
 mod dialect;
 mod headers;
 mod health;
@@ -42,6 +43,8 @@ struct Known<'a> {
     zones: &'a [At<Zone>],
     /// Whether there is a `[jwt]` section.
     jwt: bool,
+    /// Whether there is a `[cluster]` section.
+    cluster: bool,
 }
 
 impl Known<'_> {
@@ -63,11 +66,13 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
     let has_routes = !file.lacks("route");
     let has_realtime_section = !file.lacks("realtime");
     let has_jwt = !file.lacks("jwt");
+    let has_cluster = !file.lacks("cluster");
     let zones = limit::zones(reader, file.limit, has_jwt);
     let listeners = listener::listeners(reader, file.listener, &zones);
     let admin = listener::admin(reader, file.admin, &listeners);
-    let upstreams = upstream::upstreams(reader, file.upstream, has_jwt);
-    let known = Known { listeners: &listeners, upstreams: &upstreams, zones: &zones, jwt: has_jwt };
+    let upstreams = upstream::upstreams(reader, file.upstream, has_jwt, has_cluster);
+    let known =
+        Known { listeners: &listeners, upstreams: &upstreams, zones: &zones, jwt: has_jwt, cluster: has_cluster };
     let routes = route::routes(reader, file.route, file.defaults, known);
     let switched_off = file
         .realtime
@@ -84,6 +89,7 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
     } else if !has_routes && switched_off && !redirects {
         reader.problem(0, "there is nothing to serve: [realtime] is switched off and there is no [[route]]");
     }
+    let cluster = cluster::cluster(reader, file.cluster);
     let store = store::store(reader, file.store, realtime.as_ref());
     Config {
         workers: u16::try_from(number(reader, file.workers, "workers", 0, 0..=u64::from(MAX_WORKERS))).unwrap_or(0),
@@ -103,6 +109,7 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
         routes: values(routes),
         realtime,
         dialects: values(dialects),
+        cluster,
         store,
     }
 }

@@ -1,5 +1,6 @@
 //! A config as a file again, with every default written out.
 
+mod cluster;
 mod dialect;
 mod listener;
 mod operation;
@@ -43,6 +44,9 @@ impl Config {
             file.namespaces(realtime);
         }
         self.dialects.iter().for_each(|dialect| file.dialect(dialect.definition()));
+        if let Some(cluster) = &self.cluster {
+            file.cluster(cluster);
+        }
         file.store(&self.store);
         file.operation(self);
         file.0

@@ -65,6 +65,7 @@ const fn key(field: &'static str) -> &'static str {
     }
 }
 
+mod cluster;
 mod dialect;
 mod limit;
 mod listener;
@@ -74,6 +75,7 @@ mod route;
 mod upstream;
 mod webhook;
 
+pub(crate) use cluster::*;
 pub(crate) use dialect::*;
 pub(crate) use limit::*;
 pub(crate) use listener::*;
@@ -116,6 +118,8 @@ sections! {
         realtime: Realtime,
         /// APIs of the realtime server, declared.
         dialect: Named<Dialect>,
+        /// Many processes as one server. Switched on by this section.
+        cluster: Cluster,
         /// Where persistent messages are kept.
         store: Store,
         /// What is logged.

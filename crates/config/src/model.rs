@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 
+mod cluster;
 mod headers;
 mod health;
 mod limit;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use tidegate_dialect::Dialect;
 
+pub use cluster::{BrokerKind, Cluster, InternalTls, NodeAddress, Redis, RedisMode, RedisServer, RedisTls};
 pub use headers::{Cors, HeaderChanges, SecurityHeaders};
 pub use health::{Breaker, Health, Initially, Outlier, Probe, Retry, RetryOn, StatusRanges};
 pub use limit::{Admission, Rate, Zone, ZoneKind, ZoneUse};
@@ -33,7 +35,8 @@ pub use store::{Fsync, Store, StoreKind};
 pub use streams::{EventStreamPolicy, Inspect, WebSocketPolicy};
 pub use tokens::{PublicKeys, Tokens};
 pub use upstream::{
-    Balance, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer, UpstreamTls,
+    Balance, Discover, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer,
+    UpstreamTls,
 };
 pub use webhook::{OnFailure, Webhook, WebhookEvent};
 
@@ -66,6 +69,8 @@ pub struct Config {
     pub realtime: Option<Realtime>,
     /// The realtime APIs that the file declares.
     pub dialects: Vec<Arc<Dialect>>,
+    /// Many processes as one server; there whenever a part of the config needs it.
+    pub cluster: Option<Cluster>,
     /// Where persistent messages are kept.
     pub store: Store,
     /// What is logged.
@@ -111,6 +116,7 @@ impl Default for Config {
             routes: Vec::new(),
             realtime: None,
             dialects: Vec::new(),
+            cluster: None,
             store: Store::default(),
             log: Log::default(),
             trace: None,

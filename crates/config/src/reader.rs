@@ -359,6 +359,41 @@ impl<T: Value> Value for List<T> {
     }
 }
 
+/// One value, or an array of them.
+#[derive(Debug)]
+pub(crate) struct OneOrMore<T>(pub Vec<At<T>>);
+
+impl<T: JsonSchema> JsonSchema for OneOrMore<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("OneOrMore{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        schemars::json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1 }] })
+    }
+}
+
+impl<T: Value> Value for OneOrMore<T> {
+    const WANTED: &'static str = T::WANTED;
+
+    fn read(reader: &Reader<'_>, value: &Spanned<DeValue<'_>>, site: &Site) -> Option<Self> {
+        if !matches!(value.get_ref(), DeValue::Array(_)) {
+            return T::read(reader, value, site).map(|read| Self(vec![At::new(read, value.span().start)]));
+        }
+        let List(found, stood) = List::read(reader, value, site)?;
+        if stood == 0 {
+            reader.problem(value.span().start, format!("{site} must not be empty"));
+        }
+        // What could not be read has its problem.
+        (!found.is_empty()).then_some(Self(found))
+    }
+}
+
 /// A value for which an empty string stands for none, so that a key can be written out or come from a variable.
 #[derive(Clone, Debug)]
 pub(crate) struct Optional<T>(pub Option<T>);

@@ -32,6 +32,10 @@ impl Config {
             let more = servers.len().saturating_sub(SHOWN);
             let shown = servers.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let shown = match upstream.discover {
+                Some(discover) => format!("the {} nodes of the cluster", discover.as_str()),
+                None => shown,
+            };
             rows.push(("upstream", upstream.name.to_string(), format!("{word}: {shown}{more}")));
         }
         let width = rows.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or(0).min(WIDEST);

@@ -2,11 +2,13 @@
 
 mod address;
 mod http;
+mod redis;
 
 use std::time::Duration;
 
 pub(crate) use address::*;
 pub(crate) use http::*;
+pub(crate) use redis::*;
 
 /// A string with its variables filled in.
 pub(crate) struct Expanded {

@@ -9,7 +9,8 @@ fn example(name: &str) -> String {
 }
 
 fn read(name: &str) -> Config {
-    let secret = |variable: &str| (variable == "TIDEGATE_JWT_SECRET").then(|| "x".repeat(64));
+    let secret =
+        |variable: &str| ["TIDEGATE_JWT_SECRET", "TIDEGATE_CLUSTER_SECRET"].contains(&variable).then(|| "x".repeat(64));
     let no_file = |_: &std::path::Path| Err(std::io::ErrorKind::NotFound.into());
     load(name, &example(name), Surroundings { variable: &secret, read_file: &no_file })
         .unwrap_or_else(|problems| panic!("{problems}"))
@@ -36,7 +37,7 @@ fn every_example_is_valid() {
         .filter(|name| name.ends_with(".toml"))
         .collect();
     names.sort();
-    assert_eq!(names, ["gateway.toml", "minimal.toml", "tidegate.toml"]);
+    assert_eq!(names, ["cluster.toml", "gateway.toml", "minimal.toml", "tidegate.toml"]);
     names.iter().for_each(|name| drop(read(name)));
 }
 

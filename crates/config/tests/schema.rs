@@ -54,6 +54,9 @@ const SECTIONS: &[(&str, &str)] = &[
     ("[dialect.a.presence.join]", "Told"),
     ("[dialect.a.event.b]", "Event"),
     ("[dialect.a.event.b.payload.c]", "Field"),
+    ("[cluster]", "Cluster"),
+    ("[cluster.redis_tls]", "RedisTls"),
+    ("[cluster.internal_tls]", "InternalTls"),
     ("[store]", "Store"),
     ("[log]", "Log"),
     ("[trace]", "Trace"),
@@ -126,6 +129,8 @@ fn the_defaults_of_the_schema_are_those_of_the_reader() {
         ("[[dialect.a.connect.do]]", "emit = \"e\""),
         ("[dialect.a.presence.join]", "event = \"e\"\ndata = 1"),
         ("[dialect.a.event.b.payload.c]", "type = \"any\""),
+        ("[cluster]", "redis = \"rediss://r\"\nsecret = \"0123456789abcdef0123456789abcdef\""),
+        ("[cluster.internal_tls]", "ca = \"a\"\ncertificate = \"c\"\nkey = \"k\"\nserver_name = \"n\""),
         ("[store]", "path = \"d\""),
     ];
     let without = ["Server", "ApiKey", "Certificate", "Respond", "RouteLimit"];

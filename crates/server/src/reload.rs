@@ -168,6 +168,7 @@ fn waiting(before: &Config, after: &Config) -> Vec<&'static str> {
         ("workers", before.workers != after.workers),
         ("[admin]", before.admin != after.admin),
         ("[realtime]", before.realtime.as_ref().map(beside_keys) != after.realtime.as_ref().map(beside_keys)),
+        ("[cluster]", before.cluster != after.cluster),
         ("[store]", before.store != after.store),
         ("[log] level, format", (before.log.level, before.log.format) != (after.log.level, after.log.format)),
         ("[log] queue_lines", before.log.queue_lines != after.log.queue_lines),

@@ -7,7 +7,7 @@ use crate::check::tokens::{Found, name_or, origin_of_production, tokens};
 use crate::check::{Known, bytes, count, delay, namespace, period, small, webhook};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
-use crate::{Realtime, RealtimeAuth};
+use crate::{BrokerKind, Realtime, RealtimeAuth};
 
 /// The realtime server, or `None` if there is none.
 pub(super) fn realtime(
@@ -67,6 +67,7 @@ pub(super) fn realtime(
         listeners: default.listeners,
         path,
         api_path,
+        broker: broker(reader, found.broker, known.cluster),
         ping_interval: time(found.ping_interval, "ping_interval", default.ping_interval),
         ping_timeout: time(found.ping_timeout, "ping_timeout", default.ping_timeout),
         connect_timeout: time(found.connect_timeout, "connect_timeout", default.connect_timeout),
@@ -131,6 +132,14 @@ pub(super) fn realtime(
         namespaces,
     };
     enabled.then_some(realtime)
+}
+
+fn broker(reader: &Reader<'_>, found: Option<At<BrokerKind>>, has_cluster: bool) -> BrokerKind {
+    let Some(At { value, place }) = found else { return BrokerKind::Local };
+    if value == BrokerKind::Redis && !has_cluster {
+        reader.problem(place, "broker = \"redis\" needs a [cluster] section that says where Redis is");
+    }
+    value
 }
 
 /// Whether something is left of the path; notes it if not.

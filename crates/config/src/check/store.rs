@@ -1,11 +1,12 @@
 use crate::check::{bytes, count, path, period};
 use crate::file;
 use crate::reader::{At, Reader, Span};
-use crate::{Fsync, Realtime, Store, StoreKind};
+use crate::{BrokerKind, Fsync, Realtime, Store, StoreKind};
 
 pub(super) fn store(reader: &Reader<'_>, found: Option<At<file::Store>>, realtime: Option<&Realtime>) -> Store {
     let default = Store::default();
     let Some(At { value: found, place }) = found else { return default };
+    let place_of_section = place;
     let embedded = match &found.kind {
         Some(kind) => kind.value == file::StoreKind::Embedded,
         None => !found.lacks("path"),
@@ -27,6 +28,13 @@ pub(super) fn store(reader: &Reader<'_>, found: Option<At<file::Store>>, realtim
         }
         (Some(_) | None, _) => StoreKind::Memory,
     };
+    if let (Some(realtime), StoreKind::Embedded { .. }) = (realtime, &kind)
+        && realtime.broker == BrokerKind::Redis
+    {
+        let place = found.kind.as_ref().map(|kind| kind.place).or(found.path.as_ref().map(|path| path.place));
+        let message = "with realtime's broker = \"redis\" messages are kept in Redis: take \"kind\" and \"path\" out";
+        reader.problem(place.unwrap_or(place_of_section), message);
+    }
     let queue_bytes = bytes(reader, found.queue_bytes, "queue_bytes", default.queue_bytes);
     if realtime.is_some_and(|realtime| queue_bytes.value < realtime.max_payload) {
         let message =

@@ -6,19 +6,27 @@ use crate::check::{count, delay, flag, given, health, name, number, path, period
 use crate::file::{self, BalanceKind};
 use crate::reader::{At, Named, Reader};
 use crate::{
-    Balance, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer, UpstreamTls,
+    Balance, Discover, ProxyProtocol, SameSite, Sticky, StickyCookie, Upstream, UpstreamProtocol, UpstreamServer,
+    UpstreamTls,
 };
 
 pub(super) fn upstreams(
     reader: &Reader<'_>,
     found: Option<At<Named<file::Upstream>>>,
     has_jwt: bool,
+    has_cluster: bool,
 ) -> Vec<At<Upstream>> {
     let found = found.map(|found| found.value.0).unwrap_or_default();
-    found.into_iter().map(|(key, found)| upstream(reader, &key, found, has_jwt)).collect()
+    found.into_iter().map(|(key, found)| upstream(reader, &key, found, has_jwt, has_cluster)).collect()
 }
 
-fn upstream(reader: &Reader<'_>, key: &At<String>, mut found: file::Upstream, has_jwt: bool) -> At<Upstream> {
+fn upstream(
+    reader: &Reader<'_>,
+    key: &At<String>,
+    mut found: file::Upstream,
+    has_jwt: bool,
+    has_cluster: bool,
+) -> At<Upstream> {
     let name = name(reader, &key.value, key.place, "an upstream");
     let default = Upstream::new(&name, &[]);
     let plain = UpstreamServer {
@@ -27,6 +35,7 @@ fn upstream(reader: &Reader<'_>, key: &At<String>, mut found: file::Upstream, ha
         ..UpstreamServer::new("")
     };
     let balance = balance(reader, &mut found, key.place, has_jwt);
+    let discover = discover(reader, &found, has_cluster);
     let servers = servers(reader, key, &mut found, &plain, &balance);
     let patience = |found, key, default| period(reader, found, key, default);
     if let (Some(protocol), Some(header)) = (&found.protocol, &found.proxy_protocol)
@@ -41,6 +50,7 @@ fn upstream(reader: &Reader<'_>, key: &At<String>, mut found: file::Upstream, ha
     let tls = found.tls.map(|tls| upstream_tls(reader, tls, &servers));
     let upstream = Upstream {
         servers: super::values(servers),
+        discover,
         balance,
         sticky: found.sticky.and_then(|sticky| self::sticky(reader, sticky)),
         connect_timeout: patience(found.connect_timeout, "connect_timeout", default.connect_timeout),
@@ -75,6 +85,35 @@ fn upstream(reader: &Reader<'_>, key: &At<String>, mut found: file::Upstream, ha
     At::new(upstream, key.place)
 }
 
+/// Discovered servers are nodes, spoken to in one way only.
+fn discover(reader: &Reader<'_>, found: &file::Upstream, has_cluster: bool) -> Option<Discover> {
+    let At { value, place } = found.discover.as_ref()?;
+    if !has_cluster {
+        reader.problem(*place, "\"discover\" needs a [cluster] section: its nodes are the servers");
+    }
+    let servers = found.servers.as_ref().map(|list| list.place).or(found.server.as_ref().map(|list| list.place));
+    if let Some(place) = servers {
+        reader.problem(place, "an upstream has servers or discovers them; take one of both out");
+    }
+    let contradictions = [
+        ("tls", found.tls.as_ref().map(|tls| tls.place)),
+        ("sticky", found.sticky.as_ref().map(|sticky| sticky.place)),
+        ("health", found.health.as_ref().map(|health| health.place)),
+        ("protocol", found.protocol.as_ref().filter(|it| it.value == UpstreamProtocol::Http2).map(|it| it.place)),
+        (
+            "proxy_protocol",
+            found.proxy_protocol.as_ref().filter(|it| it.value != ProxyProtocol::Off).map(|it| it.place),
+        ),
+    ];
+    for (key, place) in contradictions {
+        if let Some(place) = place {
+            let message = format!("{key:?} has no effect with \"discover\": nodes are reached as [cluster] says");
+            reader.problem(place, message);
+        }
+    }
+    Some(*value)
+}
+
 fn servers(
     reader: &Reader<'_>,
     key: &At<String>,
@@ -83,7 +122,7 @@ fn servers(
     balance: &Balance,
 ) -> Vec<At<UpstreamServer>> {
     let name = &key.value;
-    let has_servers = !found.lacks("servers") || !found.lacks("server");
+    let has_servers = ["servers", "server", "discover"].iter().any(|key| !found.lacks(key));
     let mut servers: Vec<At<UpstreamServer>> = Vec::new();
     let mut add = |server: At<UpstreamServer>| {
         if let Some(first) = servers.iter().find(|known| known.value.address == server.value.address) {

@@ -9,6 +9,7 @@ impl File {
         self.texts("listeners", &realtime.listeners);
         self.text("path", &realtime.path);
         self.text("api_path", &realtime.api_path);
+        self.text("broker", realtime.broker.as_str());
         self.time("ping_interval", realtime.ping_interval);
         self.time("ping_timeout", realtime.ping_timeout);
         self.time("connect_timeout", realtime.connect_timeout);

@@ -5,6 +5,9 @@ impl File {
     pub(super) fn upstream(&mut self, upstream: &Upstream) {
         let name = name(&upstream.name);
         self.section(format!("[upstream.{name}]"));
+        if let Some(discover) = upstream.discover {
+            self.text("discover", discover.as_str());
+        }
         self.balance(&upstream.balance);
         self.time("connect_timeout", upstream.connect_timeout);
         self.time("handshake_timeout", upstream.handshake_timeout);

@@ -1,6 +1,7 @@
 //! The realtime server and its store.
 
 use super::Webhook;
+use crate::BrokerKind;
 use crate::reader::{
     AlgorithmName, Hidden, KeyScopes, List, NamespaceName, Optional, Origin, Size, Span, Token, Url, UrlPath,
 };
@@ -17,6 +18,8 @@ sections! {
         path: UrlPath = "/socket.io/",
         /// Path under which event streams, publishing and tickets lie.
         api_path: UrlPath = "/realtime",
+        /// Who gives messages their places: this process alone, or the Redis of [cluster], which makes many processes one server.
+        broker: BrokerKind = "local",
         /// How often the server pings a client.
         ping_interval: Span = "25s",
         /// How long it waits for the answer.

@@ -5,7 +5,7 @@ use crate::reader::{
     UrlPath, UrlTarget,
 };
 use crate::words::words;
-use crate::{Initially, ProxyProtocol, RetryOn, SameSite, UpstreamProtocol};
+use crate::{Discover, Initially, ProxyProtocol, RetryOn, SameSite, UpstreamProtocol};
 
 sections! {
     /// A group of servers that are interchangeable.
@@ -14,6 +14,8 @@ sections! {
         servers: List<ServerAddress>,
         /// Servers with more to say about: [[upstream.NAME.server]].
         server: List<Server>,
+        /// In place of servers: the cluster's nodes that do this, as they come and go. Spoken to over their internal listeners; a session's requests go to the node that has it.
+        discover: Discover,
         /// How a server is chosen; "random" takes the better of two, "least_time" goes by a moving average.
         balance: BalanceKind = "round_robin",
         /// What is hashed with balance = "hash": a template.

@@ -7,7 +7,7 @@ use tidegate_auth::{ApiKey, Secret};
 use tidegate_dialect::Dialect;
 use tidegate_types::Namespace;
 
-use crate::{Tokens, Webhook};
+use crate::{BrokerKind, Tokens, Webhook};
 
 /// The realtime server. Its paths win over routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Realtime {
     pub path: Arc<str>,
     /// Path under which event streams, publishing and tickets lie, without a slash at its end.
     pub api_path: Arc<str>,
+    /// Who gives messages their places.
+    pub broker: BrokerKind,
     /// How often the server pings.
     pub ping_interval: Duration,
     /// How long it waits for the pong.
@@ -117,6 +119,7 @@ impl Realtime {
             listeners,
             path: "/socket.io/".into(),
             api_path: "/realtime".into(),
+            broker: BrokerKind::Local,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             connect_timeout: Duration::from_secs(45),

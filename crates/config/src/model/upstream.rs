@@ -14,8 +14,10 @@ use crate::words::words;
 pub struct Upstream {
     /// The name that routes refer to.
     pub name: Arc<str>,
-    /// At least one, addresses all different, not all of them backup.
+    /// At least one, addresses all different, not all of them backup; none if they are discovered.
     pub servers: Vec<UpstreamServer>,
+    /// Which nodes of the cluster are the servers, as they come and go.
+    pub discover: Option<Discover>,
     /// How one is chosen.
     pub balance: Balance,
     /// What keeps a client at its server.
@@ -70,6 +72,7 @@ impl Upstream {
         Self {
             name: name.into(),
             servers: addresses.iter().map(|address| UpstreamServer::new(address)).collect(),
+            discover: None,
             balance: Balance::RoundRobin,
             sticky: None,
             connect_timeout: Duration::from_secs(5),
@@ -226,6 +229,11 @@ impl Default for UpstreamTls {
 }
 
 words! {
+    /// Which nodes of the cluster are the servers of an upstream.
+    pub Discover {
+        /// Those that serve realtime with the cluster's broker.
+        Realtime = "realtime",
+    }
     /// What the servers of an upstream speak.
     pub UpstreamProtocol {
         /// HTTP/1.1.

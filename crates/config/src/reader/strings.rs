@@ -97,6 +97,11 @@ checked_strings! {
     };
     /// A namespace of Socket.IO.
     NamespaceName(Namespace), "a namespace such as \"/events\"", namespace;
+    /// Where a node of the cluster is.
+    NodeAddress(crate::NodeAddress), "an IP address such as \"10.0.0.5\" or \"10.0.0.5:7946\"", text::node_address;
+    /// Where Redis is.
+    RedisUrl(text::RedisLocation), "a URL such as \"redis://127.0.0.1:6379\"",
+        |text: &str| text::redis_url(text).map_err(Fault::quoting);
     /// Where a collector is.
     Endpoint(Arc<str>), "an address such as \"http://127.0.0.1:4318\"", text::endpoint;
 }

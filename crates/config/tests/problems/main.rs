@@ -1,6 +1,7 @@
 //! Each kind of problem, with its exact place and words.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod cluster;
 mod dialects;
 mod gateway;
 mod routing;
