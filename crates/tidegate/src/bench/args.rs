@@ -14,9 +14,10 @@ pub struct Common {
     /// Print the summary as one JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// The server's process id: also report its CPU time (with its children and threads) and its private memory.
-    #[arg(long)]
-    pub pid: Option<u32>,
+    /// The server's process id, or several with commas: also report their CPU time (with children and threads) and their
+    /// private memory.
+    #[arg(long, value_delimiter = ',')]
+    pub pid: Vec<u32>,
     /// No progress lines.
     #[arg(long, short)]
     pub quiet: bool,

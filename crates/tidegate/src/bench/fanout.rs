@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::histogram::Histogram;
 use super::link::{Scratch, Writer};
 use super::payload::{self, find};
+use super::process::usage;
 use super::ramp::open_all;
 use super::report::{Failures, Report, grouped, measure};
 use super::socketio::{Session, push_event};
@@ -22,10 +23,13 @@ use super::token::{TokenArgs, Tokens};
 /// Options of `bench fanout`.
 #[derive(Debug, Args)]
 pub struct FanoutArgs {
-    /// The Socket.IO server, e.g. ws://127.0.0.1:8080.
+    /// The Socket.IO server, e.g. ws://127.0.0.1:8080; several nodes of a cluster with commas.
+    #[arg(long, required = true, value_delimiter = ',')]
+    url: Vec<String>,
+    /// The process id of the broker between the nodes: also report its CPU time per message.
     #[arg(long)]
-    url: String,
-    /// Members of the room; the first of them also publishes.
+    broker_pid: Option<u32>,
+    /// Members of the room, in turn on each node; the first of them also publishes.
     #[arg(long, short = 's', default_value_t = 1_000)]
     subscribers: usize,
     /// Messages published per second.
@@ -55,7 +59,7 @@ pub struct FanoutArgs {
 }
 
 struct State {
-    target: Target,
+    targets: Vec<Target>,
     tokens: Tokens,
     args: FanoutArgs,
     scratch: Scratch,
@@ -71,6 +75,9 @@ struct State {
     repeated: Cell<u64>,
     alive: Cell<u64>,
     latency: RefCell<Histogram>,
+    /// Of deliveries by the publisher's node, and by the others.
+    local: RefCell<Histogram>,
+    remote: RefCell<Histogram>,
     progress: Notify,
     stop: Cell<bool>,
     publisher: RefCell<Option<Rc<Writer>>>,
@@ -96,7 +103,7 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
         bail!("a fan-out needs at least one subscriber and a rate between 0 and 1,000,000 per second");
     }
     let state = Rc::new(State {
-        target: Target::parse(&args.url)?,
+        targets: args.url.iter().map(|url| Target::parse(url)).collect::<Result<_, _>>()?,
         tokens: args.tokens.tokens()?,
         args,
         scratch: Scratch::new(),
@@ -110,18 +117,21 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
         repeated: Cell::new(0),
         alive: Cell::new(0),
         latency: RefCell::new(Histogram::new()),
+        local: RefCell::new(Histogram::new()),
+        remote: RefCell::new(Histogram::new()),
         progress: Notify::new(),
         stop: Cell::new(false),
         publisher: RefCell::new(None),
         failures: Rc::default(),
     });
     let args = &state.args;
+    let Some(first) = state.targets.first() else { bail!("a fan-out needs a server") };
     let opened = open_all(args.subscribers, &args.ramp, args.common.quiet, &state.failures, |index| {
         subscribe(Rc::clone(&state), index)
     })
     .await?;
     if opened < args.subscribers {
-        let mut report = Report::new("fanout", &state.target);
+        let mut report = Report::new("fanout", first);
         report
             .count("opened", "subscribers that joined", opened as u64)
             .failures(&state.failures)
@@ -133,6 +143,7 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
     let publisher = tokio::task::spawn_local(publish(Rc::clone(&state)));
     let live = Rc::clone(&state);
     let last = Cell::new(0);
+    let broker_before = Cell::new(None);
     let measured = measure(
         &args.common,
         move |_| {
@@ -149,16 +160,20 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
         || {
             state.measured.set(0);
             state.measured_published.set(state.published.get());
-            state.latency.borrow_mut().clear();
+            for histogram in [&state.latency, &state.local, &state.remote] {
+                histogram.borrow_mut().clear();
+            }
+            broker_before.set(args.broker_pid.and_then(usage));
         },
         || state.alive.get() == 0,
     )
     .await?;
+    let broker = broker_before.get().zip(args.broker_pid.and_then(usage));
     let delivered = state.measured.get();
     let published = state.published.get() - state.measured_published.get();
     state.stop.set(true);
     state.progress.notify_waiters();
-    let latency = state.latency.borrow().clone();
+    let [latency, local, remote] = [&state.latency, &state.local, &state.remote].map(|of| of.borrow().clone());
     // What is under way may still arrive before it counts as lost.
     let expected = |state: &State| state.published.get() * args.subscribers as u64;
     for _ in 0..500 {
@@ -169,7 +184,7 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
     }
     publisher.abort();
 
-    let mut report = Report::new(if args.full_speed { "fanout at full speed" } else { "fanout" }, &state.target);
+    let mut report = Report::new(if args.full_speed { "fanout at full speed" } else { "fanout" }, first);
     report.count("subscribers", "subscribers", args.subscribers as u64);
     report.count("size", "payload bytes", args.size as u64);
     report.text("class", "messages", if args.persistent { "persistent" } else { "recoverable" });
@@ -177,6 +192,14 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
     report.count("delivered", "deliveries", delivered);
     report.cost(&measured, delivered, "delivery");
     report.latency(&latency);
+    if state.targets.len() > 1 {
+        report.latency_of("local_latency", "  on the publisher's node", &local);
+        report.latency_of("remote_latency", "  on the others", &remote);
+    }
+    if let Some((before, after)) = broker {
+        let per_message = after.cpu_us.saturating_sub(before.cpu_us) as f64 / published.max(1) as f64;
+        report.value("broker_cpu_us", "broker CPU per message", per_message, "µs");
+    }
     report.count("published_in_all", "published in all, with the warm-up", state.published.get());
     report.count("lost", "lost", expected(&state).saturating_sub(state.delivered.get()));
     report.count("repeated", "repeated or out of order", state.repeated.get());
@@ -188,8 +211,10 @@ pub async fn run(args: FanoutArgs) -> anyhow::Result<()> {
 
 /// Opens one session, joins the room, and leaves a task behind that counts.
 async fn subscribe(state: Rc<State>, index: usize) -> anyhow::Result<()> {
-    let source = state.target.source(index, state.args.subscribers)?;
-    let mut session = Session::open(&state.target, source, &state.scratch, &state.tokens.auth(index)).await?;
+    let node = index % state.targets.len().max(1);
+    let Some(target) = state.targets.get(node) else { bail!("no server") };
+    let source = target.source(index, state.args.subscribers)?;
+    let mut session = Session::open(target, source, &state.scratch, &state.tokens.auth(index)).await?;
     session.join(&state.args.room).await?;
     if index == 0 {
         *state.publisher.borrow_mut() = Some(session.writer());
@@ -212,6 +237,8 @@ async fn subscribe(state: Rc<State>, index: usize) -> anyhow::Result<()> {
                             state.measured.set(state.measured.get() + 1);
                             let late = state.clock.now_us().saturating_sub(stamp.sent_us);
                             state.latency.borrow_mut().record(late);
+                            let by_node = if node == 0 { &state.local } else { &state.remote };
+                            by_node.borrow_mut().record(late);
                         }
                         Some(b'3') if index == 0 => acknowledged(&state, packet),
                         _ => {}

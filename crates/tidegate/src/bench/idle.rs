@@ -10,7 +10,7 @@ use clap::Args;
 use super::args::{Common, Ramp, duration};
 use super::frame::{self, push_masked};
 use super::link::{Scratch, halves};
-use super::process::usage;
+use super::process::{usage, usage_of};
 use super::ramp::open_all;
 use super::report::{Failures, Report, grouped, measure};
 use super::socketio::Session;
@@ -83,7 +83,7 @@ pub async fn run(args: IdleArgs) -> anyhow::Result<()> {
     };
     open_all(first, &args.ramp, args.common.quiet, &state.failures, open(0)).await?;
     tokio::time::sleep(args.settle).await;
-    let before = args.common.pid.and_then(usage);
+    let before = usage_of(&args.common.pid);
     let own_before = usage(std::process::id()).unwrap_or_default();
     let started = std::time::Instant::now();
     if args.count > first {
@@ -91,7 +91,7 @@ pub async fn run(args: IdleArgs) -> anyhow::Result<()> {
     }
     let ramp_seconds = started.elapsed().as_secs_f64();
     tokio::time::sleep(args.settle).await;
-    let (after, own_after) = (args.common.pid.and_then(usage), usage(std::process::id()).unwrap_or_default());
+    let (after, own_after) = (usage_of(&args.common.pid), usage(std::process::id()).unwrap_or_default());
     let opened = state.alive.get();
     let live = Rc::clone(&state);
     let measured = measure(

@@ -47,6 +47,20 @@ pub fn usage(pid: u32) -> Option<Usage> {
     (total.processes > 0).then_some(total)
 }
 
+/// Reads several processes, each with its descendants; `None` when there are none or one of them has ended.
+pub fn usage_of(pids: &[u32]) -> Option<Usage> {
+    let mut total = None;
+    for pid in pids {
+        let one = usage(*pid)?;
+        let sum: &mut Usage = total.get_or_insert_default();
+        sum.cpu_us += one.cpu_us;
+        sum.system_us += one.system_us;
+        sum.private_kib += one.private_kib;
+        sum.processes += one.processes;
+    }
+    total
+}
+
 fn private_kib(pid: u32) -> u64 {
     fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .unwrap_or_default()

@@ -93,7 +93,7 @@ pub async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     ensure!(state.failures.count() == 0, "not all clients were let in");
     fill(&state).await.context("the messages that are to be missed")?;
 
-    let window = Window::open(args.common.pid)?;
+    let window = Window::open(&args.common.pid)?;
     let turns = Rc::new(Semaphore::new(args.at_once.max(1)));
     let clients: Vec<_> = waiting
         .take()

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 
 use super::args::Common;
 use super::histogram::Histogram;
-use super::process::{Usage, usage};
+use super::process::{Usage, usage, usage_of};
 use super::target::Target;
 
 /// Failures by their text; few texts, many times.
@@ -51,23 +50,24 @@ pub struct Measured {
 /// An open measurement.
 pub struct Window {
     opened: Instant,
-    pid: Option<u32>,
+    pids: Vec<u32>,
     own: Usage,
     server: Option<Usage>,
 }
 
 impl Window {
-    /// Begins to measure, with the server's process if `pid` is given.
-    pub fn open(pid: Option<u32>) -> anyhow::Result<Self> {
-        let server = pid.map(|pid| usage(pid).with_context(|| format!("no process {pid}"))).transpose()?;
+    /// Begins to measure, with the server's processes if there are `pids`.
+    pub fn open(pids: &[u32]) -> anyhow::Result<Self> {
+        let server = usage_of(pids);
+        anyhow::ensure!(pids.is_empty() || server.is_some(), "one of the processes {pids:?} is not there");
         let own = usage(std::process::id()).unwrap_or_default();
-        Ok(Self { opened: Instant::now(), pid, own, server })
+        Ok(Self { opened: Instant::now(), pids: pids.to_vec(), own, server })
     }
 
     /// Ends the measurement.
     pub fn close(self, interrupted: bool) -> Measured {
         let seconds = self.opened.elapsed().as_secs_f64();
-        let after = self.pid.and_then(usage);
+        let after = usage_of(&self.pids);
         let own = usage(std::process::id()).unwrap_or_default();
         let since = |before: Usage, after: Usage| Usage {
             cpu_us: after.cpu_us.saturating_sub(before.cpu_us),
@@ -95,7 +95,7 @@ pub async fn measure(
         _ = &mut interrupt => anyhow::bail!("interrupted during the warm-up: nothing was measured"),
     }
     begin();
-    let window = Window::open(common.pid)?;
+    let window = Window::open(&common.pid)?;
     let end = tokio::time::Instant::now() + common.duration;
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
     let interrupted = loop {
@@ -153,6 +153,11 @@ impl Report {
 
     /// The distribution of a latency.
     pub fn latency(&mut self, histogram: &Histogram) -> &mut Self {
+        self.latency_of("latency", "latency", histogram)
+    }
+
+    /// The distribution of one of several latencies; the key gets the unit.
+    pub fn latency_of(&mut self, key: &str, label: &str, histogram: &Histogram) -> &mut Self {
         if histogram.count() == 0 {
             return self;
         }
@@ -160,11 +165,11 @@ impl Report {
         let mut texts: Vec<String> =
             quantiles.iter().map(|(name, q)| format!("{name} {}", microseconds(histogram.quantile(*q)))).collect();
         texts.push(format!("max {}", microseconds(histogram.max())));
-        self.rows.push(("latency".to_owned(), texts.join(", ")));
+        self.rows.push((label.to_owned(), texts.join(", ")));
         let mut object: Map<String, Value> =
             quantiles.iter().map(|(name, q)| ((*name).to_owned(), json!(histogram.quantile(*q)))).collect();
         object.insert("max".to_owned(), json!(histogram.max()));
-        self.json.insert("latency_us".to_owned(), Value::Object(object));
+        self.json.insert(format!("{key}_us"), Value::Object(object));
         self
     }
 
