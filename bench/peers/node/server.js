@@ -1,5 +1,7 @@
 // The peer: the rooms API on stock socket.io, in one process with the in-memory adapter and its defaults (no
 // compression; connection state recovery only with RECOVERY=memory or, through the Redis at REDIS_PORT, RECOVERY=redis).
+// ADAPTER=pubsub makes several processes one server through the Redis at REDIS_PORT, without recovery; RECOVERY=redis does
+// so too. Presence is then each process's own: it is not told to the others.
 // It does less than Tidegate does in the same run: no token is verified,
 // no history and no replay ring is kept, no metrics are counted. What both do: join and leave rooms, presence of each
 // room's members told to the others, room:send to all members with an ack.
@@ -15,8 +17,19 @@ if (recovery === "redis") {
   const { createClient } = await import("redis");
   const { createAdapter } = await import("@socket.io/redis-streams-adapter");
   const redis = createClient({ url: `redis://127.0.0.1:${process.env.REDIS_PORT}` });
+  redis.on("error", () => {});
   await redis.connect();
   options.adapter = createAdapter(redis);
+}
+if (process.env.ADAPTER === "pubsub") {
+  const { createClient } = await import("redis");
+  const { createAdapter } = await import("@socket.io/redis-adapter");
+  const publisher = createClient({ url: `redis://127.0.0.1:${process.env.REDIS_PORT}` });
+  const subscriber = publisher.duplicate();
+  // Without a listener a lost connection to Redis ends the process.
+  for (const client of [publisher, subscriber]) client.on("error", () => {});
+  await Promise.all([publisher.connect(), subscriber.connect()]);
+  options.adapter = createAdapter(publisher, subscriber);
 }
 const io = new Server(http, options);
 

@@ -12,7 +12,7 @@ pub struct Case {
     pub name: &'static str,
     /// Label of the table.
     pub label: &'static str,
-    /// The generator's arguments; `@ADDR@` becomes the peer's address. If the first is `h2load`, that is the generator; if
+    /// The generator's arguments; `@ADDR@` becomes the peer's address, `@NODES@` the WebSocket URLs of all its nodes. If the first is `h2load`, that is the generator; if
     /// it is `storage`, the store's own example is, without a server; if it is `fire`, `tests/e2e/node/fire.mjs` is.
     pub args: &'static [&'static str],
     /// Who takes part.
@@ -54,6 +54,8 @@ const SOCKETIO: &[Peer] = &[Peer::Node, Peer::Tidegate];
 const ONLY: &[Peer] = &[Peer::Tidegate];
 const ECHO_ZERO: &[&str] = &["failures", "wrong"];
 const FANOUT_ZERO: &[&str] = &["failures", "lost", "repeated", "refused"];
+const CLUSTER_LOADED: &[&str] =
+    &["fanout", "--url", "@NODES@", "--subscribers", "300", "--rate", "200", "--size", "128"];
 const ALL_ALIVE: &[(&str, &str)] = &[("alive", "wanted")];
 
 /// All cases, in the order of the table.
@@ -452,6 +454,90 @@ pub fn all() -> &'static [Case] {
             equal: &[],
         },
         Case {
+            name: "cluster-fanout",
+            label: "3 nodes and one Redis, 3 × 100 subscribers, 200/s × 128 B: CPU of the nodes per delivery",
+            args: CLUSTER_LOADED,
+            peers: SOCKETIO,
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::Below(7.0),
+            setup: Setup::Cluster,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "cluster-redis",
+            label: "the same: CPU of Redis per message (Tidegate keeps a history, Node none)",
+            args: CLUSTER_LOADED,
+            peers: SOCKETIO,
+            figure: "broker_cpu_us",
+            unit: "µs",
+            goal: Goal::Below(97.0),
+            setup: Setup::Cluster,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "cluster-remote",
+            label: "the same: time to a subscriber of another node, median",
+            args: CLUSTER_LOADED,
+            peers: SOCKETIO,
+            figure: "remote_latency_us/p50",
+            unit: "µs",
+            goal: Goal::Below(1_000.0),
+            setup: Setup::Cluster,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "cluster-remote-unloaded",
+            label: "the same at 5 messages/s",
+            args: &["fanout", "--url", "@NODES@", "--subscribers", "300", "--rate", "5", "--size", "128"],
+            peers: SOCKETIO,
+            figure: "remote_latency_us/p50",
+            unit: "µs",
+            goal: Goal::AtMost(1.0, Peer::Node),
+            setup: Setup::Cluster,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "cluster-full-speed",
+            label: "3 nodes and one Redis, 3 × 100 subscribers at full speed, 128 B: deliveries per second",
+            args: &["fanout", "--full-speed", "--url", "@NODES@", "--subscribers", "300", "--size", "128"],
+            peers: SOCKETIO,
+            figure: "per_second",
+            unit: "/s",
+            goal: Goal::AtLeast(3.0, Peer::Node),
+            setup: Setup::Cluster,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "cluster-fanout-streams",
+            label: "200/s as above, Node with its streams adapter: CPU of the nodes per delivery",
+            args: CLUSTER_LOADED,
+            peers: &[Peer::Node],
+            figure: "server_cpu_us",
+            unit: "µs",
+            goal: Goal::None,
+            setup: Setup::ClusterStreams,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
+            name: "cluster-redis-streams",
+            label: "the same: CPU of Redis per message",
+            args: CLUSTER_LOADED,
+            peers: &[Peer::Node],
+            figure: "broker_cpu_us",
+            unit: "µs",
+            goal: Goal::None,
+            setup: Setup::ClusterStreams,
+            zero: FANOUT_ZERO,
+            equal: &[("alive", "subscribers")],
+        },
+        Case {
             name: "full-speed",
             label: "Socket.IO fan-out to 1,000 at full speed, 128 B: deliveries per second",
             args: &["fanout", "--full-speed", "--url", "ws://@ADDR@", "--subscribers", "1000", "--size", "128"],
@@ -544,7 +630,7 @@ impl Case {
 
     /// Whether the peer did the whole work: a figure of work that was not done is worth nothing.
     pub fn verify(&self, values: &Value) -> anyhow::Result<()> {
-        let number = |key: &str| values.get(key).and_then(Value::as_f64).with_context(|| format!("no figure `{key}`"));
+        let number = |key: &str| figure(values, key).with_context(|| format!("no figure `{key}`"));
         for key in self.zero {
             let found = number(key)?;
             let reasons = values.get("failure_reasons").map(|reasons| format!(": {reasons}")).unwrap_or_default();
@@ -558,4 +644,9 @@ impl Case {
         ensure!(number(measured)? > 0.0, "{measured} is 0: nothing was measured");
         Ok(())
     }
+}
+
+/// A figure by its key; one inside an object by the keys with a slash between.
+pub fn figure(values: &Value, key: &str) -> Option<f64> {
+    values.pointer(&format!("/{key}")).and_then(Value::as_f64)
 }

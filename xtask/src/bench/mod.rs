@@ -125,7 +125,7 @@ pub fn run(args: &[String]) -> anyhow::Result<()> {
             for peer in peers {
                 eprint!("[{done}/{total}] round {} · {:<16} {:<9} ", round + 1, case.name, peer.name());
                 // One peer that fails must not throw away what the others did.
-                match measure(case, peer, &place, &upstream.address, options.seconds, &mut store) {
+                match measure(case, peer, &place, upstream.address(), options.seconds, &mut store) {
                     Ok(values) => {
                         let measurement = Measurement::new(round, case, peer, values);
                         eprintln!("{}", measurement.line(case));

@@ -50,11 +50,11 @@ impl Peer {
     }
 }
 
-/// A process of ours; it ends when this is dropped.
+/// What is measured: a process, or the nodes of a cluster. It ends when this is dropped.
 pub struct Server {
-    child: Child,
-    /// Where it listens.
-    pub address: String,
+    children: Vec<Child>,
+    /// Where it listens, each node its own.
+    addresses: Vec<String>,
     /// Arguments for the generator, to be let in.
     auth: Vec<String>,
     /// What it needs beside it.
@@ -68,18 +68,43 @@ impl Drop for Server {
             let _ = helper.wait();
         }
         // Asked twice: the second time Tidegate does not wait for its clients to go.
-        let pid = self.child.id().to_string();
         for attempt in 0..100 {
+            self.children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+            if self.children.is_empty() {
+                return;
+            }
             if attempt == 0 || attempt == 5 {
-                let _ = Command::new("kill").args(["-TERM", &pid]).stderr(Stdio::null()).status();
+                let pids = self.children.iter().map(|child| child.id().to_string());
+                let _ = Command::new("kill").arg("-TERM").args(pids).stderr(Stdio::null()).status();
             }
-            match self.child.try_wait() {
-                Ok(None) => sleep(Duration::from_millis(50)),
-                _ => return,
-            }
+            sleep(Duration::from_millis(50));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Server {
+    /// Where its first node listens.
+    pub fn address(&self) -> &str {
+        self.addresses.first().map_or("", String::as_str)
+    }
+
+    fn pid(&self) -> u32 {
+        self.children.first().map_or(0, Child::id)
+    }
+
+    fn pids(&self) -> String {
+        self.children.iter().map(|child| child.id().to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    /// An argument of the generator with its marks filled in.
+    fn fill(&self, arg: &str) -> String {
+        let nodes = || self.addresses.iter().map(|address| format!("ws://{address}")).collect::<Vec<_>>().join(",");
+        let arg = arg.replace("@ADDR@", self.address());
+        if arg.contains("@NODES@") { arg.replace("@NODES@", &nodes()) } else { arg }
     }
 }
 
@@ -131,11 +156,14 @@ impl Place {
         BufReader::new(out).read_line(&mut line)?;
         let address =
             line.trim().strip_prefix("listening on ").context("the upstream did not say where it listens")?.to_owned();
-        Ok(Server { child, address, auth: Vec::new(), helper: None })
+        Ok(Server { children: vec![child], addresses: vec![address], auth: Vec::new(), helper: None })
     }
 
     /// Starts a peer and waits until it accepts connections.
     pub fn start(&self, peer: Peer, setup: Setup, upstream: &str) -> anyhow::Result<Server> {
+        if matches!(setup, Setup::Cluster | Setup::ClusterStreams) {
+            return self.start_cluster(peer, setup);
+        }
         let address = free_address()?;
         let secret = "measured-on-loopback-with-a-secret-of-48-bytes-ok";
         let admin = free_address()?;
@@ -168,15 +196,14 @@ impl Place {
             }
             Peer::Node => {
                 let mut command = pinned(SERVER_CORE, Path::new("node"));
-                let port = address.rsplit(':').next().unwrap_or_default();
                 command
                     .arg(self.root.join("bench/peers/node/server.js"))
-                    .env("PORT", port)
+                    .env("PORT", port(&address))
                     .env("NODE_ENV", "production");
                 if setup == Setup::Recovering {
                     command.env("RECOVERY", "memory");
                 } else if setup == Setup::RecoveringByRedis {
-                    let (redis, port) = self.start_redis()?;
+                    let (redis, port) = self.start_redis(Some(SERVER_CORE))?;
                     helper = Some(redis);
                     command.env("RECOVERY", "redis").env("REDIS_PORT", port);
                 }
@@ -197,14 +224,62 @@ impl Place {
                 command
             }
         };
+        let child = self.spawn(&mut command, peer, &address)?;
+        Ok(Server { children: vec![child], addresses: vec![address], auth, helper })
+    }
+
+    /// Starts three nodes that are one server through a Redis, on whatever cores are free.
+    fn start_cluster(&self, peer: Peer, setup: Setup) -> anyhow::Result<Server> {
+        let secret = "measured-on-loopback-with-a-secret-of-48-bytes-ok";
+        let (redis, redis_port) = self.start_redis(None)?;
+        let mut auth = Vec::new();
+        let mut server = Server { children: Vec::new(), addresses: Vec::new(), auth: Vec::new(), helper: Some(redis) };
+        for node in 0..3 {
+            let address = free_address()?;
+            let mut command = match peer {
+                Peer::Node => {
+                    let mut command = Command::new("node");
+                    command.arg(self.root.join("bench/peers/node/server.js"));
+                    command.env("PORT", port(&address)).env("NODE_ENV", "production").env("REDIS_PORT", &redis_port);
+                    let (key, value) =
+                        if setup == Setup::ClusterStreams { ("RECOVERY", "redis") } else { ("ADAPTER", "pubsub") };
+                    command.env(key, value);
+                    command
+                }
+                Peer::Tidegate => {
+                    let template = fs::read_to_string(self.root.join("bench/peers/tidegate-node.toml"))?;
+                    let config = template
+                        .replace("@LISTEN@", &address)
+                        .replace("@ADMIN@", &free_address()?)
+                        .replace("@REDIS@", &format!("redis://127.0.0.1:{redis_port}"))
+                        .replace("@NODE@", &format!("node-{node}"))
+                        .replace("@SECRET@", secret)
+                        .replace("@DIR@", &self.dir.to_string_lossy());
+                    let path = self.dir.join(format!("node-{node}.toml"));
+                    fs::write(&path, config)?;
+                    auth = vec!["--jwt-secret".to_owned(), secret.to_owned()];
+                    let mut command = Command::new(&self.tidegate);
+                    command.arg("run").arg("--config").arg(path);
+                    command
+                }
+                Peer::Nginx | Peer::Haproxy => bail!("{} is no realtime server", peer.name()),
+            };
+            server.children.push(self.spawn(&mut command, peer, &address)?);
+            server.addresses.push(address);
+        }
+        server.auth = auth;
+        Ok(server)
+    }
+
+    /// Starts it and waits until it accepts connections.
+    fn spawn(&self, command: &mut Command, peer: Peer, address: &str) -> anyhow::Result<Child> {
         let log = self.dir.join(format!("{}.out", peer.name()));
         let out = fs::File::create(&log)?;
         command.stdout(out.try_clone()?).stderr(out).stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
-        let child = command.spawn().with_context(|| format!("{} did not start; is it installed?", peer.name()))?;
-        let mut server = Server { child, address, auth, helper };
+        let mut child = command.spawn().with_context(|| format!("{} did not start; is it installed?", peer.name()))?;
         let started = Instant::now();
-        while TcpStream::connect(&server.address).is_err() {
-            if let Some(status) = server.child.try_wait()? {
+        while TcpStream::connect(address).is_err() {
+            if let Some(status) = child.try_wait()? {
                 let said = fs::read_to_string(&log).unwrap_or_default();
                 let tail: Vec<&str> = said.lines().rev().take(8).collect();
                 bail!(
@@ -216,14 +291,16 @@ impl Place {
             ensure!(started.elapsed() < Duration::from_secs(20), "{} does not listen", peer.name());
             sleep(Duration::from_millis(20));
         }
-        Ok(server)
+        Ok(child)
     }
 
-    /// Redis with nothing on disk, beside the server it serves; its port.
-    fn start_redis(&self) -> anyhow::Result<(Child, String)> {
+    /// Redis with nothing on disk, on one core or any; its port.
+    fn start_redis(&self, core: Option<&str>) -> anyhow::Result<(Child, String)> {
         let address = free_address()?;
-        let port = address.rsplit(':').next().unwrap_or_default().to_owned();
-        let mut child = pinned(SERVER_CORE, Path::new("redis-server"))
+        let port = port(&address).to_owned();
+        let redis = Path::new("redis-server");
+        let mut child = core
+            .map_or_else(|| Command::new(redis), |core| pinned(core, redis))
             .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"])
             .current_dir(&self.dir)
             .stdout(Stdio::null())
@@ -243,7 +320,7 @@ impl Place {
         let dir = self.root.join("tests/e2e/node");
         install(&dir, "socket.io-client")?;
         let mut command = pinned(LOAD_CORE, Path::new("node"));
-        command.arg("fire.mjs").current_dir(dir).args(["--url", &format!("http://{}", server.address)]);
+        command.arg("fire.mjs").current_dir(dir).args(["--url", &format!("http://{}", server.address())]);
         // As many as the seconds of the other cases would give.
         command.args(["--recoveries", &(200 * seconds).min(1_000).to_string()]);
         if let [_, secret] = server.auth.as_slice() {
@@ -257,16 +334,21 @@ impl Place {
     /// Runs the generator against a server; what it reports.
     pub fn generate(&self, case: &Case, server: &Server, seconds: u32) -> anyhow::Result<Value> {
         if let Some(args) = case.h2load() {
-            let args: Vec<String> = args.iter().map(|arg| arg.replace("@ADDR@", &server.address)).collect();
-            return h2::generate(&args, server.child.id(), seconds);
+            let args: Vec<String> = args.iter().map(|arg| server.fill(arg)).collect();
+            return h2::generate(&args, server.pid(), seconds);
         }
         if case.fire() {
             return self.fire(server, seconds);
         }
-        let mut command = pinned(LOAD_CORE, &self.generator);
+        let several = server.addresses.len() > 1;
+        // The nodes of a cluster share both cores, and the load with them.
+        let mut command = if several { Command::new(&self.generator) } else { pinned(LOAD_CORE, &self.generator) };
         command.arg("bench");
-        command.args(case.args.iter().map(|arg| arg.replace("@ADDR@", &server.address)));
-        command.args(["--json", "--quiet", "--pid", &server.child.id().to_string()]);
+        command.args(case.args.iter().map(|arg| server.fill(arg)));
+        command.args(["--json", "--quiet", "--pid", &server.pids()]);
+        if let Some(broker) = server.helper.as_ref().filter(|_| several) {
+            command.args(["--broker-pid", &broker.id().to_string()]);
+        }
         command.args(["--duration", &seconds.to_string()]);
         if case.socketio() {
             command.args(&server.auth);
@@ -303,6 +385,10 @@ pub fn pinned(core: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", core]).arg(program);
     command
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap_or_default()
 }
 
 /// An address that is free now. Peers cannot take port 0 and say what they got, so it is given back first.

@@ -31,7 +31,7 @@ impl Measurement {
     }
 
     fn number(&self, key: &str) -> Option<f64> {
-        self.values.get(key).and_then(Value::as_f64)
+        case::figure(&self.values, key)
     }
 
     /// The progress line's end.

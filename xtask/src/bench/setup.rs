@@ -27,6 +27,10 @@ pub enum Setup {
     RecoveringByRedis,
     /// Persistent messages are flushed to the disk before they are acknowledged.
     SyncAlways,
+    /// Three nodes through one Redis; Node with its pub/sub adapter.
+    Cluster,
+    /// Three nodes through one Redis; Node with its streams adapter, which can recover sessions.
+    ClusterStreams,
 }
 
 /// How many routes [`Setup::ManyRoutes`] has.
@@ -41,7 +45,7 @@ impl Setup {
         let (mut http, mut server, mut listen) = (String::new(), String::new(), String::new());
         match self {
             Self::Plain | Self::Dev | Self::Metered | Self::ManyRoutes | Self::SyncAlways => {}
-            Self::Recovering | Self::RecoveringByRedis => {}
+            Self::Recovering | Self::RecoveringByRedis | Self::Cluster | Self::ClusterStreams => {}
             Self::Limited => {
                 http.push_str(
                     "limit_req_zone $binary_remote_addr zone=api:10m rate=1000000r/s; \
@@ -79,6 +83,7 @@ impl Setup {
         let fsync = if self == Self::SyncAlways { "always" } else { "interval" };
         match self {
             Self::Plain | Self::Dev | Self::SyncAlways | Self::Recovering | Self::RecoveringByRedis => {}
+            Self::Cluster | Self::ClusterStreams => {}
             Self::Limited => {
                 route.push_str("limits = [\"api\", \"perip\"]\nsecurity_headers = true\n");
                 more.push_str(
