@@ -105,4 +105,7 @@ io.on("connection", (socket) => {
   });
 });
 
+// Sessions are stored on a clean disconnect only.
+process.once("SIGTERM", () => io.close(() => process.exit(0)));
+
 http.listen(port, "127.0.0.1", () => console.log(`listening on 127.0.0.1:${http.address().port}`));
