@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_hub::{CaughtUp, Idempotency, Lease, Pid, RoomHead, SessionRecord};
 use tidegate_types::{
-    Class, Epoch, EventName, Millis, NodeId, NodeNumber, Position, PresenceInfo, Publication, RoomName, SpaceKey,
-    UserId,
+    Class, Epoch, EventName, Millis, NodeId, NodeNumber, Position, PresenceInfo, Publication, RoomName, SessionOffset,
+    SpaceKey, UserId,
 };
 use tokio::sync::oneshot;
 
@@ -38,6 +38,10 @@ pub trait Broker: Send + Sync + 'static {
     /// From now on the room's messages, signals and leases are heard: first [`Heard::Followed`], then the messages after
     /// it. Following what is followed already does nothing.
     fn follow(&self, space: &Arc<SpaceKey>, room: &RoomName);
+
+    /// Starts over with all rooms of the space that are followed, as after a cut: [`Heard::OutOfTouch`], if it was not told
+    /// yet, then [`Heard::CaughtUp`]. For a node that has heard what does not fit what it heard before.
+    fn catch_up(&self, space: &Arc<SpaceKey>);
 
     /// Ends [`Broker::follow`]. What is on its way may still be heard.
     fn unfollow(&self, space: &Arc<SpaceKey>, room: &RoomName);
@@ -163,6 +167,8 @@ pub struct Unavailable;
 pub struct Claimed {
     /// The record.
     pub record: SessionRecord,
+    /// Where the space's counters stood at that moment. A client that names more than this has seen what is lost.
+    pub as_of: SessionOffset,
     /// The node that its client was connected to, if that node had not noticed its end: it is to be told.
     pub was_live_on: Option<NodeId>,
 }
@@ -182,6 +188,10 @@ pub enum Audience {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Heard {
     /// The room is followed from here on: every message with a larger `seq` than `as_of` will be heard.
+    ///
+    /// It stands in the same order as the messages: what was published up to `as_of` in the rooms followed before has been
+    /// heard before this. (A client may read the new room up to `as_of` at once. If a message of another room with a smaller
+    /// `seq` came after that, the client's cursor would go back, and a cut in between would lose it.)
     Followed {
         /// Tenant and namespace.
         space: Arc<SpaceKey>,
