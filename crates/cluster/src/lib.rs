@@ -13,6 +13,10 @@ mod broker;
 mod embedded;
 mod history;
 mod memory;
+#[cfg(feature = "model")]
+mod memory_broker;
+#[cfg(feature = "model")]
+pub mod model;
 mod queue;
 mod writer;
 
@@ -25,6 +29,8 @@ pub use history::{
     Clock, Fsync, Full, History, HistoryError, HistorySettings, HistoryStats, OnWritten, Write, Written, system_clock,
 };
 pub use memory::MemoryHistory;
+#[cfg(feature = "model")]
+pub use memory_broker::{Lane, MemoryBroker, MemoryCluster};
 
 /// Why a volatile message is not stored.
 const NO_POSITION: &str = "the message has no position";

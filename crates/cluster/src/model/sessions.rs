@@ -1,0 +1,54 @@
+use std::sync::Arc;
+
+use tidegate_hub::{Pid, SessionRecord};
+use tidegate_types::{Millis, NodeId, SpaceKey, UserId};
+
+use super::Server;
+use super::state::Session;
+use crate::Claimed;
+
+impl Server {
+    /// Stores a session's record. False: another node has taken the session over, and nothing is changed.
+    pub fn save_session(&mut self, node: NodeId, record: &SessionRecord, now: Millis) -> bool {
+        self.about_to_write();
+        let known = self.live_session(&record.pid, now);
+        if known.is_some_and(|known| known.owner != node) {
+            return false;
+        }
+        let expires_at = record.expires_at.unwrap_or_else(|| now.saturating_add(self.limits.live_session_ms));
+        let session = Session { record: record.clone(), owner: node, taken: false, expires_at };
+        self.state.sessions.insert(record.pid.clone(), Arc::new(session));
+        true
+    }
+
+    /// Removes a session's record, unless another node has taken the session over.
+    pub fn drop_session(&mut self, node: NodeId, pid: &Pid, now: Millis) {
+        self.about_to_write();
+        if self.live_session(pid, now).is_some_and(|known| known.owner == node) {
+            self.state.sessions.remove(pid);
+        }
+    }
+
+    /// Takes a session's record for the node: nobody else can until it has stored it again.
+    pub fn claim(&mut self, node: NodeId, space: &SpaceKey, pid: &Pid, user: &UserId, now: Millis) -> Option<Claimed> {
+        self.about_to_write();
+        let known = self.live_session(pid, now).filter(|known| {
+            let record = &known.record;
+            !known.taken && record.tenant == space.tenant && record.namespace == space.namespace && record.user == *user
+        })?;
+        let record = known.record.clone();
+        let was_live_on = record.expires_at.is_none().then_some(known.owner);
+        let taken = Session { owner: node, taken: true, ..known.clone() };
+        self.state.sessions.insert(pid.clone(), Arc::new(taken));
+        Some(Claimed { record, was_live_on })
+    }
+
+    /// The session's record, left where it is.
+    pub fn session(&self, pid: &Pid, now: Millis) -> Option<SessionRecord> {
+        self.live_session(pid, now).filter(|known| !known.taken).map(|known| known.record.clone())
+    }
+
+    fn live_session(&self, pid: &Pid, now: Millis) -> Option<&Session> {
+        self.state.sessions.get(pid).map(AsRef::as_ref).filter(|known| known.expires_at > now)
+    }
+}

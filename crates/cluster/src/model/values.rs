@@ -1,0 +1,55 @@
+use bytes::Bytes;
+use tidegate_types::Millis;
+
+use super::Server;
+use super::state::{Value, drawer};
+use crate::{Kind, Name};
+
+fn key(name: &Name) -> (u8, Box<str>) {
+    (drawer(name.kind), name.text.clone())
+}
+
+impl Server {
+    /// Keeps a value unless there is one, which is then the answer.
+    pub fn keep(&mut self, name: &Name, value: Bytes, ttl_ms: u64, now: Millis) -> Option<Bytes> {
+        let there = self.get(name, now);
+        if there.is_none() {
+            self.set(name, Some(value), ttl_ms, now);
+        }
+        there
+    }
+
+    /// Replaces a value; `None` removes it.
+    pub fn set(&mut self, name: &Name, value: Option<Bytes>, ttl_ms: u64, now: Millis) {
+        self.about_to_write();
+        let expires_at = now.saturating_add(ttl_ms);
+        match value {
+            Some(bytes) => drop(self.state.values.insert(key(name), Value { bytes, expires_at })),
+            None => drop(self.state.values.remove(&key(name))),
+        }
+    }
+
+    /// A value, left where it is.
+    pub fn get(&self, name: &Name, now: Millis) -> Option<Bytes> {
+        self.state.values.get(&key(name)).filter(|value| value.expires_at > now).map(|value| value.bytes.clone())
+    }
+
+    /// Takes a value away.
+    pub fn take(&mut self, name: &Name, now: Millis) -> Option<Bytes> {
+        let there = self.get(name, now);
+        if there.is_some() {
+            self.set(name, None, 0, now);
+        }
+        there
+    }
+
+    /// The names of a kind with their values, at most `most`.
+    pub fn list(&self, kind: Kind, most: usize, now: Millis) -> Vec<(String, Bytes)> {
+        let of_kind = self
+            .state
+            .values
+            .iter()
+            .filter(|((drawer_of, _), value)| *drawer_of == drawer(kind) && value.expires_at > now);
+        of_kind.take(most).map(|((_, text), value)| (text.to_string(), value.bytes.clone())).collect()
+    }
+}
