@@ -271,6 +271,21 @@ fn an_answer_can_come_before_or_after_the_message_that_it_answers() {
 }
 
 #[test]
+fn looking_at_a_room_from_outside_makes_nothing() {
+    let rig = rig(2);
+    rig.node(0).lease(&space(), &room(), &user("ann"), Some(info("ann")));
+    rig.publish(0, "1").unwrap();
+    let look = |room: &str| {
+        let room = RoomName::try_from(room).unwrap();
+        rig.node(1).look(&space(), &room).blocking_recv().unwrap().unwrap()
+    };
+    assert_eq!((look("lobby").head.offset, look("lobby").leases.len()), (1, 1));
+    assert_eq!((look("other").head.offset, look("other").head.seq, look("other").leases.len()), (1, 0, 0));
+    rig.publish(0, "2").unwrap();
+    assert_eq!(look("other").head.offset, 2, "it stands where its next message would be counted from");
+}
+
+#[test]
 fn a_value_is_kept_once_and_taken_once() {
     let rig = rig(2);
     let name = || Name { kind: Kind::Ticket, text: "t".into() };

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{MemoryBroker, core::Core};
 use crate::model::Pushes;
-use crate::{Audience, Broker, Claimed, Kind, Name, Outgoing, Placed, PublishError, Unavailable};
+use crate::{Audience, Broker, Claimed, Kind, Look, Name, Outgoing, Placed, PublishError, Unavailable};
 
 /// What a call is answered by and by.
 type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
@@ -87,6 +87,14 @@ impl Broker for MemoryBroker {
 
     fn lease(&self, space: &Arc<SpaceKey>, room: &RoomName, user: &UserId, info: Option<PresenceInfo>) {
         self.shared.with(|core| core.lease(self.node, space, room, user, info));
+    }
+
+    fn look(&self, space: &Arc<SpaceKey>, room: &RoomName) -> Answer<Look, Unavailable> {
+        self.get_from(|core| {
+            let (fresh, now) = (core.fresh_epoch(), core.now);
+            let look = core.server.peek(space, room, fresh, now);
+            Look { epoch: look.life.epoch, head: look.head, leases: look.leases }
+        })
     }
 
     fn claim(&self, space: &Arc<SpaceKey>, pid: &Pid, user: &UserId) -> Answer<Option<Claimed>, Unavailable> {
