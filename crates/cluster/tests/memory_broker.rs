@@ -27,7 +27,10 @@ fn rig(nodes: u64) -> Rig {
     let nodes = (0..nodes).map(|n| {
         let log = Log::default();
         let of_node = Arc::clone(&log);
-        let on_heard = Arc::new(move |heard| of_node.lock().unwrap().push(heard));
+        let on_heard = Arc::new(move |heard| {
+            of_node.lock().unwrap().push(heard);
+            None
+        });
         (cluster.node(NodeId(n), on_heard, Arc::new(|_| {})), log)
     });
     Rig { nodes: nodes.collect(), cluster }
@@ -267,6 +270,33 @@ fn an_answer_can_come_before_or_after_the_message_that_it_answers() {
         assert_eq!(texts(&rig.heard(0)).len(), usize::from(first == Lane::Heard));
         rig.cluster.release(NodeId(0), second);
         assert_eq!(texts(&rig.heard(0)).len(), usize::from(first == Lane::Answers));
+    }
+}
+
+#[test]
+fn a_node_that_cannot_take_more_hears_the_rest_when_it_can() {
+    let rig = rig(1);
+    let (release, wait) = tokio::sync::oneshot::channel::<()>();
+    let (wait, heard) = (Mutex::new(Some(wait)), Log::default());
+    let of_node = Arc::clone(&heard);
+    let on_heard = Arc::new(move |heard: Heard| {
+        let is_message = matches!(heard, Heard::Published(_));
+        of_node.lock().unwrap().push(heard);
+        let wait = wait.lock().unwrap().take_if(|_| is_message)?;
+        Some(Box::pin(async { wait.await.unwrap() }) as tidegate_cluster::Pause)
+    });
+    let full = rig.cluster.node(NodeId(9), on_heard, Arc::new(|_| {}));
+    full.follow(&space(), &room());
+    for text in ["1", "2"] {
+        rig.publish(0, text).unwrap();
+    }
+    rig.cluster.settle();
+    assert_eq!(texts(&heard.lock().unwrap()), ["1"]);
+    release.send(()).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while texts(&heard.lock().unwrap()).len() < 2 {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
     }
 }
 

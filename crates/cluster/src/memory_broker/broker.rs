@@ -22,7 +22,7 @@ impl MemoryBroker {
         let (teller, answer) = oneshot::channel();
         self.shared.with(|core| {
             let outcome = if core.is_linked(self.node) { call(core) } else { Err(unreachable) };
-            core.answer(self.node, Box::new(move || drop(teller.send(outcome))));
+            core.answer(self.node, move || drop(teller.send(outcome)));
         });
         answer
     }

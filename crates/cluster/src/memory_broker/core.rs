@@ -6,13 +6,13 @@ use tidegate_types::{Epoch, Millis, NodeId, PresenceInfo, RoomName, SpaceKey, Us
 
 use super::Lane;
 use crate::model::{Channel, Life, Limits, Loss, Push, Pushes, RoomLook, RunId, Seen, Server, Subscriber};
-use crate::{Heard, OnHeard, OnWritten, PublishError, Write};
+use crate::{Heard, OnHeard, OnWritten, Pause, PublishError, Write};
 
 /// How many of its last writes a broker may lose.
 const REMEMBERED_WRITES: usize = 256;
 
 /// Something that a node hears or is answered.
-pub(super) type Due = Box<dyn FnOnce() + Send>;
+pub(super) type Due = Box<dyn FnOnce() -> Option<Pause> + Send>;
 
 /// The broker and what each node has of it.
 pub(super) struct Core {
@@ -45,6 +45,8 @@ pub(super) struct Node {
 struct Stream {
     due: VecDeque<(u64, Due)>,
     is_held: bool,
+    /// The node cannot take more now.
+    is_paused: bool,
 }
 
 /// What a node knows of a space.
@@ -61,7 +63,7 @@ struct Followed {
 
 impl Stream {
     fn next(&self) -> Option<u64> {
-        self.due.front().filter(|_| !self.is_held).map(|(number, _)| *number)
+        self.due.front().filter(|_| !self.is_held && !self.is_paused).map(|(number, _)| *number)
     }
 }
 
@@ -192,6 +194,12 @@ impl Core {
         match lane {
             Lane::Heard => node.heard.is_held = held,
             Lane::Answers => node.answers.is_held = held,
+        }
+    }
+
+    pub fn pause(&mut self, id: NodeId, paused: bool) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.heard.is_paused = paused;
         }
     }
 
@@ -403,21 +411,25 @@ impl Core {
         node.heard.due.push_back((number, Box::new(move || on_heard(heard))));
     }
 
-    pub fn answer(&mut self, id: NodeId, due: Due) {
+    pub fn answer(&mut self, id: NodeId, teller: impl FnOnce() + Send + 'static) {
         let number = self.number();
         if let Some(node) = self.nodes.get_mut(&id).filter(|node| !node.is_dead) {
-            node.answers.due.push_back((number, due));
+            let due = move || {
+                teller();
+                None
+            };
+            node.answers.due.push_back((number, Box::new(due)));
         }
     }
 
-    /// What is to be delivered next.
-    pub fn next_due(&mut self) -> Option<Due> {
-        let streams = self.nodes.values_mut().flat_map(|node| [&mut node.heard, &mut node.answers]);
-        let first =
-            streams.filter_map(|stream| stream.next().map(|number| (number, stream))).min_by_key(|(number, _)| *number);
-        let due = first.and_then(|(_, stream)| stream.due.pop_front()).map(|(_, due)| due);
-        self.delivering = due.is_some();
-        due
+    /// What is to be delivered next, and to whom.
+    pub fn next_due(&mut self) -> Option<(NodeId, Due)> {
+        let streams = self.nodes.iter_mut().flat_map(|(id, node)| [(*id, &mut node.heard), (*id, &mut node.answers)]);
+        let ready = streams.filter_map(|(id, stream)| stream.next().map(|number| (number, id, stream)));
+        let (_, id, stream) = ready.min_by_key(|(number, ..)| *number)?;
+        let (_, due) = stream.due.pop_front()?;
+        self.delivering = true;
+        Some((id, due))
     }
 
     pub fn is_busy(&self) -> bool {

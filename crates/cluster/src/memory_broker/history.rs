@@ -25,7 +25,7 @@ impl Core {
             Write::SaveSession(record) => {
                 self.server.save_session(id, &record, now);
                 let saved = Written::Saved { pid: record.pid };
-                self.answer(id, Box::new(move || on_written(&[saved])));
+                self.answer(id, move || on_written(&[saved]));
             }
             Write::DropSession(pid) => self.server.drop_session(id, &pid, now),
             // The broker itself appends, and hands out the numbers.
