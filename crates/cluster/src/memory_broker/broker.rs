@@ -85,6 +85,10 @@ impl Broker for MemoryBroker {
         self.shared.with(|core| core.unfollow(self.node, space, room));
     }
 
+    fn catch_up(&self, space: &Arc<SpaceKey>) {
+        self.shared.with(|core| core.start_over(self.node, space));
+    }
+
     fn lease(&self, space: &Arc<SpaceKey>, room: &RoomName, user: &UserId, info: Option<PresenceInfo>) {
         self.shared.with(|core| core.lease(self.node, space, room, user, info));
     }
@@ -98,7 +102,10 @@ impl Broker for MemoryBroker {
     }
 
     fn claim(&self, space: &Arc<SpaceKey>, pid: &Pid, user: &UserId) -> Answer<Option<Claimed>, Unavailable> {
-        self.get_from(|core| core.server.claim(self.node, space, pid, user, core.now))
+        self.get_from(|core| {
+            let (fresh, now) = (core.fresh_epoch(), core.now);
+            core.server.claim(self.node, space, pid, user, fresh, now)
+        })
     }
 
     fn keep(&self, name: Name, value: Bytes, ttl_ms: u64) -> Answer<Option<Bytes>, Unavailable> {

@@ -351,6 +351,15 @@ impl Core {
         others.into_iter().for_each(|other| self.catch_up(other, space));
     }
 
+    pub fn start_over(&mut self, id: NodeId, space: &Arc<SpaceKey>) {
+        // One that is cut off has been told, and catches up anyhow.
+        if self.is_linked(id) && self.followed(id, space).is_some() {
+            self.tell(id, Heard::OutOfTouch { space: Arc::clone(space) });
+            self.prove(id, space);
+            self.catch_up(id, space);
+        }
+    }
+
     fn catch_up(&mut self, id: NodeId, space: &Arc<SpaceKey>) {
         let (fresh, now) = (self.fresh_epoch(), self.now);
         let life = self.server.life(space, fresh, now);

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use tidegate_hub::{Pid, SessionRecord};
-use tidegate_types::{Millis, NodeId, SpaceKey, UserId};
+use tidegate_types::{Epoch, Millis, NodeId, SessionOffset, SpaceKey, UserId};
 
 use super::Server;
 use super::state::Session;
@@ -40,7 +40,7 @@ impl Server {
         let was_live_on = record.expires_at.is_none().then_some(known.owner);
         let taken = Session { owner: node, taken: true, ..known.clone() };
         self.state.sessions.insert(pid.clone(), Arc::new(taken));
-        Some(Claimed { record, was_live_on })
+        Some(Claimed { record, was_live_on, as_of: SessionOffset { epoch: life.epoch, seq: life.seq } })
     }
 
     /// The session's record, left where it is.
