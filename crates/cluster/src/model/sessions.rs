@@ -30,8 +30,16 @@ impl Server {
     }
 
     /// Takes a session's record for the node: nobody else can until it has stored it again.
-    pub fn claim(&mut self, node: NodeId, space: &SpaceKey, pid: &Pid, user: &UserId, now: Millis) -> Option<Claimed> {
-        self.about_to_write();
+    pub fn claim(
+        &mut self,
+        node: NodeId,
+        space: &Arc<SpaceKey>,
+        pid: &Pid,
+        user: &UserId,
+        fresh: Epoch,
+        now: Millis,
+    ) -> Option<Claimed> {
+        let life = self.life(space, fresh, now);
         let known = self.live_session(pid, now).filter(|known| {
             let record = &known.record;
             !known.taken && record.tenant == space.tenant && record.namespace == space.namespace && record.user == *user
