@@ -1,5 +1,5 @@
 //! Several nodes of one process on one broker without Redis.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, reason = "tests")]
 
 use std::sync::{Arc, Mutex};
 
