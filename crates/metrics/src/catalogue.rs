@@ -142,6 +142,8 @@ catalogue! {
         "Time of a history store operation";
     store_queue_bytes: Gauge = "tidegate_store_queue_bytes", "bytes",
         "Bytes of messages that wait for the history writer";
+    signals_refused: Counter = "tidegate_cluster_signals_refused_total", "signals",
+        "Signals of other nodes that were damaged, of another version, or not of a node at all";
     store_errors: Counter = "tidegate_store_errors_total", "errors",
         "History store operations that failed";
 

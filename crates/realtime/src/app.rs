@@ -53,7 +53,7 @@ pub use io::{Io, Past, PublishError, Remote};
 pub use namespace::{Applicant, Handlers, Namespace, Refusal};
 pub use socket::{JoinError, NoAnswer, Socket};
 
-pub(crate) use broadcast::Order;
+pub(crate) use broadcast::{Deed, Order, Reach};
 pub(crate) use endpoint::{LinkState, message};
 pub(crate) use handshake::Head;
 pub(crate) use namespace::{answered, event};

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::call::Call;
 use crate::connection::Conn;
 use crate::mailbox::Item;
+use crate::node::Node;
 use crate::shard::Shard;
 
 /// A worker has so long for its answer. One that needs longer is in trouble, and a request that waits for it is too.
@@ -74,6 +75,18 @@ where
     };
     mailbox.push(Item::Call(Box::new(Call::Run(Box::new(run)))));
     Some(answered)
+}
+
+/// Has one worker do something that nobody waits for.
+pub(crate) fn tell_one(node: &Node, of: ShardId, work: impl FnOnce(&Rc<Shard>) + Send + 'static) {
+    if let Some(mailbox) = node.mailbox(of) {
+        mailbox.push(Item::Call(Box::new(Call::Run(Box::new(work)))));
+    }
+}
+
+/// Has all workers do something that nobody waits for.
+pub(crate) fn tell_all(node: &Node, work: impl FnOnce(&Rc<Shard>) + Clone + Send + 'static) {
+    (0..node.settings.shards).for_each(|of| tell_one(node, ShardId(of), work.clone()));
 }
 
 /// Shows each connection of a worker to `visit`, which is not to wait. Connections that come meanwhile may be missed.

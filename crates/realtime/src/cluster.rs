@@ -8,7 +8,7 @@ use tidegate_types::Publication;
 
 use crate::mailbox::Except;
 use crate::node::{Placing, SpaceCell};
-use crate::signals;
+use crate::signals::{self, Signal};
 
 /// A node's way to its cluster.
 pub(crate) struct ClusterLink {
@@ -42,6 +42,18 @@ impl ClusterLink {
     /// Tells the other nodes' members of a room what this node's have been told.
     pub fn tell(&self, publication: &Publication, except: Option<&Except>) {
         let to = Audience::Room(publication.space.clone(), publication.room.clone());
-        self.broker.signal(to, signals::volatile(publication, except));
+        if let Some(body) = signals::volatile(publication, except) {
+            self.broker.signal(to, body);
+        }
+    }
+
+    /// Tells other nodes something that wants no answer.
+    pub fn signal(&self, to: Audience, signal: &Signal) {
+        match signal.encode() {
+            Some(body) => self.broker.signal(to, body),
+            None => {
+                tracing::error!("what names too many rooms or users, or is too large, reaches this node's clients only")
+            }
+        }
     }
 }

@@ -276,11 +276,23 @@ impl Node {
     pub fn revoke(&self, revocation: Revocation) -> Result<(), TooManyRevocations> {
         // Known before the workers look: who connects in between is refused, or seen by them.
         self.revocations.add(&revocation, now_ms())?;
+        self.part_revoked(revocation);
+        Ok(())
+    }
+
+    /// Shuts out whom another node has.
+    pub(crate) fn shut_out(&self, revocation: Revocation) {
+        match self.revocations.add(&revocation, now_ms()) {
+            Ok(()) => self.part_revoked(revocation),
+            Err(full) => tracing::error!(%full, "a revocation of another node does not count here"),
+        }
+    }
+
+    fn part_revoked(&self, revocation: Revocation) {
         let revocation = Arc::new(revocation);
         for mailbox in self.mailboxes() {
             mailbox.push(Item::Call(Box::new(Call::Revoke(revocation.clone()))));
         }
-        Ok(())
     }
 }
 

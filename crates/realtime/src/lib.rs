@@ -81,5 +81,7 @@ pub use overview::{Cleaned, Health, Stats, TopRoom, Totals};
 pub use peers::{PeerAddress, Peers};
 pub use settings::Settings;
 pub use shard::Shard;
+#[cfg(fuzzing)]
+pub use signals::fuzz_signal;
 pub use sse::EventStream;
 pub use webhooks::{OnFailure, WebhookEvent, WebhookEvents, WebhookSettings};

@@ -9,6 +9,23 @@ use crate::connection::{Conn, Io};
 use crate::emit::emit;
 use crate::shard::Shard;
 
+/// How a connection is to end that is ended from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub reason: Option<String>,
+    /// Its client comes back by itself.
+    pub reconnect: bool,
+    /// And finds its rooms again, and what it has missed.
+    pub recover: bool,
+}
+
+impl Terms {
+    /// The reason of the end. A client whose transport just ends comes back by itself.
+    pub fn close_reason(&self) -> CloseReason {
+        if self.recover { CloseReason::Moved } else { CloseReason::Kicked }
+    }
+}
+
 /// How somebody is parted from a namespace.
 pub(crate) struct Parting<'a> {
     /// The event that says why.

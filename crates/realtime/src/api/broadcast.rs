@@ -23,6 +23,7 @@ use super::refused::Refused;
 use super::request::present;
 use crate::ask;
 use crate::connection::{Conn, Io};
+use crate::encoded::Encoded;
 use crate::mailbox::Except;
 use crate::node::{SpaceCell, now_ms};
 use crate::shard::Shard;
@@ -149,19 +150,28 @@ async fn to_users(
     let index = space.index;
     let told = ask::all(shard, move |shard| {
         let (event, users, except) = (event.clone(), users.clone(), except.clone());
-        Box::pin(async move {
-            let mut told = 0_u64;
-            ask::walk(&shard, |conn| {
-                if hears(conn, index, users.as_deref(), except.as_ref()) && shard.tell(conn, &event) {
-                    told += 1;
-                }
-            })
-            .await;
-            told
-        })
+        Box::pin(async move { tell_users(&shard, index, &event, users.as_deref(), except.as_ref()).await })
     });
     let told: u64 = told.await.map_err(|late| Refused::unavailable(late.to_string()))?.into_iter().sum();
     Ok(Done::ok(&json!({ "success": true, "connections": told })))
+}
+
+/// Tells the worker's own connections of those users, or all in the space. How many were told.
+pub(crate) async fn tell_users(
+    shard: &Rc<Shard>,
+    space: u32,
+    event: &Arc<Encoded>,
+    users: Option<&FxHashSet<UserId>>,
+    except: Option<&Except>,
+) -> u64 {
+    let mut told = 0;
+    ask::walk(shard, |conn| {
+        if hears(conn, space, users, except) && shard.tell(conn, event) {
+            told += 1;
+        }
+    })
+    .await;
+    told
 }
 
 /// Whether a connection is among those addressed. Event streams listen to rooms, and to nothing else.

@@ -15,40 +15,24 @@ use super::request::{Parameters, name};
 use crate::ask;
 use crate::connection::Conn;
 use crate::emit::quoted;
-use crate::parting::Parting;
+use crate::parting::{Parting, Terms};
 use crate::shard::Shard;
+use crate::signals::{Close, Closed};
 
 /// The longest reason, in bytes.
 const MOST_REASON: usize = 256;
 /// The event that says why, before the end.
 const EVENT: &str = "system:disconnect";
 
-/// How a connection is to end.
-#[derive(Clone, Debug)]
-struct Terms {
-    reason: Option<String>,
-    /// Its client comes back by itself.
-    reconnect: bool,
-    /// And finds its rooms again, and what it has missed.
-    recover: bool,
-}
-
-impl Terms {
-    fn read(reason: Option<String>, reconnect: Option<bool>, recover: Option<bool>) -> Result<Self, Refused> {
-        if reason.as_ref().is_some_and(|reason| reason.len() > MOST_REASON) {
-            return Err(Refused::bad(format!("reason: it is longer than {MOST_REASON} bytes")));
-        }
-        let reconnect = reconnect.unwrap_or(false);
-        if recover == Some(true) && !reconnect {
-            return Err(Refused::bad("recover: only who comes back can recover; set reconnect to true"));
-        }
-        Ok(Self { reason, reconnect, recover: recover.unwrap_or(reconnect) })
+fn terms(reason: Option<String>, reconnect: Option<bool>, recover: Option<bool>) -> Result<Terms, Refused> {
+    if reason.as_ref().is_some_and(|reason| reason.len() > MOST_REASON) {
+        return Err(Refused::bad(format!("reason: it is longer than {MOST_REASON} bytes")));
     }
-
-    /// The reason of the end. A client whose transport just ends comes back by itself.
-    fn close_reason(&self) -> CloseReason {
-        if self.recover { CloseReason::Moved } else { CloseReason::Kicked }
+    let reconnect = reconnect.unwrap_or(false);
+    if recover == Some(true) && !reconnect {
+        return Err(Refused::bad("recover: only who comes back can recover; set reconnect to true"));
     }
+    Ok(Terms { reason, reconnect, recover: recover.unwrap_or(reconnect) })
 }
 
 /// All connections of a user.
@@ -78,7 +62,7 @@ impl DisconnectUser {
 
     pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
         caller.needs(Scope::Disconnect)?;
-        let terms = Terms::read(self.reason, self.reconnect, self.recover)?;
+        let terms = terms(self.reason, self.reconnect, self.recover)?;
         let whom = Whom::User(caller.tenant(self.tenant)?, self.user);
         let ended = end(shard, caller, whom, terms).await?;
         Ok(Done::ok(&json!({ "success": true, "disconnected": ended })))
@@ -110,7 +94,7 @@ impl DisconnectConnection {
 
     pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
         caller.needs(Scope::Disconnect)?;
-        let terms = Terms::read(self.reason, self.reconnect, self.recover)?;
+        let terms = terms(self.reason, self.reconnect, self.recover)?;
         let ended = end(shard, caller, Whom::connection(&self.connection), terms).await?;
         if ended == 0 {
             return Err(Refused::new(ErrorCode::NotFound, "connection: there is none of that id"));
@@ -138,6 +122,35 @@ async fn end(shard: &Rc<Shard>, caller: &Caller, whom: Whom, terms: Terms) -> Re
         })
     });
     Ok(ended.await.map_err(|late| Refused::unavailable(late.to_string()))?.into_iter().sum())
+}
+
+/// Ends the worker's own connections that another node, or the application, wants ended.
+pub(crate) async fn close(shard: &Rc<Shard>, close: &Close) {
+    let mut found = Vec::new();
+    ask::walk(shard, |conn| {
+        if is_meant(&close.whom, conn) {
+            found.push(conn.clone());
+        }
+    })
+    .await;
+    for conn in found.iter().filter(|conn| !conn.is_closed()) {
+        match &close.terms {
+            Some(terms) => part(shard, conn, terms),
+            None => shard.end(conn, CloseReason::Kicked),
+        }
+    }
+}
+
+fn is_meant(whom: &Closed, conn: &Conn) -> bool {
+    match whom {
+        Closed::Conn(id) => conn.id == *id,
+        Closed::User(tenant, user) => Whom::User(tenant.clone(), user.clone()).is(conn),
+        Closed::Socket(id) => Whom::Socket(id.clone()).is(conn),
+        Closed::UserIn(space, user) => {
+            let sockets = conn.sockets.borrow();
+            sockets.iter().any(|socket| *socket.space.key == *space && socket.principal.user == *user)
+        }
+    }
 }
 
 fn part(shard: &Rc<Shard>, conn: &Rc<Conn>, terms: &Terms) {

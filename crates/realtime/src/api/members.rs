@@ -31,7 +31,7 @@ pub(super) struct Membership {
 
 /// What became of one connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Moved {
+pub(crate) enum Moved {
     Yes,
     TooManyRooms,
     Gone,
@@ -79,21 +79,30 @@ impl Membership {
         let room = self.room;
         let moved = ask::all(shard, move |shard| {
             let (space, conns, room) = (space.clone(), conns.clone(), room.clone());
-            Box::pin(async move {
-                let mut moved = Vec::new();
-                let here = conns.iter().filter(|id| id.shard == shard.id).filter_map(|id| shard.conn(*id));
-                for conn in here.collect::<Vec<_>>() {
-                    moved.push(if join {
-                        join_one(&shard, &conn, &space, &room).await
-                    } else {
-                        leave_one(&shard, &conn, &space, &room).await
-                    });
-                }
-                moved
-            })
+            Box::pin(async move { move_here(&shard, &space, &conns, &room, join).await })
         });
         Ok(moved.await.map_err(|late| Refused::unavailable(late.to_string()))?.concat())
     }
+}
+
+/// Puts those of the connections that are the worker's own into a room, or takes them out of it.
+pub(crate) async fn move_here(
+    shard: &Rc<Shard>,
+    space: &Arc<SpaceCell>,
+    conns: &[ConnId],
+    room: &RoomName,
+    join: bool,
+) -> Vec<Moved> {
+    let mut moved = Vec::new();
+    let here = conns.iter().filter(|id| id.shard == shard.id).filter_map(|id| shard.conn(*id));
+    for conn in here.collect::<Vec<_>>() {
+        moved.push(if join {
+            join_one(shard, &conn, space, room).await
+        } else {
+            leave_one(shard, &conn, space, room).await
+        });
+    }
+    moved
 }
 
 async fn join_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, room: &RoomName) -> Moved {

@@ -38,6 +38,9 @@ use request::{name, parse};
 
 const OPENAPI: &str = include_str!("../../../../docs/realtime-api.yaml");
 
+pub(crate) use broadcast::tell_users;
+pub(crate) use disconnect::close;
+pub(crate) use members::move_here;
 pub(crate) use refused::come_in;
 
 pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) -> Answer {

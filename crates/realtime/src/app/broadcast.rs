@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use smallvec::SmallVec;
+use tidegate_cluster::Audience;
 use tidegate_hub::RoomId;
 use tidegate_metrics::DropReason;
 use tidegate_types::{Class, CloseReason, ConnId, EventName, Publication, RoomName, ShardId, ShardSet};
@@ -16,12 +17,14 @@ use crate::encoded::Encoded;
 use crate::mailbox::{Delivery, Except, Item};
 use crate::node::{Node, SpaceCell, now_ms};
 use crate::shard::{CHUNK, Shard};
+use crate::signals::{Far, FarDeed, Said, Signal};
 
 type Rooms = SmallVec<[RoomId; 2]>;
 
 /// Whom an event goes to, and then the event: `socket.to("room").except("others").emit("name", &value)`.
 ///
-/// Clients on one worker get what one sender emits in order. The sender is not waited for: one that sends in a loop from
+/// In a cluster, clients of other nodes are reached as well, unless the broker that connects them cannot be reached just
+/// then. Clients on one worker get what one sender emits in order. The sender is not waited for: one that sends in a loop from
 /// its own thread asks [`super::Io::ready`] in between.
 #[derive(Clone)]
 #[must_use = "nothing is sent without `emit`"]
@@ -89,7 +92,7 @@ impl Broadcast {
         let (json, attachments) = args.into().into_parts();
         let room = self.rooms.first().cloned().or_else(|| RoomName::try_from("*").ok());
         let Some(room) = room else { return };
-        let publication = Publication {
+        let publication = Arc::new(Publication {
             space: self.space.key.clone(),
             room,
             event: name,
@@ -99,26 +102,60 @@ impl Broadcast {
             position: None,
             seq: 0,
             timestamp_ms: now_ms(),
-        };
-        self.carry_out(|| Deed::Emit(Arc::new(Encoded::broadcast(Arc::new(publication)))));
+        });
+        self.far(|| FarDeed::Emit { said: Said::of(&publication), volatile: self.volatile });
+        self.reach().carry_out(&self.node, &self.space, || Deed::Emit(Arc::new(Encoded::broadcast(publication))));
     }
 
     /// Takes them all out of the namespace.
     pub fn disconnect(&self) {
-        self.carry_out(|| Deed::Disconnect);
+        self.far(|| FarDeed::Disconnect);
+        self.reach().carry_out(&self.node, &self.space, || Deed::Disconnect);
     }
 
-    fn carry_out(&self, deed: impl FnOnce() -> Deed) {
+    fn reach(&self) -> Reach<'_> {
+        let rooms = Some(&self.rooms[..]).filter(|rooms| !rooms.is_empty() || self.nobody);
+        Reach { rooms, but: &self.but, except: self.except, volatile: self.volatile }
+    }
+
+    /// Has the other nodes of a cluster do it to their clients.
+    fn far(&self, deed: impl FnOnce() -> FarDeed) {
+        let (Some(cluster), false) = (&self.node.cluster, self.nobody && self.rooms.is_empty()) else { return };
+        let to = match &self.rooms[..] {
+            // Only those with members of it need hear it. Whoever is in several rooms is to get it once.
+            [room] => Audience::Room(self.space.key.clone(), room.clone()),
+            [] | [..] => Audience::Nodes,
+        };
+        let rooms = Some(self.rooms.to_vec()).filter(|rooms| !rooms.is_empty());
+        let far = Far { space: (*self.space.key).clone(), rooms, but: self.but.to_vec(), deed: deed() };
+        cluster.signal(to, &Signal::Far(far));
+    }
+}
+
+/// Whom of a namespace's clients on this node something is done to.
+pub(crate) struct Reach<'a> {
+    /// `None`: everybody.
+    pub rooms: Option<&'a [RoomName]>,
+    /// But not the members of these.
+    pub but: &'a [RoomName],
+    pub except: Option<ConnId>,
+    /// Not to those who are behind.
+    pub volatile: bool,
+}
+
+impl Reach<'_> {
+    pub fn carry_out(&self, node: &Node, cell: &SpaceCell, deed: impl FnOnce() -> Deed) {
         let (rooms, but, shards) = {
-            let space = self.space.lock();
+            let space = cell.lock();
             let find = |room: &RoomName| space.find(room);
             let but: Rooms = self.but.iter().filter_map(|room| Some(find(room)?.0)).collect();
-            if self.rooms.is_empty() && !self.nobody {
-                (None, but, all(&self.node))
-            } else {
-                let found: SmallVec<[(RoomId, ShardSet); 2]> = self.rooms.iter().filter_map(find).collect();
-                let shards = ShardSet(found.iter().fold(0, |shards, (_, on)| shards | on.0));
-                (Some(found.into_iter().map(|(room, _)| room).collect::<Rooms>()), but, shards)
+            match self.rooms {
+                None => (None, but, all(node)),
+                Some(rooms) => {
+                    let found: SmallVec<[(RoomId, ShardSet); 2]> = rooms.iter().filter_map(find).collect();
+                    let shards = ShardSet(found.iter().fold(0, |shards, (_, on)| shards | on.0));
+                    (Some(found.into_iter().map(|(room, _)| room).collect::<Rooms>()), but, shards)
+                }
             }
         };
         if shards.is_empty() {
@@ -126,21 +163,21 @@ impl Broadcast {
         }
         let deed = deed();
         for shard in shards.iter() {
-            let Some(mailbox) = self.node.mailbox(shard) else { continue };
+            let Some(mailbox) = node.mailbox(shard) else { continue };
             if self.volatile && !mailbox.has_room() {
-                self.space.metrics.dropped(DropReason::MailboxFull).inc();
+                cell.metrics.dropped(DropReason::MailboxFull).inc();
                 continue;
             }
             mailbox.push(match (&deed, rooms.as_deref()) {
                 // The way of every message of a room, which costs least.
                 (Deed::Emit(encoded), Some([room])) if but.is_empty() => Item::Deliver(Delivery {
-                    space: self.space.index,
+                    space: cell.index,
                     room: *room,
                     encoded: encoded.clone(),
                     except: self.except.map(Except::Conn),
                 }),
                 (deed, _) => Item::Order(Box::new(Order {
-                    space: self.space.index,
+                    space: cell.index,
                     rooms: rooms.clone(),
                     but: but.clone(),
                     except: self.except,

@@ -1,23 +1,19 @@
 //! Handles that any thread may hold: a namespace as a whole, and one client of it.
 
 use std::fmt;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use tidegate_cluster::HistoryError;
 use tidegate_hub::Message;
-use tidegate_types::{
-    Class, CloseReason, ConnId, EventName, Millis, Position, Publication, RoomKey, RoomName, ShardId, UserId,
-};
+use tidegate_types::{Class, CloseReason, ConnId, EventName, Millis, Position, Publication, RoomKey, RoomName, UserId};
 use tidegate_wire::socket_io;
 
 use super::args::Args;
 use super::broadcast::Broadcast;
 use super::socket::Socket;
-use crate::call::Call;
-use crate::mailbox::Item;
+use crate::ask;
 use crate::node::{Node, NotPublished, SpaceCell, now_ms};
-use crate::shard::Shard;
+use crate::signals::{self, Close, Closed};
 
 /// A namespace as a whole, for one tenant: `Send`, `Sync`, cheap to clone. From [`Socket::io`], or from the running server.
 #[derive(Clone)]
@@ -163,25 +159,17 @@ impl Io {
         Ok(messages.iter().map(|message| Past::of(message)).collect())
     }
 
-    /// How many clients are in the namespace.
+    /// How many clients are in the namespace by way of this node. In a cluster, other nodes have others.
     pub fn connections(&self) -> usize {
         self.space.lock().stats().connections
     }
 
-    /// Closes the connections of a user of this tenant that are in this namespace. Returns at once.
+    /// Closes the connections of a user of this tenant that are in this namespace, on all nodes of a cluster. Returns at
+    /// once. A node that cannot be told now keeps its own.
     pub fn disconnect_user(&self, user: &str) {
         let Ok(user) = UserId::try_from(user) else { return };
-        for shard in 0..self.node.settings.shards {
-            let (user, index) = (user.clone(), self.space.index);
-            run_on(&self.node, ShardId(shard), move |shard| {
-                for conn in shard.conn_ids().into_iter().filter_map(|id| shard.conn(id)) {
-                    let theirs = |space: u32, of: &UserId| space == index && *of == user;
-                    if conn.sockets.borrow().iter().any(|socket| theirs(socket.space.index, &socket.principal.user)) {
-                        shard.end(&conn, CloseReason::Kicked);
-                    }
-                }
-            });
-        }
+        let whom = Closed::UserIn((*self.space.key).clone(), user);
+        signals::close_everywhere(&self.node, Close { whom, terms: None });
     }
 }
 
@@ -203,12 +191,6 @@ impl Past {
     }
 }
 
-fn run_on(node: &Node, shard: ShardId, work: impl FnOnce(&Rc<Shard>) + Send + 'static) {
-    if let Some(mailbox) = node.mailbox(shard) {
-        mailbox.push(Item::Call(Box::new(Call::Run(Box::new(work)))));
-    }
-}
-
 /// One client, for other threads: `Send`, `Sync`, cheap to clone. What is asked of it happens on the client's worker, in
 /// the order in which one thread asks; a client that has left hears nothing.
 #[derive(Clone)]
@@ -226,7 +208,7 @@ impl Remote {
     /// Does something with the socket, on its worker.
     pub fn with(&self, work: impl FnOnce(&Socket) + Send + 'static) {
         let (space, id) = (self.space.clone(), self.conn);
-        run_on(&self.node, self.conn.shard, move |shard| {
+        ask::tell_one(&self.node, self.conn.shard, move |shard| {
             let Some(conn) = shard.conn(id) else { return };
             let own = conn.with_socket(space.key.namespace.as_str(), |socket| socket.app.clone()).flatten();
             let Some(own) = own else { return };
