@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::{must, root};
 
 /// What the tests need beside Rust: a program, and the Debian package that has it.
-const NEEDED: [(&str, &str); 12] = [
+const NEEDED: [(&str, &str); 14] = [
     // libFuzzer is C++.
     ("c++", "g++"),
     ("node", "nodejs"),
@@ -20,6 +20,8 @@ const NEEDED: [(&str, &str); 12] = [
     ("h2load", "nghttp2-client"),
     ("slowhttptest", "slowhttptest"),
     ("testssl", "testssl.sh"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
     ("python3", "python3-venv"),
     ("prometheus-nginx-exporter", "prometheus-nginx-exporter"),
 ];

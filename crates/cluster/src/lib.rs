@@ -18,6 +18,7 @@ mod memory_broker;
 #[cfg(feature = "model")]
 pub mod model;
 mod queue;
+pub mod redis;
 mod writer;
 
 pub use broker::{

@@ -126,6 +126,12 @@ catalogue! {
         "Attempts refused by a limit";
     redis_latency_ms: Family<RedisLabels, Histogram<MillisBuckets>> = "websocket_redis_latency_ms", "milliseconds",
         "Time of a Redis operation (without series unless Redis is used)";
+    redis_connected: Gauge = "tidegate_redis_connected", "servers",
+        "Servers of Redis to which all connections stand";
+    redis_disconnects: Counter = "tidegate_redis_disconnects_total", "connections",
+        "Connections to a server of Redis that ended";
+    redis_errors: Family<RedisErrorLabels, Counter> = "tidegate_redis_errors_total", "errors",
+        "Calls of Redis that failed, by what became of them";
     event_loop_lag_ms: FloatGauge = "websocket_event_loop_lag_ms", "milliseconds",
         "How late the slowest worker's last tick came";
 

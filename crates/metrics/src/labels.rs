@@ -87,6 +87,20 @@ label_enum!(
 );
 
 label_enum!(
+    /// What became of a call of Redis that failed.
+    RedisTrouble {
+        /// Too much waited already; it was not sent.
+        Behind = "behind",
+        /// It was not sent, for there was no connection.
+        Unreachable = "unreachable",
+        /// It was sent, and no answer came in time.
+        Unanswered = "unanswered",
+        /// Redis answered with an error.
+        Refused = "refused",
+    }
+);
+
+label_enum!(
     /// The first digit of an HTTP status.
     StatusClass {
         /// 1xx, which here means 101: a tunnel.
@@ -575,6 +589,11 @@ labels! {
     RedisLabels {
         /// The command.
         operation "operation": &'static str,
+    }
+    /// `{kind}` of Redis.
+    RedisErrorLabels {
+        /// What became of the call.
+        kind "kind": RedisTrouble,
     }
     /// `{operation}` of the history store.
     StoreLabels {

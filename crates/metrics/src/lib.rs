@@ -143,6 +143,16 @@ impl Metrics {
         self.trace_spans.get_or_create_owned(&SpanLabels { outcome })
     }
 
+    /// Counts a call of Redis that failed. Not for the way of each message: failing is rare.
+    pub fn redis_error(&self, kind: RedisTrouble) {
+        self.redis_errors.get_or_create_owned(&RedisErrorLabels { kind }).inc();
+    }
+
+    /// Where the times of an operation of Redis go.
+    pub fn redis_latency(&self, operation: &'static str) -> Histogram<MillisBuckets> {
+        self.redis_latency_ms.get_or_create_owned(&RedisLabels { operation })
+    }
+
     /// Stores what the process uses.
     pub fn set_process(&self, stats: ProcessStats) {
         // A counter has no setter; the kernel's figure is monotonic, so storing it keeps the counter's promise.

@@ -1,4 +1,4 @@
-//! Raw clients and misbehaving upstreams for tests.
+//! Raw clients, misbehaving upstreams and real Redis servers for tests.
 //!
 //! Nothing here is polite on purpose: a [`RawClient`] sends any bytes, a [`Peer`] of an [`Upstream`] answers with any
 //! bytes. All run on the test's own thread: wrap a test's body in [`local`]. Ports are always chosen by the system.
@@ -6,6 +6,7 @@
 
 mod client;
 mod message;
+pub mod redis;
 mod upstream;
 mod websocket;
 

@@ -1,0 +1,16 @@
+//! Real Redis servers: alone, as a cluster, watched by Sentinels.
+//!
+//! Each runs in a folder of its own on ports that the system chose, without the machine's configuration, and ends with the
+//! value that started it. Calls block the test's thread for as long as a process takes to start or answer. Needs Debian's
+//! `redis-server`, `redis-sentinel` and `redis-tools`; `TIDEGATE_TEST_REDIS_SERVER` names another program in place of
+//! `redis-server`, such as `valkey-server`.
+
+mod certificates;
+mod cluster;
+mod sentinel;
+mod server;
+
+pub use certificates::Certificates;
+pub use cluster::RedisCluster;
+pub use sentinel::RedisSentinel;
+pub use server::{Aof, RedisOptions, RedisServer};
