@@ -17,6 +17,11 @@ pub struct KeyHash {
 }
 
 impl KeyHash {
+    /// The hash as 16 bytes, to be shown to nodes with the same secret.
+    pub fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
+    }
+
     /// A number that spreads keys over shards; independent of the bits that choose the bucket inside a table.
     pub fn spread(self) -> usize {
         // Truncation is what is wanted on 32 bits.

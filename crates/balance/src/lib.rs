@@ -6,6 +6,8 @@
 //! Whether a server is well: [`ActiveHealth`] (probes), [`eject_outliers`] (what its requests say), [`Breaker`] (the whole
 //! upstream); how much is tried again: [`RetryBudget`].
 //!
+//! One limit over many nodes: `shared.rs`.
+//!
 //! Start reading at [`Group`]; then [`RouteTable`], [`TokenBucket`] and [`RateZone`].
 
 mod breaker;
@@ -18,6 +20,7 @@ mod outlier;
 mod path;
 mod retry;
 mod route;
+mod shared;
 mod zone;
 
 pub use breaker::{Breaker, BreakerSettings, BreakerState, Permit, Refused, Verdict};
@@ -30,4 +33,5 @@ pub use outlier::{Ejection, OutlierRecord, OutlierSettings, Tally, eject_outlier
 pub use path::{InvalidPath, NormalPath};
 pub use retry::RetryBudget;
 pub use route::{Fit, InvalidRoute, PathPattern, RouteTable, Routed};
+pub use shared::{Bucket, Told};
 pub use zone::{Quota, Rate, RateUse, RateVerdict, RateZone};

@@ -4,6 +4,7 @@
 //! Of each key a zone knows its excess: how far it is ahead of the rate. It leaks away with time, each request adds 1000 to
 //! it, and a request that would lift it above the burst is rejected and not accounted.
 
+use rustc_hash::FxHashMap;
 use tidegate_types::Millis;
 
 use crate::keyed::{KeyHash, KeyTable, Slot};
@@ -29,7 +30,7 @@ impl Rate {
     }
 
     /// What leaks in `ms` milliseconds, in thousandths.
-    fn leaked(self, ms: u64) -> u64 {
+    pub(crate) fn leaked(self, ms: u64) -> u64 {
         u64::from(self.0).saturating_mul(ms) / 1000
     }
 
@@ -79,10 +80,10 @@ pub enum RateVerdict {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Leak {
+pub(crate) struct Leak {
     /// Thousandths of a request ahead of the rate at `last`.
-    excess: u64,
-    last: Millis,
+    pub excess: u64,
+    pub last: Millis,
 }
 
 /// After so long without a request a key that is not ahead of the rate is forgotten when another one comes (nginx: 60 s).
@@ -96,14 +97,16 @@ const FORGOTTEN_AT_ONCE: usize = 2;
 /// [`take`](Self::take) from the last, then [`account`](Self::account) the earlier ones; the longest delay applies.
 #[derive(Debug)]
 pub struct RateZone {
-    rate: Rate,
-    keys: KeyTable<Leak>,
+    pub(crate) rate: Rate,
+    pub(crate) keys: KeyTable<Leak>,
+    /// In a zone shared with other nodes, see `shared.rs`: requests accounted that the others have not been told of.
+    pub(crate) untold: Option<FxHashMap<KeyHash, u32>>,
 }
 
 impl RateZone {
     /// An empty zone of at most `max_keys` keys. Memory is taken as they come: see [`heap_bytes`](Self::heap_bytes).
     pub fn new(rate: Rate, max_keys: usize) -> Self {
-        Self { rate, keys: KeyTable::new(max_keys) }
+        Self { rate, keys: KeyTable::new(max_keys), untold: None }
     }
 
     /// What would be answered to a request now; accounts nothing.
@@ -187,6 +190,7 @@ impl RateZone {
     fn add(&mut self, slot: Option<Slot>, key: KeyHash, excess: u64, now: Millis) {
         if let Some(leak) = slot.and_then(|slot| self.keys.get_mut(slot)) {
             *leak = Leak { excess, last: leak.last.max(now) };
+            self.note(key);
             return;
         }
         self.forget_idle(now);
@@ -196,6 +200,7 @@ impl RateZone {
             self.keys.remove(oldest);
         }
         self.keys.insert(key, Leak { excess, last: now });
+        self.note(key);
     }
 
     fn forget_idle(&mut self, now: Millis) {
