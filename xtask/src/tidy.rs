@@ -51,7 +51,7 @@ const DIRECTION: [(&str, &[&str]); 18] = [
     ("dialect", &["wire", "rules"]),
     ("config", &["auth", "rules", "dialect"]),
     ("nginx", &["config"]),
-    ("cluster", &["hub", "wire", "metrics", "transport"]),
+    ("cluster", &["hub", "wire", "metrics", "transport", "balance"]),
     ("proxy", &["balance", "rules", "auth", "wire", "metrics", "transport"]),
     (
         "realtime",

@@ -75,8 +75,26 @@ pub trait Broker: Send + Sync + 'static {
     /// Takes a value away, so that nobody else gets it.
     fn take(&self, name: Name) -> oneshot::Receiver<Result<Option<Bytes>, Unavailable>>;
 
+    /// Adds requests to buckets that all nodes share, each of a limit's key, and says how far each is ahead of its rate then,
+    /// in thousandths of a request, in the order of `told`. How a bucket counts: `tidegate_balance::Bucket`.
+    fn count(&self, told: Counted) -> oneshot::Receiver<Result<Vec<u64>, Unavailable>> {
+        drop(told);
+        oneshot::channel().1
+    }
+
     /// The names kept of one kind, in one tenant's drawer or that of all tenants, with their values: at most `most`.
     fn list(&self, kind: Kind, most: usize) -> oneshot::Receiver<Result<Vec<(String, Bytes)>, Unavailable>>;
+}
+
+/// What one node has let through of a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The limit. Its buckets lie together.
+    pub limit: Box<str>,
+    /// Thousandths of a request per second.
+    pub rate: u64,
+    /// Keys of the limit, any bytes, with the requests let through since they were last told.
+    pub told: Vec<(Box<[u8]>, u32)>,
 }
 
 /// What is kept beside messages, by what it is for.

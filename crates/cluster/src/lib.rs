@@ -22,7 +22,7 @@ pub mod redis;
 mod writer;
 
 pub use broker::{
-    Audience, Broker, Claimed, Heard, Kind, Look, Name, OnHeard, Outgoing, Pause, Peer, Placed, PublishError,
+    Audience, Broker, Claimed, Counted, Heard, Kind, Look, Name, OnHeard, Outgoing, Pause, Peer, Placed, PublishError,
     Unavailable,
 };
 pub use embedded::EmbeddedHistory;

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{MemoryBroker, core::Core};
 use crate::model::Pushes;
-use crate::{Audience, Broker, Claimed, Kind, Look, Name, Outgoing, Placed, PublishError, Unavailable};
+use crate::{Audience, Broker, Claimed, Counted, Kind, Look, Name, Outgoing, Placed, PublishError, Unavailable};
 
 /// What a call is answered by and by.
 type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
@@ -122,6 +122,10 @@ impl Broker for MemoryBroker {
 
     fn take(&self, name: Name) -> Answer<Option<Bytes>, Unavailable> {
         self.get_from(|core| core.server.take(&name, core.now))
+    }
+
+    fn count(&self, told: Counted) -> Answer<Vec<u64>, Unavailable> {
+        self.get_from(|core| core.server.count(&told, core.now))
     }
 
     fn list(&self, kind: Kind, most: usize) -> Answer<Vec<(String, Bytes)>, Unavailable> {

@@ -1,9 +1,10 @@
 use bytes::Bytes;
+use tidegate_balance::Rate;
 use tidegate_types::Millis;
 
 use super::Server;
 use super::state::{Value, drawer};
-use crate::{Kind, Name};
+use crate::{Counted, Kind, Name};
 
 fn key(name: &Name) -> (u8, Box<str>) {
     (drawer(name.kind), name.text.clone())
@@ -41,6 +42,18 @@ impl Server {
             self.set(name, None, 0, now);
         }
         there
+    }
+
+    /// Adds requests to buckets that all nodes share; how far each is ahead of its rate then.
+    pub fn count(&mut self, told: &Counted, now: Millis) -> Vec<u64> {
+        self.about_to_write();
+        let rate = u32::try_from(told.rate).ok().and_then(Rate::thousandths);
+        let Some(rate) = rate else { return Vec::new() };
+        let mut count = |(key, requests): &(Box<[u8]>, u32)| {
+            let bucket = self.state.buckets.entry((told.limit.clone(), key.clone())).or_default();
+            bucket.add(rate, *requests, now)
+        };
+        told.told.iter().map(&mut count).collect()
     }
 
     /// The names of a kind with their values, at most `most`.
