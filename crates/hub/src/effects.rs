@@ -46,6 +46,29 @@ pub enum Effect {
     SaveSession(SessionRecord),
     /// Remove the record.
     DropSession(Pid),
+    /// Begin to hear the room's messages, then call [`Space::followed`](crate::Space::followed). Only of a space that
+    /// follows, as all below.
+    Follow {
+        /// The room.
+        room: RoomName,
+    },
+    /// Nobody needs the room's messages any more.
+    Unfollow {
+        /// The room.
+        room: RoomName,
+    },
+    /// Tell the other nodes how present the user is in the room by way of this one; `None`: no more.
+    Lease {
+        /// The room.
+        room: RoomName,
+        /// The user.
+        user: UserId,
+        /// What holds for the user's connections to this node.
+        info: Option<PresenceInfo>,
+    },
+    /// The counters begin another life: numbers may go back. Before anything that comes after it, in the same mailboxes,
+    /// each shard forgets up to which `seq` its members have seen their rooms.
+    Renewed,
 }
 
 /// A change of a room's presence.

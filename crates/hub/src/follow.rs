@@ -40,3 +40,23 @@ pub struct CaughtUp {
     /// Who is in it by way of other nodes.
     pub leases: Vec<Lease>,
 }
+
+/// What became of something heard of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It has been taken in.
+    Taken,
+    /// It was known already.
+    Stale,
+    /// Nobody here wants to hear of the room any more.
+    NotFollowed,
+    /// The room is not followed yet: [`Space::followed`](crate::Space::followed) will say where it stands, and that
+    /// includes this message.
+    Opening,
+    /// The space is out of touch: [`Space::caught_up`](crate::Space::caught_up) will bring the message.
+    OutOfTouch,
+    /// Something before it has not been heard. The space is out of touch from now on: have it catch up.
+    Hole,
+    /// It is of another life of the counters than the space. It is out of touch from now on: have it catch up.
+    OtherEpoch,
+}

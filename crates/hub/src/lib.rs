@@ -18,9 +18,13 @@
 //! Start reading at [`Space::publish`], then `pending.rs` (order of release), `ring.rs`, `once.rs` (repeated sends),
 //! `recovery.rs`, `presence.rs`, `listing.rs` (what operators ask).
 
+mod claims;
 mod effects;
+mod elsewhere;
 mod follow;
+mod following;
 mod ids;
+mod leases;
 mod listing;
 mod missed;
 mod once;
@@ -40,7 +44,7 @@ mod start;
 mod users;
 
 pub use effects::{Effect, Effects, PresenceChange};
-pub use follow::{CaughtUp, Lease, RoomHead};
+pub use follow::{CaughtUp, Lease, Received, RoomHead};
 pub use ids::{Pid, RoomId, SocketId};
 pub use listing::{ConnectionInfo, Cursor, Member, Page, RoomSummary};
 pub use missed::{Missed, MissedInRooms};

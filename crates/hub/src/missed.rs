@@ -63,7 +63,8 @@ impl Space {
     /// for a [`Missed::InStore`], in any order; what has come since then is in memory, so that a reader that becomes a
     /// member under the same lock sees neither a gap nor a repetition.
     pub fn missed(&self, room: &RoomName, since: Bookmark, stored: Option<&[Arc<Publication>]>) -> Missed {
-        let Some(room) = self.rooms.find(room) else { return Missed::Unprovable };
+        // What a room that is opening has is not known yet.
+        let Some(room) = self.rooms.find(room).filter(|room| !room.opening) else { return Missed::Unprovable };
         let stored: Option<Vec<&Arc<Publication>>> = stored.map(|stored| stored.iter().collect());
         match since {
             Bookmark::Session(offset) if offset.epoch != self.epoch || offset.seq > self.order.head_seq() => {

@@ -47,6 +47,18 @@ impl Order {
         }
     }
 
+    /// Numbers assigned elsewhere have come as far as this.
+    pub fn heard(&mut self, seq: u64) {
+        self.head_seq = self.head_seq.max(seq);
+        self.last_seq = self.last_seq.max(seq);
+    }
+
+    /// The counter begins another life.
+    pub fn begin_again(&mut self, seq: u64) {
+        self.head_seq = seq;
+        self.last_seq = seq;
+    }
+
     pub fn last_seq(&self) -> u64 {
         self.last_seq
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 use tidegate_types::{ConnId, Millis, PresenceInfo, RoomName, Status, UserId};
 
 use crate::space::Space;
@@ -35,7 +36,7 @@ pub struct PresenceUpdate {
 
 #[derive(Debug)]
 pub(crate) enum Diff {
-    Join { user: UserKey, except: ConnId },
+    Join { user: UserKey, except: Option<ConnId> },
     Leave { user: UserId, was: Status, had_said: bool },
 }
 
@@ -69,6 +70,11 @@ impl RoomPresence {
     /// How many users are in the room.
     pub fn len(&self) -> usize {
         self.leases.len()
+    }
+
+    /// How many leases the user has in the room.
+    pub fn leases_of(&self, user: UserKey) -> u32 {
+        self.leases.get(&user).copied().unwrap_or(0)
     }
 
     /// The users in the room, in no order.
@@ -116,7 +122,8 @@ impl Space {
         }
     }
 
-    /// The presence of a user who has a connection; everybody else is offline.
+    /// The presence of a user who has a connection, or is in a followed room by way of another node; everybody else is
+    /// offline, as far as is known here.
     pub fn presence_of(&self, user: &UserId) -> Option<PresenceInfo> {
         self.users.find(user).map(User::info)
     }
@@ -138,8 +145,16 @@ impl Space {
         (listed, leases.len())
     }
 
-    /// One more lease of the user in the room.
-    pub(crate) fn add_lease(&mut self, id: RoomId, user: UserKey, conn: ConnId, now: Millis, fx: &mut Effects) {
+    /// One more lease of the user in the room: that of the connection, or of another node.
+    pub(crate) fn add_lease(&mut self, id: RoomId, user: UserKey, conn: Option<ConnId>, now: Millis, fx: &mut Effects) {
+        if conn.is_some() {
+            if self.leases_here(id, user) == 0
+                && let Some(user) = self.users.get_mut(user)
+            {
+                user.rooms += 1;
+            }
+            self.mark_lease(id, user);
+        }
         let Some(room) = self.rooms.get_mut(id) else { return };
         if let Some(batch) = &mut room.presence.batch {
             batch.shown = batch.shown.wrapping_add(1);
@@ -147,15 +162,21 @@ impl Space {
         let leases = room.presence.leases.entry(user).or_insert(0);
         *leases += 1;
         if *leases == 1 {
-            if let Some(user) = self.users.get_mut(user) {
-                user.rooms += 1;
-            }
             self.note(id, Diff::Join { user, except: conn }, now, fx);
         }
     }
 
-    /// One lease less. Called after the connection has left the room, so that the room's shards are those that remain.
-    pub(crate) fn end_lease(&mut self, id: RoomId, user: UserKey, now: Millis, fx: &mut Effects) {
+    /// One lease less, that of a connection `here` or of another node. Called after the connection has left the room, so
+    /// that the room's shards are those that remain.
+    pub(crate) fn end_lease(&mut self, id: RoomId, user: UserKey, here: bool, now: Millis, fx: &mut Effects) {
+        if here {
+            if self.leases_here(id, user) == 1
+                && let Some(user) = self.users.get_mut(user)
+            {
+                user.rooms = user.rooms.saturating_sub(1);
+            }
+            self.mark_lease(id, user);
+        }
         let Some(room) = self.rooms.get_mut(id) else { return };
         let Some(leases) = room.presence.leases.get_mut(&user) else { return };
         *leases = leases.saturating_sub(1);
@@ -166,17 +187,31 @@ impl Space {
         if room.presence.leases.is_empty() {
             room.presence.leases = FxHashMap::default();
         }
-        let Some(gone) = self.users.get_mut(user) else { return };
-        gone.rooms = gone.rooms.saturating_sub(1);
+        let Some(gone) = self.users.get(user) else { return };
         let diff = Diff::Leave { user: gone.id.clone(), was: gone.status(), had_said: gone.has_said() };
         self.note(id, diff, now, fx);
     }
 
-    /// Status or metadata of a user changed: every room of theirs gets a snapshot.
+    /// Status or metadata of a user changed here: every room of theirs gets a snapshot, and the other nodes are told.
     pub(crate) fn user_changed(&mut self, key: UserKey, now: Millis, fx: &mut Effects) {
+        if self.config.follows {
+            let ids: SmallVec<[RoomId; 4]> = self.rooms_here(key).collect();
+            ids.into_iter().for_each(|id| self.mark_lease(id, key));
+        }
+        self.show_change(key, now, fx);
+    }
+
+    /// The rooms of the user's connections, some of them twice.
+    fn rooms_here(&self, key: UserKey) -> impl Iterator<Item = RoomId> {
+        let conns = self.users.get(key).map_or(&[][..], |user| &user.conns);
+        let conns = conns.iter().filter_map(|conn| self.conns.get(conn));
+        conns.flat_map(|conn| conn.rooms.iter().map(|membership| membership.room))
+    }
+
+    /// Every room of the user gets a snapshot.
+    pub(crate) fn show_change(&mut self, key: UserKey, now: Millis, fx: &mut Effects) {
         let Some(user) = self.users.get(key) else { return };
-        let conns = user.conns.iter().filter_map(|conn| self.conns.get(conn));
-        let mut ids: Vec<RoomId> = conns.flat_map(|conn| conn.rooms.iter().map(|membership| membership.room)).collect();
+        let mut ids: Vec<RoomId> = self.rooms_here(key).chain(user.rooms_elsewhere()).collect();
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
@@ -193,7 +228,7 @@ impl Space {
         let users = &self.users;
         let Some(room) = self.rooms.get_mut(id) else { return };
         let alone = match &diff {
-            Diff::Join { .. } => room.subscribers <= 1,
+            Diff::Join { except, .. } => room.subscribers <= u32::from(except.is_some()),
             Diff::Leave { .. } => room.subscribers == 0,
         };
         let presence = &mut room.presence;
@@ -257,7 +292,7 @@ impl Space {
         for (diff, _) in batch.diffs {
             let (change, except) = match diff {
                 Diff::Join { user, except } => match self.users.get(user) {
-                    Some(user) => (PresenceChange::Join(user.info()), Some(except)),
+                    Some(user) => (PresenceChange::Join(user.info()), except),
                     None => continue,
                 },
                 Diff::Leave { user, .. } => (PresenceChange::Leave(user), None),

@@ -52,6 +52,8 @@ impl Space {
     }
 
     /// Gives a message its place and sends it on its way. A volatile message has no place and leaves at once.
+    ///
+    /// A space that follows gives no places: to it all messages are volatile, the others are for [`Space::receive`].
     pub fn publish(&mut self, message: Message, now: Millis, fx: &mut Effects) -> Published {
         let Message { room, event, data, attachments, class, idempotency } = message;
         let space = self.key.clone();
@@ -61,6 +63,10 @@ impl Space {
             return self.repeated(publication, again.clone());
         }
         match class {
+            _ if self.config.follows => {
+                publication.class = Class::Volatile;
+                return self.publish_volatile(publication, idempotency, now, fx);
+            }
             Class::Volatile => return self.publish_volatile(publication, idempotency, now, fx),
             Class::Recoverable | Class::Persistent => {}
         }
@@ -188,12 +194,12 @@ impl Space {
         room.waiting = room.waiting.saturating_sub(1);
         room.head_offset = offset_of(publication);
         deliver(room, publication, fx);
-        self.ring.push(room, publication.clone());
+        self.ring.push(room, publication.clone(), publication.timestamp_ms);
         self.ring.trim_bytes(&mut self.rooms);
     }
 }
 
-fn deliver(room: &Room, publication: &Arc<Publication>, fx: &mut Effects) {
+pub(crate) fn deliver(room: &Room, publication: &Arc<Publication>, fx: &mut Effects) {
     if !room.shards.is_empty() {
         fx.push(Effect::Deliver { room_id: room.id, shards: room.shards, publication: publication.clone() });
     }

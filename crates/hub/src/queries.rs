@@ -56,6 +56,9 @@ impl Space {
     /// What a reader with a cursor missed.
     pub fn since(&self, room: &RoomName, since: Position) -> Since {
         let head = self.position(room);
+        if !self.is_open(room) {
+            return Since::Unknown;
+        }
         if since.epoch != head.epoch || since.offset > head.offset {
             return Since::Unknown;
         }

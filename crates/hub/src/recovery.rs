@@ -9,7 +9,7 @@ use tidegate_types::{ConnId, Millis, Publication, RoomName, SessionOffset, UserI
 
 use crate::missed::MissedInRooms;
 use crate::session::{NewSession, SessionRecord, Who};
-use crate::space::{Connection, Membership, Space};
+use crate::space::{Connection, Membership, OPENING, Space};
 use crate::{Effect, Effects, Pid, RoomId, SocketId};
 
 /// The most sessions kept without a connection; beyond it the oldest is dropped, and its client starts afresh.
@@ -26,7 +26,7 @@ pub enum Resume {
         rooms: Vec<(RoomName, RoomId)>,
         /// What it missed, in the order of `seq`.
         missed: Vec<Arc<Publication>>,
-        /// The released head: live messages after this one come by mailbox.
+        /// The released head, or what the client has seen if that is more: live messages after this one come by mailbox.
         seq: u64,
     },
     /// The memory does not reach back, the store may. Nothing is claimed yet: read at least `store_messages` of each
@@ -54,6 +54,10 @@ pub enum ResumeFailure {
     /// It cannot be proven what was missed.
     #[error("the history does not reach back to the cursor")]
     TooOld,
+    /// The space is out of touch, or a room of the session is not followed yet. The session is still claimed: wait, or
+    /// [`Space::release_claim`].
+    #[error("the session's rooms are not followed yet")]
+    NotReady,
     /// The session's window is over.
     #[error("the session has expired")]
     Expired,
@@ -68,11 +72,12 @@ enum Holder {
 
 /// A session without a connection.
 #[derive(Debug)]
-struct Kept {
-    user: UserId,
-    socket_id: SocketId,
-    rooms: SmallVec<[Membership; 2]>,
-    expires_at: Millis,
+pub(crate) struct Kept {
+    pub user: UserId,
+    pub socket_id: SocketId,
+    pub rooms: SmallVec<[Membership; 2]>,
+    pub expires_at: Millis,
+    pub token_expires_at: Option<Millis>,
 }
 
 /// All sessions of the space by pid.
@@ -106,7 +111,7 @@ impl Sessions {
         }
     }
 
-    fn keep(&mut self, pid: Pid, kept: Kept) {
+    pub fn keep(&mut self, pid: Pid, kept: Kept) {
         // Nearly always the end; an imported record may expire before others.
         let at = self.expiry.partition_point(|(expires_at, _)| *expires_at <= kept.expires_at);
         self.expiry.insert(at, (kept.expires_at, pid.clone()));
@@ -114,14 +119,26 @@ impl Sessions {
         self.by_pid.insert(pid, Holder::Kept(Box::new(kept)));
     }
 
-    fn kept(&self, pid: &Pid) -> Option<&Kept> {
+    pub fn kept(&self, pid: &Pid) -> Option<&Kept> {
         match self.by_pid.get(pid)? {
             Holder::Live(_) => None,
             Holder::Kept(kept) => Some(kept),
         }
     }
 
-    fn take(&mut self, pid: &Pid) -> Option<Kept> {
+    /// Numbers of a life that has been lost are brought down to what this one has.
+    pub fn begin_new_life(&mut self, as_of: u64) {
+        for holder in self.by_pid.values_mut() {
+            match holder {
+                Holder::Live(_) => {}
+                Holder::Kept(kept) => {
+                    kept.rooms.iter_mut().for_each(|of| of.joined_seq = of.joined_seq.min(as_of));
+                }
+            }
+        }
+    }
+
+    pub fn take(&mut self, pid: &Pid) -> Option<Kept> {
         self.kept(pid)?;
         match self.by_pid.remove(pid)? {
             Holder::Live(_) => None,
@@ -169,8 +186,8 @@ impl Space {
             Membership { room, joined_seq: *joined_seq }
         });
         let rooms = rooms.collect();
-        let SessionRecord { pid, user, socket_id, .. } = record;
-        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at });
+        let SessionRecord { pid, user, socket_id, token_expires_at, .. } = record;
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, token_expires_at });
     }
 
     /// Gives a session back to its client, on a new connection. `who` and `token_expires_at` come from the token verified
@@ -235,9 +252,13 @@ impl Space {
             return self.fail(pid, ResumeFailure::Expired, fx);
         }
         // A number above the head was never handed out in this epoch.
-        if offset.epoch != self.epoch || offset.seq > self.order.head_seq() {
+        if offset.epoch != self.epoch || offset.seq > self.known_seq() {
             return self.fail(pid, ResumeFailure::OtherEpoch, fx);
         }
+        if !self.is_ready(pid) {
+            return Resume::Failed(ResumeFailure::NotReady);
+        }
+        let Some(kept) = self.sessions.kept(pid) else { return Resume::Failed(ResumeFailure::UnknownSession) };
         let mut missed = MissedInRooms::default();
         for membership in &kept.rooms {
             let from = offset.seq.max(membership.joined_seq);
@@ -254,7 +275,7 @@ impl Space {
         }
         missed.sort();
         let Some(kept) = self.sessions.take(pid) else { return Resume::Failed(ResumeFailure::UnknownSession) };
-        self.claim(pid, kept, missed.messages, conn, who, token_expires_at, now, fx)
+        self.claim(pid, kept, missed.messages, offset.seq, conn, who, token_expires_at, now, fx)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -263,6 +284,7 @@ impl Space {
         pid: &Pid,
         kept: Kept,
         missed: Vec<Arc<Publication>>,
+        seen: u64,
         conn: ConnId,
         who: Who,
         token_expires_at: Option<Millis>,
@@ -282,15 +304,18 @@ impl Space {
             if let Some(connection) = self.conns.get_mut(&conn) {
                 connection.rooms.push(membership);
             }
-            self.add_lease(membership.room, user, conn, now, fx);
+            self.add_lease(membership.room, user, Some(conn), now, fx);
         }
         self.save_session(conn, fx);
-        Resume::Recovered { socket_id, rooms, missed, seq: self.order.head_seq() }
+        // Another node may have shown it more than this one has heard yet: that is not to come again.
+        Resume::Recovered { socket_id, rooms, missed, seq: self.order.head_seq().max(seen) }
     }
 
     /// Turns the session of a connection that has just gone into one that can be resumed.
     pub(crate) fn keep_session(&mut self, connection: Connection, user: UserId, now: Millis, fx: &mut Effects) {
-        let Connection { session, rooms, .. } = connection;
+        let Connection { session, mut rooms, .. } = connection;
+        // Nobody has been told of those that are still opening.
+        rooms.retain(|membership| membership.joined_seq != OPENING);
         for membership in &rooms {
             if let Some(room) = self.rooms.get_mut(membership.room) {
                 room.held += 1;
@@ -300,13 +325,13 @@ impl Space {
         if self.config.durable {
             fx.push(Effect::SaveSession(self.record(&session, user.clone(), &rooms, Some(expires_at))));
         }
-        let NewSession { pid, socket_id, .. } = session;
-        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at });
+        let NewSession { pid, socket_id, token_expires_at } = session;
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, token_expires_at });
     }
 
     /// Stores what a restart would need to know of a connection's session.
     pub(crate) fn save_session(&self, conn: ConnId, fx: &mut Effects) {
-        if !self.config.durable {
+        if !self.stores_sessions() {
             return;
         }
         let Some(connection) = self.conns.get(&conn) else { return };
@@ -314,7 +339,7 @@ impl Space {
         fx.push(Effect::SaveSession(self.record(&connection.session, user.id.clone(), &connection.rooms, None)));
     }
 
-    fn record(
+    pub(crate) fn record(
         &self,
         session: &NewSession,
         user: UserId,
@@ -330,7 +355,8 @@ impl Space {
             tenant: self.key.tenant.clone(),
             namespace: self.key.namespace.clone(),
             user,
-            rooms: rooms.iter().filter_map(name).collect(),
+            // Its client has not been told yet that it is in a room that is still opening.
+            rooms: rooms.iter().filter(|of| of.joined_seq != OPENING).filter_map(name).collect(),
             token_expires_at: session.token_expires_at,
             expires_at,
         }
@@ -345,7 +371,11 @@ impl Space {
             let Some((at, pid)) = self.sessions.expiry.pop_front() else { break };
             // The pid may have been resumed and kept again since: that later entry decides.
             if self.sessions.kept(&pid).is_some_and(|kept| kept.expires_at <= at) {
-                self.drop_kept(&pid, fx);
+                if self.config.follows {
+                    self.release_claim(&pid, now, fx);
+                } else {
+                    self.drop_kept(&pid, fx);
+                }
             }
         }
     }
@@ -358,12 +388,9 @@ impl Space {
     pub(crate) fn drop_kept(&mut self, pid: &Pid, fx: &mut Effects) {
         let Some(kept) = self.sessions.take(pid) else { return };
         for membership in kept.rooms {
-            if let Some(room) = self.rooms.get_mut(membership.room) {
-                room.held = room.held.saturating_sub(1);
-            }
-            self.rooms.settle(membership.room);
+            self.let_go_of(membership.room);
         }
-        if self.config.durable {
+        if self.stores_sessions() {
             fx.push(Effect::DropSession(pid.clone()));
         }
     }

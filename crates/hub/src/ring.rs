@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
 use tidegate_types::{Class, Millis, Publication};
 
 use crate::RoomId;
@@ -13,21 +14,23 @@ const OVERHEAD: usize = 256;
 /// The space-wide order of what lies in the rooms' rings: the oldest of the space is always the front of its own
 /// room's ring, so that evicting by age and by bytes costs O(1) a message.
 pub(crate) struct Ring {
-    log: VecDeque<RoomId>,
+    log: VecDeque<(RoomId, Millis)>,
     bytes: usize,
     window_ms: u64,
     max_bytes: usize,
+    /// Whether the store has what has left the ring, whatever was promised of it.
+    all_stored: bool,
 }
 
 impl Ring {
-    pub fn new(window_ms: u64, max_bytes: usize) -> Self {
-        Self { log: VecDeque::new(), bytes: 0, window_ms, max_bytes }
+    pub fn new(window_ms: u64, max_bytes: usize, all_stored: bool) -> Self {
+        Self { log: VecDeque::new(), bytes: 0, window_ms, max_bytes, all_stored }
     }
 
-    /// Adds a released message; the caller calls `trim_bytes` afterwards.
-    pub fn push(&mut self, room: &mut Room, publication: Arc<Publication>) {
+    /// Adds a released message, whose age counts from `at`; the caller calls `trim_bytes` afterwards.
+    pub fn push(&mut self, room: &mut Room, publication: Arc<Publication>, at: Millis) {
         self.bytes += cost(&publication);
-        self.log.push_back(room.id);
+        self.log.push_back((room.id, at));
         room.ring.push_back(publication);
     }
 
@@ -36,8 +39,8 @@ impl Ring {
     }
 
     pub fn trim_age(&mut self, rooms: &mut Rooms, now: Millis) {
-        while let Some(front) = self.log.front().and_then(|id| rooms.get(*id)).and_then(|room| room.ring.front()) {
-            if elapsed(now, front.timestamp_ms) <= self.window_ms || !self.evict(rooms) {
+        while let Some((_, at)) = self.log.front() {
+            if elapsed(now, *at) <= self.window_ms || !self.evict(rooms) {
                 break;
             }
         }
@@ -48,22 +51,37 @@ impl Ring {
     }
 
     fn evict(&mut self, rooms: &mut Rooms) -> bool {
-        let Some(id) = self.log.pop_front() else { return false };
+        let Some((id, _)) = self.log.pop_front() else { return false };
         let Some(room) = rooms.get_mut(id) else { return true };
         let Some(gone) = room.ring.pop_front() else { return true };
         self.bytes = self.bytes.saturating_sub(cost(&gone));
         match gone.class {
-            Class::Persistent => {
+            Class::Recoverable | Class::Volatile if !self.all_stored => room.floor_seq = room.floor_seq.max(gone.seq),
+            Class::Persistent | Class::Recoverable | Class::Volatile => {
                 room.stored_exact = gone.seq >= room.stored_seq;
                 room.stored_seq = room.stored_seq.max(gone.seq);
             }
-            Class::Recoverable | Class::Volatile => room.floor_seq = room.floor_seq.max(gone.seq),
         }
         if room.ring.is_empty() {
             room.ring = VecDeque::new();
             rooms.settle(id);
         }
         true
+    }
+}
+
+impl Ring {
+    /// Forgets what the rings of these rooms have.
+    pub fn clear(&mut self, rooms: &mut Rooms, ids: &FxHashSet<RoomId>) {
+        if ids.is_empty() {
+            return;
+        }
+        self.log.retain(|(id, _)| !ids.contains(id));
+        for id in ids {
+            let Some(room) = rooms.get_mut(*id) else { continue };
+            let ring = std::mem::take(&mut room.ring);
+            self.bytes = self.bytes.saturating_sub(ring.iter().map(|publication| cost(publication)).sum());
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use slab::Slab;
 use smallvec::SmallVec;
 use tidegate_types::{Millis, Publication, RoomName, ShardId, ShardSet};
 
-use crate::RoomId;
 use crate::presence::RoomPresence;
 use crate::rate::{Busy, Rate};
 use crate::seeded::{Seed, SeededMap};
 use crate::sizes::{Moved, Sizes};
+use crate::start::is_over;
+use crate::{RoomHead, RoomId};
 
 /// Idle rooms are kept up to this number, so that a room that empties and fills again keeps its offsets; beyond it the
 /// longest idle is forgotten.
@@ -52,8 +53,14 @@ pub(crate) struct Room {
     pub waiting: u32,
     /// Sessions without a connection that may come back to this room.
     pub held: u32,
+    /// Of a space that follows: what has happened in the room is not known yet, or no more.
+    pub opening: bool,
+    /// As `opening`, and its members had been told of its messages up to `head_offset`.
+    pub lost: bool,
     /// Whether the room stands in the queue of idle rooms.
     queued_idle: bool,
+    /// When it came there.
+    idle_since: Millis,
     /// Whether it is among those that may be the busiest.
     is_candidate: bool,
     /// Where it stands among the rooms of about its size.
@@ -86,6 +93,14 @@ impl Room {
         }
     }
 
+    /// The room stands here, with nothing of it in memory.
+    pub fn begin_at(&mut self, head: RoomHead) {
+        (self.opening, self.lost) = (false, false);
+        (self.last_offset, self.head_offset) = (head.offset, head.offset);
+        (self.last_persistent_seq, self.stored_seq, self.floor_seq) = (head.seq, head.seq, head.trimmed_seq);
+        self.stored_exact = head.seq > head.trimmed_seq;
+    }
+
     fn is_idle(&self) -> bool {
         self.subscribers == 0 && self.waiting == 0 && self.held == 0 && self.ring.is_empty()
     }
@@ -98,6 +113,8 @@ pub(crate) struct Rooms {
     born: u64,
     pub base: Base,
     idle: VecDeque<RoomId>,
+    /// The time of the last tick.
+    pub clock: Millis,
     pub sizes: Sizes,
     pub busy: Busy,
 }
@@ -110,6 +127,7 @@ impl Rooms {
             born: 0,
             base,
             idle: VecDeque::new(),
+            clock: 0,
             sizes: Sizes::default(),
             busy: Busy::default(),
         }
@@ -154,7 +172,10 @@ impl Rooms {
             subscribers: 0,
             waiting: 0,
             held: 0,
+            opening: false,
+            lost: false,
             queued_idle: false,
+            idle_since: 0,
             is_candidate: false,
             size_place: 0,
             rate: Rate::default(),
@@ -215,9 +236,11 @@ impl Rooms {
 
     /// To be called when something that keeps a room alive has ended.
     pub fn settle(&mut self, id: RoomId) {
+        let clock = self.clock;
         let Some(room) = self.get_mut(id) else { return };
         if room.is_idle() && !room.queued_idle {
             room.queued_idle = true;
+            room.idle_since = clock;
             room.presence.forget_batch();
             self.idle.push_back(id);
         }
@@ -237,6 +260,27 @@ impl Rooms {
             self.base.offset = self.base.offset.max(room.last_offset);
             self.base.floor_seq = self.base.floor_seq.max(room.floor_seq);
             self.base.stored_seq = self.base.stored_seq.max(room.stored_seq);
+        }
+    }
+
+    /// Takes out the room that has been idle longest, if it has been for `linger_ms` or more than `keep` are.
+    pub fn take_idle(&mut self, linger_ms: u64, keep: usize) -> Option<Room> {
+        loop {
+            let id = *self.idle.front()?;
+            let clock = self.clock;
+            let crowded = self.idle.len() > keep;
+            let waits = |room: &Room| room.is_idle() && !crowded && !is_over(linger_ms, room.idle_since, clock);
+            if self.get(id).is_some_and(waits) {
+                return None;
+            }
+            self.idle.pop_front();
+            let Some(room) = self.get_mut(id) else { continue };
+            room.queued_idle = false;
+            if room.is_idle() {
+                let room = self.slots.try_remove(slot(id))?;
+                self.by_name.remove(&room.name);
+                return Some(room);
+            }
         }
     }
 

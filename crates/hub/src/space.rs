@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tidegate_types::{Class, ConnId, Epoch, Millis, Position, RoomName, SpaceKey, UserId};
 
+use crate::following::{Following, LINGER_MS};
 use crate::once::Once;
 use crate::pending::Order;
 use crate::recovery::Sessions;
@@ -27,6 +28,9 @@ pub struct Joined {
     pub seq: u64,
     /// The released head when it became a member: [`Joined::seq`], unless it was one already.
     pub joined_seq: u64,
+    /// The room is not followed yet: the numbers above are not known, and the client is not to be told that it joined,
+    /// before [`Space::followed`]; ask [`Space::joined`] then.
+    pub opening: bool,
 }
 
 /// Why a connection cannot join.
@@ -40,7 +44,21 @@ pub enum JoinError {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Membership {
     pub room: RoomId,
+    /// [`OPENING`] while the room is not followed.
     pub joined_seq: u64,
+}
+
+/// The `joined_seq` of whoever has joined a room that is not followed yet.
+pub(crate) const OPENING: u64 = u64::MAX;
+
+/// What becomes of a session when its connection ends.
+#[derive(Clone, Copy)]
+pub(crate) enum Parting {
+    Dropped,
+    /// It can be resumed.
+    Kept,
+    /// It is resumed here and now.
+    Superseded,
 }
 
 pub(crate) struct Connection {
@@ -69,6 +87,7 @@ pub struct Space {
     pub(crate) batched: Vec<RoomId>,
     /// What senders may send again.
     pub(crate) once: Once,
+    pub(crate) following: Following,
 }
 
 impl Space {
@@ -94,7 +113,7 @@ impl Space {
             room.stored_seq = known.last_persistent_seq;
             room.floor_seq = known.floor_seq.max(unproven);
         }
-        let mut ring = Ring::new(config.ring_window_ms, config.ring_bytes);
+        let mut ring = Ring::new(config.ring_window_ms, config.ring_bytes, config.follows);
         let mut newest = 0;
         for publication in start.ring {
             let offset = offset_of(&publication);
@@ -105,7 +124,8 @@ impl Space {
                 continue;
             }
             newest = publication.seq;
-            ring.push(room, publication);
+            let at = publication.timestamp_ms;
+            ring.push(room, publication, at);
         }
         let ids: Vec<RoomId> = rooms.iter().map(|room| room.id).collect();
         for id in ids {
@@ -120,7 +140,7 @@ impl Space {
             rooms.settle(id);
         }
         ring.trim_bytes(&mut rooms);
-        let order = Order::new(last_seq, start.reserved_seq, config.reserve_block, config.durable);
+        let order = Order::new(last_seq, start.reserved_seq, config.reserve_block, config.durable && !config.follows);
         let once = Once::new(&config);
         Self {
             key,
@@ -135,6 +155,7 @@ impl Space {
             sessions: Sessions::default(),
             batched: Vec::new(),
             once,
+            following: Following::new(last_seq),
         }
     }
 
@@ -181,19 +202,26 @@ impl Space {
 
     /// Puts a connection into a room.
     pub fn join(&mut self, conn: ConnId, room: &RoomName, now: Millis, fx: &mut Effects) -> Result<Joined, JoinError> {
-        let Some(connection) = self.conns.get_mut(&conn) else { return Err(JoinError::NotConnected) };
-        let room_id = self.rooms.open(room);
+        if !self.conns.contains_key(&conn) {
+            return Err(JoinError::NotConnected);
+        }
+        let room_id = self.open_room(room, fx);
+        let opening = self.is_opening(room_id);
         let seq = self.order.head_seq();
+        let from = if opening { OPENING } else { seq };
+        let Some(connection) = self.conns.get_mut(&conn) else { return Err(JoinError::NotConnected) };
         let membership = connection.rooms.iter().find(|membership| membership.room == room_id);
-        let (already, joined_seq) = (membership.is_some(), membership.map_or(seq, |of| of.joined_seq));
+        let (already, joined_seq) = (membership.is_some(), membership.map_or(from, |of| of.joined_seq));
         if !already {
             let user = connection.user;
-            connection.rooms.push(Membership { room: room_id, joined_seq: seq });
+            connection.rooms.push(Membership { room: room_id, joined_seq: from });
             self.rooms.enter(room_id, conn.shard);
-            self.add_lease(room_id, user, conn, now, fx);
-            self.save_session(conn, fx);
+            self.add_lease(room_id, user, Some(conn), now, fx);
+            if !opening {
+                self.save_session(conn, fx);
+            }
         }
-        Ok(Joined { room_id, already, position: self.position_of(room_id), seq, joined_seq })
+        Ok(Joined { room_id, already, position: self.position_of(room_id), seq, joined_seq, opening })
     }
 
     /// Takes a connection out of a room; `None` if it was not in it.
@@ -204,7 +232,7 @@ impl Space {
         connection.rooms.remove(index);
         let user = connection.user;
         self.rooms.exit(id, conn.shard);
-        self.end_lease(id, user, now, fx);
+        self.end_lease(id, user, true, now, fx);
         self.rooms.settle(id);
         self.save_session(conn, fx);
         Some(id)
@@ -213,13 +241,17 @@ impl Space {
     /// Ends a connection, listener or both: presence leaves first, then the session is kept or dropped. Does nothing
     /// for one that is gone already.
     pub fn disconnect(&mut self, conn: ConnId, keep_session: bool, now: Millis, fx: &mut Effects) {
+        self.end(conn, if keep_session { Parting::Kept } else { Parting::Dropped }, now, fx);
+    }
+
+    pub(crate) fn end(&mut self, conn: ConnId, parting: Parting, now: Millis, fx: &mut Effects) {
         for id in self.listeners.remove(&conn).into_iter().flatten() {
             self.stop_listening(id, conn);
         }
         let Some(connection) = self.conns.remove(&conn) else { return };
         for membership in &connection.rooms {
             self.rooms.exit(membership.room, conn.shard);
-            self.end_lease(membership.room, connection.user, now, fx);
+            self.end_lease(membership.room, connection.user, true, now, fx);
         }
         let user: Option<UserId> = self.users.get(connection.user).map(|user| user.id.clone());
         let index = connection.user_index as usize;
@@ -232,10 +264,11 @@ impl Space {
         }
         let ids: SmallVec<[RoomId; 2]> = connection.rooms.iter().map(|membership| membership.room).collect();
         self.sessions.forget_live(&connection.session.pid, conn);
-        match (keep_session, user) {
-            (true, Some(user)) => self.keep_session(connection, user, now, fx),
-            (false, _) | (true, None) => {
-                if self.config.durable {
+        match (parting, user) {
+            (Parting::Kept, Some(user)) if self.config.follows => self.give_up_session(connection, user, now, fx),
+            (Parting::Kept | Parting::Superseded, Some(user)) => self.keep_session(connection, user, now, fx),
+            (Parting::Dropped, _) | (Parting::Kept | Parting::Superseded, None) => {
+                if self.stores_sessions() {
                     fx.push(Effect::DropSession(connection.session.pid));
                 }
             }
@@ -246,8 +279,8 @@ impl Space {
     }
 
     /// A listener without presence (SSE), in as many rooms as it likes.
-    pub fn subscribe(&mut self, conn: ConnId, room: &RoomName, _now: Millis) -> Joined {
-        let room_id = self.rooms.open(room);
+    pub fn subscribe(&mut self, conn: ConnId, room: &RoomName, _now: Millis, fx: &mut Effects) -> Joined {
+        let room_id = self.open_room(room, fx);
         let listens = self.listeners.entry(conn).or_default();
         let already = listens.contains(&room_id);
         if !already {
@@ -255,7 +288,8 @@ impl Space {
             self.rooms.enter(room_id, conn.shard);
         }
         let seq = self.order.head_seq();
-        Joined { room_id, already, position: self.position_of(room_id), seq, joined_seq: seq }
+        let opening = self.is_opening(room_id);
+        Joined { room_id, already, position: self.position_of(room_id), seq, joined_seq: seq, opening }
     }
 
     /// Ends [`Space::subscribe`]; `None` if it did not listen there.
@@ -279,10 +313,12 @@ impl Space {
     /// To be called every 50 to 100 ms: sends presence batches, drops what has aged out of rings and sessions, forgets
     /// idle rooms.
     pub fn tick(&mut self, now: Millis, fx: &mut Effects) {
+        self.rooms.clock = now;
         self.flush_batches(now, fx);
+        self.flush_leases(fx);
         self.ring.trim_age(&mut self.rooms, now);
         self.expire_sessions(now, fx);
-        self.rooms.forget_idle(IDLE_ROOMS);
+        self.forget_idle(LINGER_MS, IDLE_ROOMS, fx);
         self.once.forget_expired(now);
         self.order.ask_again(now, fx);
     }
@@ -292,7 +328,7 @@ impl Space {
     pub fn clean(&mut self, now: Millis, fx: &mut Effects) -> (usize, usize) {
         let before = (self.rooms.iter().count(), self.kept_sessions());
         self.tick(now, fx);
-        self.rooms.forget_idle(0);
+        self.forget_idle(0, 0, fx);
         (before.0 - self.rooms.iter().count(), before.1 - self.kept_sessions())
     }
 

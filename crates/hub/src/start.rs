@@ -27,6 +27,8 @@ pub struct SpaceConfig {
     pub idempotency_entries: usize,
     /// How much memory those may take, bytes.
     pub idempotency_bytes: usize,
+    /// Whether the numbers are assigned elsewhere and the space hears its messages; see [`Space::receive`](crate::Space::receive).
+    pub follows: bool,
     /// Secret seed of the hash tables whose keys clients choose: random in a server, fixed in a test.
     pub hash_seed: [u64; 2],
 }
@@ -45,6 +47,7 @@ impl Default for SpaceConfig {
             store_messages: 1_000,
             idempotency_entries: 262_144,
             idempotency_bytes: 32 << 20,
+            follows: false,
             hash_seed: [0; 2],
         }
     }

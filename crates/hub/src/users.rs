@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use tidegate_types::{ConnId, Millis, PresenceInfo, Status, UserId};
 
 use crate::PresenceUpdate;
+use crate::elsewhere::Elsewhere;
 use crate::seeded::{Seed, SeededMap};
 use crate::session::Who;
 
@@ -38,27 +39,35 @@ pub(crate) struct User {
     last_seen: Millis,
     said: Option<Box<Said>>,
     pub conns: SmallVec<[ConnId; 1]>,
+    /// What other nodes say of their connections.
+    pub elsewhere: Vec<Elsewhere>,
     /// Rooms in which at least one of the connections is.
     pub rooms: u32,
 }
 
 impl User {
     pub fn status(&self) -> Status {
+        let here = (!self.conns.is_empty()).then(|| self.status_here());
+        self.elsewhere.iter().map(|elsewhere| elsewhere.info.status).chain(here).max().unwrap_or(Status::Offline)
+    }
+
+    fn status_here(&self) -> Status {
         let present = (self.idle as usize) < self.conns.len();
         self.by_hand.unwrap_or(if present { Status::Online } else { Status::Away })
     }
 
     /// Whether the user has said something about themselves beside a status.
     pub fn has_said(&self) -> bool {
-        self.said.is_some()
+        self.said.is_some() || self.elsewhere.iter().any(|elsewhere| elsewhere.has_said())
     }
 
-    pub fn info(&self) -> PresenceInfo {
+    /// What holds for the connections here.
+    pub fn info_here(&self) -> PresenceInfo {
         let said = self.said.as_deref();
         PresenceInfo {
             user_id: self.id.clone(),
             username: self.username.clone(),
-            status: self.status(),
+            status: self.status_here(),
             last_seen: self.last_seen,
             metadata: said.and_then(|said| said.metadata.clone()),
             active_connections: u32::try_from(self.conns.len()).unwrap_or(u32::MAX),
@@ -69,7 +78,7 @@ impl User {
 
     /// Takes what the user says about themselves. Whether what others see is another now, and whether all was accepted.
     pub fn say(&mut self, update: PresenceUpdate, now: Millis) -> (bool, bool) {
-        let before = self.status();
+        let before = self.status_here();
         self.last_seen = now;
         match update.status {
             // Who is online says no more than that their connections speak for themselves again.
@@ -92,15 +101,15 @@ impl User {
         if !same {
             self.said = (said != Said::default()).then(|| Box::new(said));
         }
-        (!same || before != self.status(), accepted)
+        (!same || before != self.status_here(), accepted)
     }
 
     /// One of the connections went idle, or came back; it was last active at `seen_at`. Whether the status is another.
     pub fn turn(&mut self, idle: bool, seen_at: Millis) -> bool {
-        let before = self.status();
+        let before = self.status_here();
         self.last_seen = self.last_seen.max(seen_at);
         self.idle = if idle { self.idle.saturating_add(1) } else { self.idle.saturating_sub(1) };
-        before != self.status()
+        before != self.status_here()
     }
 }
 
@@ -132,19 +141,30 @@ pub(crate) struct Detached {
     pub moved: Option<ConnId>,
 }
 
-/// The users of a space who have a connection.
+/// The users of a space who have a connection, here or elsewhere.
 pub(crate) struct Users {
     slots: Slab<User>,
     by_id: SeededMap<UserId, UserKey>,
+    /// How many have one here.
+    here: usize,
 }
 
 impl Users {
     pub fn new(seed: Seed) -> Self {
-        Self { slots: Slab::new(), by_id: SeededMap::with_hasher(seed) }
+        Self { slots: Slab::new(), by_id: SeededMap::with_hasher(seed), here: 0 }
     }
 
+    /// How many have a connection here.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.here
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (UserKey, &User)> {
+        self.slots.iter().map(|(key, user)| (key as UserKey, user))
+    }
+
+    pub fn key(&self, id: &UserId) -> Option<UserKey> {
+        self.by_id.get(id).copied()
     }
 
     pub fn get(&self, key: UserKey) -> Option<&User> {
@@ -164,10 +184,10 @@ impl Users {
         self.slots.capacity()
     }
 
-    /// Adds a connection, online at first.
-    pub fn attach(&mut self, who: Who, conn: ConnId, now: Millis) -> Attached {
+    /// The user of that name, made if there is none.
+    pub fn open(&mut self, id: &UserId, now: Millis) -> UserKey {
         let slots = &mut self.slots;
-        let key = *self.by_id.entry(who.user).or_insert_with_key(|id| {
+        *self.by_id.entry(id.clone()).or_insert_with_key(|id| {
             let user = User {
                 id: id.clone(),
                 username: None,
@@ -176,36 +196,57 @@ impl Users {
                 last_seen: now,
                 said: None,
                 conns: SmallVec::new(),
+                elsewhere: Vec::new(),
                 rooms: 0,
             };
             slots.insert(user) as UserKey
-        });
+        })
+    }
+
+    /// Forgets a user who is nowhere.
+    pub fn close(&mut self, key: UserKey) {
+        if let Some(user) = self.slots.try_remove(key as usize) {
+            self.by_id.remove(&user.id);
+        }
+    }
+
+    /// Adds a connection, online at first.
+    pub fn attach(&mut self, who: Who, conn: ConnId, now: Millis) -> Attached {
+        let key = self.open(&who.user, now);
         let Some(user) = self.get_mut(key) else { return Attached { user: key, index: 0, changed: false } };
-        let before = (!user.conns.is_empty()).then(|| user.status());
+        let is_first = user.conns.is_empty();
+        let before = user.is_anywhere().then(|| (user.status(), user.status_here()));
         user.username = who.username.or_else(|| user.username.take());
         user.last_seen = now;
         user.conns.push(conn);
         let index = user.conns.len().saturating_sub(1);
-        Attached { user: key, index, changed: before.is_some_and(|before| before != user.status()) }
+        let (status, here) = (user.status(), user.status_here());
+        let changed = before.is_some_and(|before| before.0 != status || (!is_first && before.1 != here));
+        self.here += usize::from(is_first);
+        Attached { user: key, index, changed }
     }
 
     /// Ends the connection at `index` of the user's.
     pub fn detach(&mut self, key: UserKey, index: usize, idle: bool) -> Detached {
         let Some(user) = self.get_mut(key) else { return Detached::default() };
-        let before = user.status();
+        let before = (user.status(), user.status_here());
         user.idle = user.idle.saturating_sub(u32::from(idle));
         if index < user.conns.len() {
             user.conns.swap_remove(index);
         }
         let moved = user.conns.get(index).copied();
         if user.conns.is_empty() {
-            let user = self.slots.try_remove(key as usize);
-            if let Some(user) = user {
-                self.by_id.remove(&user.id);
+            let had_said = user.said.take().is_some();
+            (user.by_hand, user.idle) = (None, 0);
+            let changed = had_said || before.0 != user.status();
+            self.here = self.here.saturating_sub(1);
+            if self.get(key).is_some_and(User::is_anywhere) {
+                return Detached { changed, moved: None };
             }
+            self.close(key);
             return Detached::default();
         }
-        Detached { changed: before != user.status(), moved }
+        Detached { changed: before != (user.status(), user.status_here()), moved }
     }
 }
 

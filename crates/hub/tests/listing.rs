@@ -53,7 +53,7 @@ fn the_busiest_rooms_are_found_among_thousands_of_quiet_ones() {
 fn the_rate_is_that_of_the_last_ten_seconds() {
     let mut space = space(SpaceConfig::default());
     let conn = ConnId { shard: ShardId(0), slot: 0, generation: 0 };
-    space.subscribe(conn, &room(1), 0);
+    space.subscribe(conn, &room(1), 0, &mut Vec::new());
     for tick in 0..400 {
         publish(&mut space, room(1), if tick % 2 == 0 { Class::Volatile } else { Class::Recoverable }, tick * 50);
         let rate = space.room_summary(&room(1), tick * 50).unwrap().rate;
@@ -77,7 +77,7 @@ proptest! {
         for (n, slot, enters) in moves {
             let conn = ConnId { shard: ShardId(0), slot, generation: 0 };
             if enters {
-                space.subscribe(conn, &room(n), 0);
+                space.subscribe(conn, &room(n), 0, &mut Vec::new());
                 list[n].insert(slot);
             } else {
                 space.unsubscribe(conn, &room(n));

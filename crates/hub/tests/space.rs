@@ -225,7 +225,7 @@ fn leaving_and_coming_back_within_one_batch_is_not_told() {
 #[test]
 fn who_came_between_a_leave_and_a_return_is_told_of_the_return() {
     let mut space = space(SpaceConfig::default());
-    space.subscribe(conn(9), &room("r"), 0);
+    space.subscribe(conn(9), &room("r"), 0, &mut Vec::new());
     enter(&mut space, 2, 2, "r", 0);
     let mut fx = Vec::new();
     space.leave(conn(2), &room("r"), 10, &mut fx);
@@ -460,7 +460,7 @@ fn a_forgotten_room_goes_on_beyond_what_it_had_handed_out() {
     space.tick(100, &mut fx);
     for n in 0..=65_536 {
         let n = 10 + n;
-        space.subscribe(conn(n), &room(&format!("room-{n}")), 100);
+        space.subscribe(conn(n), &room(&format!("room-{n}")), 100, &mut Vec::new());
         space.unsubscribe(conn(n), &room(&format!("room-{n}")));
     }
     space.tick(200, &mut fx);

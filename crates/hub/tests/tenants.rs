@@ -133,6 +133,9 @@ impl Tenant {
                         self.records.insert(record.pid.clone(), record);
                     }
                     Effect::DropSession(pid) => _ = self.records.remove(&pid),
+                    Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Lease { .. } | Effect::Renewed => {
+                        panic!("{effect:?} of a space that does not follow")
+                    }
                 }
             }
         }
@@ -151,7 +154,7 @@ impl Tenant {
                 self.live.insert(slot, (pid, n));
             }
             Command::Join { slot, room: n } => _ = self.space.join(conn(slot), &room(n), now, &mut fx),
-            Command::Listen { slot, room: n } => _ = self.space.subscribe(conn(100 + slot), &room(n), now),
+            Command::Listen { slot, room: n } => _ = self.space.subscribe(conn(100 + slot), &room(n), now, &mut fx),
             Command::Leave { slot, room: n } => _ = self.space.leave(conn(slot), &room(n), now, &mut fx),
             Command::Disconnect { slot } => self.end(slot, &mut fx),
             Command::Publish { room: n, class, key } => self.publish(n, class, key, &mut fx),

@@ -493,7 +493,7 @@ async fn come_back(
                 ResumeFailure::UnknownSession => Recovery::UnknownSession,
                 ResumeFailure::OtherSubject => Recovery::OtherSubject,
                 ResumeFailure::OtherEpoch => Recovery::OtherEpoch,
-                ResumeFailure::TooOld => Recovery::TooOld,
+                ResumeFailure::TooOld | ResumeFailure::NotReady => Recovery::TooOld,
                 ResumeFailure::Expired => Recovery::Expired,
             });
             false

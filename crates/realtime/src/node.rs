@@ -411,6 +411,8 @@ impl Node {
             Effect::Reserve { upto } => writes.push(Write::Reserve { space: cell.key.clone(), upto }),
             Effect::SaveSession(record) => writes.push(Write::SaveSession(record)),
             Effect::DropSession(pid) => writes.push(Write::DropSession(pid)),
+            // Of a space that follows.
+            Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Lease { .. } | Effect::Renewed => {}
         }
     }
 

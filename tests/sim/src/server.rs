@@ -423,6 +423,8 @@ impl Server {
                     }
                 }
                 Effect::DropSession(pid) => submit(g, tenant, Write::Drop(pid)),
+                // Of a space that follows.
+                Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Lease { .. } | Effect::Renewed => {}
             }
         }
     }

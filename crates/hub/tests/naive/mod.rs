@@ -247,7 +247,7 @@ impl World {
             Command::Join { slot, room } => self.join(slot, room),
             Command::Leave { slot, room } => self.leave(slot, room),
             Command::Listen { slot, room } => {
-                let joined = self.space.subscribe(listener(slot), &room_name(room), self.now);
+                let joined = self.space.subscribe(listener(slot), &room_name(room), self.now, &mut self.fx);
                 assert_eq!(joined.already, !self.listening.insert((slot, room)));
             }
             Command::Unlisten { slot, room } => {
@@ -534,6 +534,9 @@ impl World {
                 }
                 Effect::DropSession(pid) => {
                     self.records.remove(&pid);
+                }
+                Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Lease { .. } | Effect::Renewed => {
+                    panic!("{effect:?} of a space that does not follow")
                 }
             }
         }

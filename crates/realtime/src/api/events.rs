@@ -219,8 +219,8 @@ fn subscribe(
 ) -> Option<Incomplete> {
     // Who may not read what was sent before may not read it by coming back either.
     let may_read = conn.sockets.borrow().first().is_some_and(|of| of.principal.may(RoomAction::History, room));
-    let (joined, missed, ring) = shard.node.with_space(space, |hub, _| {
-        let joined = hub.subscribe(conn.id, room, now_ms());
+    let (joined, missed, ring) = shard.node.with_space(space, |hub, effects| {
+        let joined = hub.subscribe(conn.id, room, now_ms(), effects);
         let missed = since.map(|since| match since.parse::<Position>() {
             Ok(since) if may_read => hub.since(room, since),
             Ok(_) | Err(_) => Since::Unknown,

@@ -106,8 +106,9 @@ impl Reader {
     /// Subscribes to all rooms, which changes nothing for those that the listener is subscribed to, and looks what it has
     /// missed in those `asked` about.
     fn look(&self, since: Option<(&[RoomName], SessionOffset)>, stored: &Stored) -> Found {
-        self.shard.node.with_space(&self.space, |hub, _| {
-            let ids = self.rooms.iter().map(|room| hub.subscribe(self.conn.id, room, now_ms()).room_id).collect();
+        self.shard.node.with_space(&self.space, |hub, effects| {
+            let subscribed = |room| hub.subscribe(self.conn.id, room, now_ms(), effects).room_id;
+            let ids = self.rooms.iter().map(subscribed).collect();
             let missed = since.map(|(asked, since)| hub.missed_in_rooms(asked, since, stored)).unwrap_or_default();
             Found { missed, head: SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }, ids }
         })

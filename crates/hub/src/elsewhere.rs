@@ -1,0 +1,147 @@
+//! What other nodes say of the users who are connected to them, merged with what holds here.
+
+use smallvec::SmallVec;
+use tidegate_types::{NodeId, PresenceInfo, UserId};
+
+use crate::RoomId;
+use crate::users::{User, UserKey, Users};
+
+/// What one other node says of a user.
+pub(crate) struct Elsewhere {
+    node: NodeId,
+    pub info: PresenceInfo,
+    /// The rooms in which the node holds a lease of the user. Never none.
+    rooms: SmallVec<[RoomId; 2]>,
+}
+
+impl Elsewhere {
+    pub fn has_said(&self) -> bool {
+        let info = &self.info;
+        info.metadata.is_some() || info.current_activity.is_some() || info.custom_status.is_some()
+    }
+}
+
+/// A lease of another node.
+pub(crate) struct Held {
+    pub user: UserKey,
+    /// The node has not held it before.
+    pub is_new: bool,
+    /// A user who was there already looks otherwise now.
+    pub changed: bool,
+}
+
+impl User {
+    /// All connections merged into one: as present as the most present of them, and what was said last.
+    pub fn info(&self) -> PresenceInfo {
+        let mut elsewhere = self.elsewhere.iter().map(|elsewhere| &elsewhere.info);
+        let mut info = match (self.conns.is_empty(), elsewhere.next()) {
+            (true, Some(first)) => first.clone(),
+            (_, None) => return self.info_here(),
+            (false, Some(first)) => merged(self.info_here(), first),
+        };
+        for other in elsewhere {
+            info = merged(info, other);
+        }
+        info
+    }
+
+    pub fn rooms_elsewhere(&self) -> impl Iterator<Item = RoomId> {
+        self.elsewhere.iter().flat_map(|elsewhere| elsewhere.rooms.iter().copied())
+    }
+
+    /// Whether the user is there at all.
+    pub fn is_anywhere(&self) -> bool {
+        !self.conns.is_empty() || !self.elsewhere.is_empty()
+    }
+}
+
+/// Of what two nodes say each part that was said, by the one that saw the user last.
+fn merged(one: PresenceInfo, other: &PresenceInfo) -> PresenceInfo {
+    let (status, active_connections) =
+        (one.status.max(other.status), one.active_connections.saturating_add(other.active_connections));
+    // Of equals the same one everywhere, whoever was heard first.
+    let key = |info: &PresenceInfo| (info.last_seen, info.status);
+    let (newer, older) = if key(&one) >= key(other) { (one, other.clone()) } else { (other.clone(), one) };
+    PresenceInfo {
+        username: newer.username.or(older.username),
+        status,
+        metadata: newer.metadata.or(older.metadata),
+        active_connections,
+        current_activity: newer.current_activity.or(older.current_activity),
+        custom_status: newer.custom_status.or(older.custom_status),
+        user_id: newer.user_id,
+        last_seen: newer.last_seen,
+    }
+}
+
+/// Whether others see a difference worth telling. Who is seen again looks the same.
+fn looks_alike(one: &PresenceInfo, other: &PresenceInfo) -> bool {
+    let part = |info: &PresenceInfo| {
+        (info.status, info.username.clone(), info.current_activity.clone(), info.custom_status.clone())
+    };
+    part(one) == part(other) && one.metadata == other.metadata
+}
+
+impl Users {
+    /// Another node holds a lease of the user in the room. What is no news does not replace what was heard later.
+    pub fn hold_elsewhere(
+        &mut self,
+        id: &UserId,
+        node: NodeId,
+        info: PresenceInfo,
+        room: RoomId,
+        is_news: bool,
+    ) -> Option<Held> {
+        let key = self.open(id, info.last_seen);
+        let user = self.get_mut(key)?;
+        let before = user.is_anywhere().then(|| user.info());
+        let info = PresenceInfo { user_id: user.id.clone(), ..info };
+        let is_new = match user.elsewhere.iter_mut().find(|elsewhere| elsewhere.node == node) {
+            Some(held) => {
+                if is_news || info.last_seen >= held.info.last_seen {
+                    held.info = info;
+                }
+                let is_new = !held.rooms.contains(&room);
+                if is_new {
+                    held.rooms.push(room);
+                }
+                is_new
+            }
+            None => {
+                user.elsewhere.push(Elsewhere { node, info, rooms: SmallVec::from_slice(&[room]) });
+                true
+            }
+        };
+        let changed = before.is_some_and(|before| !looks_alike(&before, &user.info()));
+        Some(Held { user: key, is_new, changed })
+    }
+
+    /// Another node holds it no more. Whether a user who is still there looks otherwise now.
+    pub fn end_elsewhere(&mut self, key: UserKey, node: NodeId, room: RoomId) -> bool {
+        let Some(user) = self.get_mut(key) else { return false };
+        let before = user.info();
+        let Some(held) = user.elsewhere.iter_mut().find(|elsewhere| elsewhere.node == node) else { return false };
+        held.rooms.retain(|of| *of != room);
+        if !held.rooms.is_empty() {
+            return false;
+        }
+        user.elsewhere.retain(|elsewhere| elsewhere.node != node);
+        if user.is_anywhere() {
+            return !looks_alike(&before, &user.info());
+        }
+        self.close(key);
+        false
+    }
+
+    /// The other nodes that hold a lease of the user in the room.
+    pub fn nodes_holding(&self, key: UserKey, room: RoomId) -> impl Iterator<Item = NodeId> {
+        let elsewhere = self.get(key).map_or(&[][..], |user| &user.elsewhere);
+        elsewhere.iter().filter(move |elsewhere| elsewhere.rooms.contains(&room)).map(|elsewhere| elsewhere.node)
+    }
+
+    /// All that a node holds.
+    pub fn held_by(&self, node: NodeId) -> Vec<(UserKey, SmallVec<[RoomId; 2]>)> {
+        let of_node = |user: &User| user.elsewhere.iter().find(|held| held.node == node).map(|held| held.rooms.clone());
+        self.iter().filter_map(|(key, user)| Some((key, of_node(user)?))).collect()
+    }
+}

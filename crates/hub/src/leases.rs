@@ -1,0 +1,132 @@
+//! Members of rooms by way of other nodes.
+//!
+//! Per room and user a node holds one lease, however many connections it has; it counts as one more lease of the user in
+//! the room. What a user is like elsewhere is kept once per node, and merged with what holds here.
+
+use rustc_hash::FxHashSet;
+use tidegate_types::{Millis, NodeId, PresenceInfo, RoomName, UserId};
+
+use crate::space::Space;
+use crate::users::UserKey;
+use crate::{Effect, Effects, Lease, RoomId};
+
+impl Space {
+    /// A member of a followed room by way of another node came, changed or (`None`) went.
+    pub fn leased(
+        &mut self,
+        room: &RoomName,
+        node: NodeId,
+        user: &UserId,
+        info: Option<PresenceInfo>,
+        now: Millis,
+        fx: &mut Effects,
+    ) {
+        let Some(id) = self.rooms.id(room).filter(|_| self.config.follows) else { return };
+        match info {
+            Some(info) => _ = self.hold_elsewhere(id, node, user, info, true, now, fx),
+            None => {
+                if let Some(key) = self.users.key(user) {
+                    self.end_elsewhere(id, node, key, now, fx);
+                }
+            }
+        }
+    }
+
+    /// A node has died or left: all that it held ends.
+    pub fn node_gone(&mut self, node: NodeId, now: Millis, fx: &mut Effects) {
+        for (key, rooms) in self.users.held_by(node) {
+            for id in rooms {
+                self.end_elsewhere(id, node, key, now, fx);
+            }
+        }
+    }
+
+    /// These are all the members of the room by way of other nodes. Who has only changed the node neither leaves nor joins.
+    pub(crate) fn lease_all(&mut self, id: RoomId, leases: Vec<Lease>, now: Millis, fx: &mut Effects) {
+        let Some(room) = self.rooms.get(id) else { return };
+        let mut gone: FxHashSet<(UserKey, NodeId)> = FxHashSet::default();
+        for key in room.presence.users() {
+            gone.extend(self.users.nodes_holding(key, id).map(|node| (key, node)));
+        }
+        for Lease { node, info } in leases {
+            let user = info.user_id.clone();
+            if let Some(key) = self.hold_elsewhere(id, node, &user, info, false, now, fx) {
+                gone.remove(&(key, node));
+            }
+        }
+        for (key, node) in gone {
+            self.end_elsewhere(id, node, key, now, fx);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn hold_elsewhere(
+        &mut self,
+        id: RoomId,
+        node: NodeId,
+        user: &UserId,
+        info: PresenceInfo,
+        is_news: bool,
+        now: Millis,
+        fx: &mut Effects,
+    ) -> Option<UserKey> {
+        let held = self.users.hold_elsewhere(user, node, info, id, is_news)?;
+        if held.is_new {
+            self.add_lease(id, held.user, None, now, fx);
+        }
+        if held.changed {
+            self.show_change(held.user, now, fx);
+        }
+        Some(held.user)
+    }
+
+    fn end_elsewhere(&mut self, id: RoomId, node: NodeId, key: UserKey, now: Millis, fx: &mut Effects) {
+        if !self.users.nodes_holding(key, id).any(|of| of == node) {
+            return;
+        }
+        self.end_lease(id, key, false, now, fx);
+        // Whoever left the room is described there as they were until now.
+        if self.users.end_elsewhere(key, node, id) {
+            self.show_change(key, now, fx);
+        }
+        self.rooms.settle(id);
+    }
+
+    /// The room is not followed any more: what was known of its members elsewhere goes with it.
+    pub(crate) fn forget_elsewhere(&mut self, id: RoomId, users: impl Iterator<Item = UserKey>) {
+        for key in users {
+            let nodes: Vec<NodeId> = self.users.nodes_holding(key, id).collect();
+            for node in nodes {
+                self.users.end_elsewhere(key, node, id);
+            }
+        }
+    }
+
+    /// The other nodes are to be told how present the user is here, in this room.
+    pub(crate) fn mark_lease(&mut self, id: RoomId, key: UserKey) {
+        if !self.config.follows {
+            return;
+        }
+        let (Some(room), Some(user)) = (self.rooms.get(id), self.users.get(key)) else { return };
+        self.following.leases.push((room.name.clone(), user.id.clone()));
+    }
+
+    /// Tells the other nodes what has changed since the last tick, each user once in each room.
+    pub(crate) fn flush_leases(&mut self, fx: &mut Effects) {
+        let mut changed = std::mem::take(&mut self.following.leases);
+        changed.sort_unstable();
+        changed.dedup();
+        for (room, user) in changed {
+            let key = self.users.key(&user);
+            let is_in = key.is_some_and(|key| self.rooms.id(&room).is_some_and(|id| self.leases_here(id, key) > 0));
+            let info = key.filter(|_| is_in).and_then(|key| self.users.get(key)).map(|user| user.info_here());
+            fx.push(Effect::Lease { room, user, info });
+        }
+    }
+
+    /// How many connections to this node the user has in the room.
+    pub(crate) fn leases_here(&self, id: RoomId, key: UserKey) -> u32 {
+        let all = self.rooms.get(id).map_or(0, |room| room.presence.leases_of(key));
+        all.saturating_sub(u32::try_from(self.users.nodes_holding(key, id).count()).unwrap_or(u32::MAX))
+    }
+}
