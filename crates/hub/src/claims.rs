@@ -69,6 +69,16 @@ impl Space {
         rooms.iter().filter_map(|membership| Some(self.rooms.get(membership.room)?.name.clone())).collect()
     }
 
+    /// Everybody who is connected.
+    pub fn conn_ids(&self) -> Vec<ConnId> {
+        self.conns.keys().copied().collect()
+    }
+
+    /// Stores a connection's session once more, for when the store may have lost it. Does nothing for one that is gone.
+    pub fn store_session(&self, conn: ConnId, fx: &mut Effects) {
+        self.save_session(conn, fx);
+    }
+
     /// The session of a connection that has just gone is the broker's again.
     pub(crate) fn give_up_session(&mut self, connection: Connection, user: UserId, now: Millis, fx: &mut Effects) {
         let expires_at = now.saturating_add(self.config.session_window_ms);

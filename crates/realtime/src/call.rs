@@ -30,6 +30,8 @@ pub(crate) enum Call {
     Supersede { conn: ConnId },
     /// A token, or a user's older ones, count no more.
     Revoke(Arc<Revocation>),
+    /// The counters of a space have begun another life.
+    Renewed { space: u32 },
     /// Something to be done on the worker's own thread; see `ask.rs`.
     Run(Errand),
     /// A mailbox test's filler.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tidegate_cluster::{History, HistoryError};
-use tidegate_hub::{JoinError, Missed, RoomId};
+use tidegate_hub::{JoinError, Joined, Missed, RoomId};
 use tidegate_metrics::{StoreLabels, StoreOperation};
 use tidegate_types::{Bookmark, Millis, Position, Publication, RoomKey, RoomName};
 use tokio::task::spawn_blocking;
@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use crate::connection::Conn;
 use crate::input::Handled;
 use crate::node::SpaceCell;
+use crate::opening::{Joining, Settling};
 use crate::operations::{JoinRefused, Saved, room_limit};
 use crate::shard::Shard;
 use crate::webhooks::{self, WebhookEvent};
@@ -50,15 +51,21 @@ pub(crate) fn join_since(
     }
     let (joined, saved) = shard.node.with_session(space, |hub, effects| {
         let joined = hub.join(conn.id, &room, now, effects)?;
-        Ok::<_, JoinError>((joined, hub.missed(&room, since, None)))
+        let opened = joined.opening.then(|| space.opening.wait(&room));
+        Ok::<_, JoinError>((joined, hub.missed(&room, since, None), opened))
     });
-    let (joined, missed) = match joined {
+    let (joined, missed, opened) = match joined {
         Ok(joined) => joined,
         Err(JoinError::NotConnected) => {
             done(Err(JoinRefused::NotConnected));
             return Handled::Done;
         }
     };
+    if let Some(opened) = opened {
+        let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
+        let joining = Joining { shard, conn, space, room, opened };
+        return Handled::Later(Box::pin(async move { done(join_opening(joining, joined, since).await) }));
+    }
     if joined.already {
         // It has had everything since it joined. What was before that would come out of order now.
         let recovered = match missed {
@@ -89,6 +96,22 @@ pub(crate) fn join_since(
             }
         })),
     }
+}
+
+/// As [`join_since`] in a room of a cluster that this node does not hear yet.
+async fn join_opening(joining: Joining, joined: Joined, since: Bookmark) -> Result<CaughtUp, JoinRefused> {
+    let joiner = {
+        let Joining { shard, conn, space, room, .. } = &joining;
+        let (shard, conn, space, room) = (shard.clone(), conn.clone(), space.clone(), room.clone());
+        Joiner { shard, conn, space, room, room_id: joined.room_id }
+    };
+    Settling::Opening(Box::new(joining)).settled().await?;
+    if joined.already {
+        // Of what it has been sent meanwhile nothing is known here.
+        let position = joiner.space.lock().position(&joiner.room);
+        return Ok(CaughtUp { recovered: false, position });
+    }
+    joiner.read_back(since).await.ok_or(JoinRefused::NotConnected)
 }
 
 fn after(saved: Saved, rest: impl FnOnce() + 'static) -> Handled {

@@ -2,22 +2,41 @@
 
 use std::sync::Arc;
 
-use tidegate_cluster::{Audience, Broker, Outgoing};
-use tidegate_hub::Message;
-use tidegate_types::Publication;
+use tidegate_cluster::{Audience, Broker, History, Outgoing};
+use tidegate_hub::{Message, SpaceStart};
+use tidegate_types::{Publication, SpaceKey};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::mailbox::Except;
 use crate::node::{Placing, SpaceCell};
+use crate::opening::PATIENCE;
+use crate::restoring::Restoring;
 use crate::signals::{self, Signal};
 
 /// A node's way to its cluster.
 pub(crate) struct ClusterLink {
     pub broker: Arc<dyn Broker>,
+    pub restoring: Restoring,
 }
 
 impl ClusterLink {
     pub fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker }
+        Self { broker, restoring: Restoring::default() }
+    }
+
+    /// Where the counters of a space stand, if the broker says it in time.
+    pub async fn start_of(&self, history: &Arc<dyn History>, key: &SpaceKey) -> Option<SpaceStart> {
+        let (history, key) = (history.clone(), key.clone());
+        let asked = spawn_blocking(move || history.open_space(&key));
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(Ok(start))) => Some(start),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "the cluster's broker does not say where a namespace stands");
+                None
+            }
+            Ok(Err(_)) | Err(_) => None,
+        }
     }
 
     /// Gives the broker a message, in the order of the calls.

@@ -7,21 +7,19 @@ use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal, PrincipalKind};
 use tidegate_dialect::Reason;
-use tidegate_hub::{NewSession, Pid, PresenceUpdate, Resume, ResumeFailure, SocketId, Who};
-use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery, StoreLabels, StoreOperation};
-use tidegate_types::{InvalidPosition, Namespace, Publication, RoomKey, SessionOffset, SpaceKey, TenantId, UserId};
+use tidegate_hub::{NewSession, Pid, PresenceUpdate, SocketId, Who};
+use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery};
+use tidegate_types::{InvalidPosition, Namespace, Publication, SessionOffset, SpaceKey, TenantId, UserId};
 use tidegate_wire::socket_io;
-use tokio::task::spawn_blocking;
 
 use crate::app::{self, Applicant, Own};
-use crate::call::Call;
+use crate::comeback;
 use crate::connection::{Conn, NamespaceSocket};
 use crate::dialect_api;
 use crate::emit::emit;
 use crate::input::{Handled, Later};
 use crate::limits::{self, Crowded};
-use crate::mailbox::Item;
-use crate::namespaces::{Behaviour, Entrance};
+use crate::namespaces::{Behaviour, Entrance, NamespaceSettings};
 use crate::node::{Node, SpaceCell, now_ms};
 use crate::operations;
 use crate::rooms_api;
@@ -84,7 +82,29 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
         }
     };
     let key = SpaceKey { tenant: principal.tenant.clone(), namespace };
-    let space = match shard.node.space(&key) {
+    if shard.node.has_to_learn(&key) {
+        let (shard, conn, text) = (shard.clone(), conn.clone(), Box::<str>::from(text));
+        return Handled::Later(Box::pin(async move {
+            shard.node.learn(&key).await;
+            if !conn.is_closed() {
+                operations::follow(&shard, &conn, arrive(&shard, &conn, &key, &settings, principal, &text, auth)).await;
+            }
+        }));
+    }
+    arrive(shard, conn, &key, &settings, principal, text, auth)
+}
+
+/// Somebody with a valid credential comes into a namespace. `text` is the auth payload, `auth` what it says.
+fn arrive(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    key: &SpaceKey,
+    settings: &NamespaceSettings,
+    principal: Arc<Principal>,
+    text: &str,
+    auth: Option<Auth>,
+) -> Handled {
+    let space = match shard.node.space(key) {
         Ok(space) => space,
         Err(error) => {
             tracing::error!(%error, "a namespace cannot be opened");
@@ -167,7 +187,8 @@ pub(crate) fn let_in(
         Some((pid, Ok(offset))) => {
             let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
             return Handled::Later(Box::pin(async move {
-                let recovered = come_back(&shard, &conn, &space, &principal, applicant.clone(), pid, offset).await;
+                let recovered =
+                    comeback::come_back(&shard, &conn, &space, &principal, applicant.clone(), pid, offset).await;
                 if !recovered
                     && !conn.is_closed()
                     && let Some(rest) = enter(&shard, &conn, &space, principal, applicant)
@@ -210,8 +231,9 @@ async fn proceed_with(
     for room in &admitted.rooms {
         match operations::join(shard, conn, space, room, now) {
             Ok(entered) => {
-                if let Some(saved) = entered.saved {
-                    let _ = saved.await;
+                if let Err(error) = entered.settled().await {
+                    tracing::warn!(room = room.as_str(), %error, "a client is not in a room that a webhook names");
+                    continue;
                 }
                 match &space.settings.behaviour {
                     Behaviour::Rooms => rooms_api::joined(shard, conn, space, room),
@@ -330,7 +352,7 @@ fn refuse_as(
     }
 }
 
-fn who(principal: &Principal) -> Who {
+pub(crate) fn who(principal: &Principal) -> Who {
     Who { user: principal.user.clone(), username: principal.username.clone() }
 }
 
@@ -358,14 +380,14 @@ fn enter(
 }
 
 /// Tells the application of a new client.
-fn greet(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>) -> Option<Later> {
+pub(crate) fn greet(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>) -> Option<Later> {
     let own = conn.with_socket(space.key.namespace.as_str(), |socket| socket.app.clone()).flatten()?;
     app::greet(shard, conn, space, own)
 }
 
 /// Answers CONNECT, replays what a client that has come back has missed, and says hello. The hello carries an offset, so
 /// that a client that hears nothing else can recover.
-fn welcome(
+pub(crate) fn welcome(
     shard: &Rc<Shard>,
     conn: &Rc<Conn>,
     socket: NamespaceSocket,
@@ -415,147 +437,4 @@ fn welcome(
         shard.let_go(conn);
     }
     expiry::begin(shard, conn, &namespace);
-}
-
-/// Gives a session back to its client; false if it has to start afresh.
-async fn come_back(
-    shard: &Rc<Shard>,
-    conn: &Rc<Conn>,
-    space: &Arc<SpaceCell>,
-    principal: &Arc<Principal>,
-    applicant: Option<Rc<Applicant>>,
-    pid: Pid,
-    offset: SessionOffset,
-) -> bool {
-    if !space.lock().session_known(&pid) {
-        import(shard, space, &pid).await;
-    }
-    if conn.is_closed() {
-        return true;
-    }
-    supersede(shard, conn, space, principal, &pid);
-    let resume = |stored: Option<Vec<Arc<Publication>>>| {
-        let now = now_ms();
-        let (user, expires) = (&principal.user, principal.expires_at);
-        shard.node.with_space(space, |hub, effects| match stored {
-            None => hub.resume(&pid, offset, user, conn.id, who(principal), expires, now, effects),
-            Some(stored) => hub.resume_with(&pid, offset, user, conn.id, who(principal), expires, stored, now, effects),
-        })
-    };
-    let mut resumed = resume(None);
-    if let Resume::NeedHistory { reads } = resumed {
-        let stored = read_missed(shard, space, reads).await;
-        if conn.is_closed() {
-            return true;
-        }
-        // Without the store nobody knows what was missed.
-        let Some(stored) = stored else {
-            space.metrics.recovery(Recovery::TooOld);
-            return false;
-        };
-        resumed = resume(Some(stored));
-    }
-    match resumed {
-        Resume::Recovered { socket_id, rooms, missed, seq } => {
-            space.metrics.recovery(Recovery::Recovered);
-            let mut socket = NamespaceSocket {
-                space: space.clone(),
-                principal: principal.clone(),
-                app: applicant.map(|applicant| Rc::new(Own::new(socket_id.clone(), applicant, true))),
-                socket_id,
-                pid,
-                limit: None,
-                rooms: SmallVec::new(),
-            };
-            for (_, room) in &rooms {
-                shard.add_member(conn, &mut socket, *room, seq);
-            }
-            let epoch = space.lock().epoch();
-            welcome(shard, conn, socket, SessionOffset { epoch, seq }, Some(&missed));
-            for (room, _) in &rooms {
-                match &space.settings.behaviour {
-                    Behaviour::Rooms => rooms_api::send_snapshot(shard, conn, space, room),
-                    Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
-                    Behaviour::Handlers(_) => {}
-                }
-            }
-            if let Some(rest) = greet(shard, conn, space) {
-                rest.await;
-            }
-            true
-        }
-        Resume::NeedHistory { .. } => {
-            space.metrics.recovery(Recovery::TooOld);
-            false
-        }
-        Resume::Failed(failure) => {
-            space.metrics.recovery(match failure {
-                ResumeFailure::UnknownSession => Recovery::UnknownSession,
-                ResumeFailure::OtherSubject => Recovery::OtherSubject,
-                ResumeFailure::OtherEpoch => Recovery::OtherEpoch,
-                ResumeFailure::TooOld | ResumeFailure::NotReady => Recovery::TooOld,
-                ResumeFailure::Expired => Recovery::Expired,
-            });
-            false
-        }
-    }
-}
-
-/// Ends the connection that still holds the session, if it is the same user's: who presents the pid has left it, even if
-/// the network has not told us yet. Without this a client that changes networks could come back only after its old
-/// connection's ping timeout.
-fn supersede(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, principal: &Arc<Principal>, pid: &Pid) {
-    let old = shard.node.with_space(space, |hub, effects| {
-        let old = hub.live_holder(pid, &principal.user).filter(|old| *old != conn.id)?;
-        hub.disconnect(old, true, now_ms(), effects);
-        Some(old)
-    });
-    let Some(old) = old else { return };
-    if let Some(mailbox) = shard.node.mailbox(old.shard) {
-        mailbox.push(Item::Call(Box::new(Call::Supersede { conn: old })));
-    }
-}
-
-/// A session of before the restart may be known to the store.
-async fn import(shard: &Rc<Shard>, space: &Arc<SpaceCell>, pid: &Pid) {
-    let history = shard.node.history.clone();
-    let wanted = pid.clone();
-    let Ok(Ok(Some(record))) = spawn_blocking(move || history.session(&wanted)).await else { return };
-    if record.tenant != space.key.tenant || record.namespace != space.key.namespace {
-        return;
-    }
-    let mut hub = space.lock();
-    if !hub.session_known(pid) {
-        hub.import_session(record, now_ms());
-    }
-}
-
-async fn read_missed(
-    shard: &Rc<Shard>,
-    space: &Arc<SpaceCell>,
-    reads: Vec<(tidegate_types::RoomName, u64)>,
-) -> Option<Vec<Arc<Publication>>> {
-    let history = shard.node.history.clone();
-    let key = space.key.clone();
-    let metrics = shard.node.metrics.clone();
-    let most = shard.node.settings.history_messages;
-    let read = spawn_blocking(move || {
-        let started = std::time::Instant::now();
-        let mut stored = Vec::new();
-        for (room, after) in reads {
-            let room = RoomKey { tenant: key.tenant.clone(), namespace: key.namespace.clone(), room };
-            match history.read_seq(&room, after, most) {
-                Ok(Some(messages)) => stored.extend(messages),
-                Ok(None) => return None,
-                Err(error) => {
-                    tracing::error!(%error, "the history cannot be read for a recovery");
-                    return None;
-                }
-            }
-        }
-        let labels = StoreLabels { operation: StoreOperation::Read };
-        metrics.store_latency_ms.get_or_create(&labels).observe(started.elapsed().as_secs_f64() * 1_000.0);
-        Some(stored)
-    });
-    read.await.ok().flatten()
 }

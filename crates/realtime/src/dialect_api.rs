@@ -23,7 +23,8 @@ use crate::emit::{ack, emit};
 use crate::input::{Handled, Later};
 use crate::limits;
 use crate::node::{NotPublished, Pending, Publishing, SpaceCell, now_ms};
-use crate::operations::{self, JoinRefused, Saved, SendRefused, Senders};
+use crate::opening::Settling;
+use crate::operations::{self, Entered, JoinRefused, Saved, SendRefused, Senders};
 use crate::shard::Shard;
 
 use asking::{Asked, Said};
@@ -90,6 +91,8 @@ enum Stepped {
     Wait(Later),
     /// The step is to be tried again after this.
     Again(Later),
+    /// The rest waits until the client is in a room, or cannot be.
+    Enter(RoomName, Settling),
     /// The rest waits until it is known what has become of a message.
     Settle(Pending),
 }
@@ -120,6 +123,18 @@ fn go(mut run: Run, event: &Event, args: &str, from: usize) -> Handled {
         let (wait, rest) = match stepped {
             Stepped::Done => continue,
             Stepped::Wait(wait) => (wait, rest(index + 1)),
+            Stepped::Enter(room, settling) => {
+                let rest = rest(index + 1);
+                return Handled::Later(Box::pin(async move {
+                    match settling.settled().await {
+                        Ok(()) => run.entered(room),
+                        Err(refused) => return rest.refused(&run, &run.join_refused(refused)),
+                    }
+                    if let Handled::Later(later) = rest.go(run) {
+                        later.await;
+                    }
+                }));
+            }
             Stepped::Again(wait) => (wait, rest(index)),
             Stepped::Settle(pending) => {
                 let (shard, conn, space, rest) =
@@ -167,10 +182,14 @@ impl Rest {
             }
             Err(refused) => refused,
         };
+        self.refused(&run, &run.send_refused(refused.into()));
+    }
+
+    fn refused(&self, run: &Run, refusal: &Refusal) {
         let dialect = run.dialect.clone();
         let Some(event) = dialect.event(&self.event) else { return };
         let (payload, _) = dialect.read(event, &self.args, 0);
-        run.refuse(Some(event), Some(&payload), &run.send_refused(refused.into()));
+        run.refuse(Some(event), Some(&payload), refusal);
     }
 }
 
@@ -236,12 +255,13 @@ impl Run {
                 if let Some(asking) = self.ask_to_join(&room)? {
                     return Ok(Stepped::Again(asking));
                 }
-                let saved = self.join(&room)?;
-                if self.dialect.presence().tells(room.as_str()) {
-                    self.joined.push(room.clone());
-                }
-                self.room = Some(room);
-                Ok(when_saved(saved))
+                Ok(match self.join(&room)?.0 {
+                    Some(settling) => Stepped::Enter(room, settling),
+                    None => {
+                        self.entered(room);
+                        Stepped::Done
+                    }
+                })
             }
             Step::Leave(room) => {
                 let room = self.room_name(room, payload)?;
@@ -278,21 +298,33 @@ impl Run {
         Err(self.dialect.refuse(Reason::Forbidden, "Unauthorized"))
     }
 
-    fn join(&self, room: &RoomName) -> Result<Saved, Refusal> {
+    fn join(&self, room: &RoomName) -> Result<Entered, Refusal> {
         let joined = operations::join(&self.shard, &self.conn, &self.space, room, self.now);
-        joined.map(|entered| entered.saved).map_err(|refused| {
-            let rooms = match refused {
-                JoinRefused::NotConnected => return self.dialect.refuse(Reason::Unavailable, refused.to_string()),
-                JoinRefused::TooManyRooms => {
-                    self.conn.with_socket(self.namespace().as_str(), |socket| socket.rooms.len()).unwrap_or(0)
-                }
-                JoinRefused::TooManyRoomsOfUser { current } => current,
-            };
-            let refusal = self.dialect.refuse(Reason::RoomLimit, "Too many rooms");
-            // Rooms that every client is put into on connect are not the user's doing.
-            let rooms = rooms.saturating_sub(self.dialect.rooms_on_connect());
-            Refusal { room_count: Some(rooms as u64), ..refusal }
-        })
+        joined.map_err(|refused| self.join_refused(refused))
+    }
+
+    fn join_refused(&self, refused: JoinRefused) -> Refusal {
+        let rooms = match refused {
+            JoinRefused::NotConnected | JoinRefused::Unavailable => {
+                return self.dialect.refuse(Reason::Unavailable, refused.to_string());
+            }
+            JoinRefused::TooManyRooms => {
+                self.conn.with_socket(self.namespace().as_str(), |socket| socket.rooms.len()).unwrap_or(0)
+            }
+            JoinRefused::TooManyRoomsOfUser { current } => current,
+        };
+        let refusal = self.dialect.refuse(Reason::RoomLimit, "Too many rooms");
+        // Rooms that every client is put into on connect are not the user's doing.
+        let rooms = rooms.saturating_sub(self.dialect.rooms_on_connect());
+        Refusal { room_count: Some(rooms as u64), ..refusal }
+    }
+
+    /// The client is in a room.
+    fn entered(&mut self, room: RoomName) {
+        if self.dialect.presence().tells(room.as_str()) {
+            self.joined.push(room.clone());
+        }
+        self.room = Some(room);
     }
 
     fn presence(&self, presence: &PresenceStep, payload: &Payload<'_>) -> Result<(), Refusal> {

@@ -1,28 +1,100 @@
 //! What is heard from the cluster, on the broker's thread.
+//!
+//! Each space's lock is taken for as long as one thing takes to be heard, as by a worker that publishes: under it the
+//! deliveries enter the mailboxes, so that their order is the one in which they are heard.
 
 use std::sync::Arc;
 
 use tidegate_cluster::{Heard, Pause};
+use tidegate_hub::Received;
+use tidegate_types::SpaceKey;
 
-use crate::node::Node;
+use crate::node::{Node, SpaceCell, now_ms};
 use crate::signals;
 
-/// Takes in what has happened. What comes back is to be waited for before the next: a worker whose mailbox is full has
-/// the whole node wait, as it has the senders of a node that is alone.
+/// Takes in what has happened.
+///
+/// What comes back is to be waited for before the next: a worker whose mailbox is full has the broker wait, as it has the
+/// senders of a node that is alone. The broker reads no further then, and what it cannot hold meanwhile it finds again
+/// when it catches up; so nothing is dropped that could be recovered, and memory stays bounded by the mailboxes.
 pub(crate) fn heard(node: &Arc<Node>, heard: Heard) -> Option<Pause> {
-    match heard {
-        Heard::Signal { from, to, body } => signals::heard(node, from, to, &body),
-        Heard::Followed { .. }
-        | Heard::Published(_)
-        | Heard::Leased { .. }
-        | Heard::OutOfTouch { .. }
-        | Heard::CaughtUp { .. }
-        | Heard::NodeGone(_)
-        | Heard::Connected(_) => {}
-    }
+    take_in(node, heard);
     if node.can_publish() {
         return None;
     }
     let node = node.clone();
     Some(Box::pin(async move { node.publishable().await }))
+}
+
+fn take_in(node: &Arc<Node>, heard: Heard) {
+    let now = now_ms();
+    match heard {
+        Heard::Published(publication) => {
+            // Rooms are followed for somebody in an open space only.
+            let Some(cell) = node.known(&publication.space) else { return };
+            let received = node.with_space(&cell, |space, effects| space.receive(publication, now, effects));
+            settle(node, &cell, received);
+        }
+        Heard::Followed { space, room, epoch, as_of, head, leases } => {
+            let Some(cell) = node.known(&space) else { return };
+            let received = node
+                .with_space(&cell, |space, effects| space.followed(&room, epoch, as_of, head, leases, now, effects));
+            settle(node, &cell, received);
+            if cell.lock().is_open(&room) {
+                cell.opening.opened(&room);
+            }
+        }
+        Heard::Leased { space, room, node: of, user, info } => {
+            let Some(cell) = node.known(&space) else { return };
+            node.with_space(&cell, |space, effects| space.leased(&room, of, &user, info, now, effects));
+        }
+        Heard::Signal { from, to, body } => signals::heard(node, from, to, &body),
+        Heard::OutOfTouch { space } => {
+            tracing::debug!(namespace = space.namespace.as_str(), "out of touch with the cluster");
+            if let Some(cell) = node.known(&space) {
+                cell.lock().out_of_touch();
+            }
+        }
+        Heard::CaughtUp { space, epoch, as_of, rooms } => caught_up(node, &space, |cell| {
+            node.with_space(cell, |space, effects| space.caught_up(epoch, as_of, rooms, now, effects));
+        }),
+        Heard::NodeGone(gone) => {
+            for cell in node.cells() {
+                node.with_space(&cell, |space, effects| space.node_gone(gone, now, effects));
+            }
+        }
+        Heard::Connected(connected) => {
+            let Some(cluster) = &node.cluster else { return };
+            if connected {
+                tracing::info!("the cluster's broker is connected");
+                cluster.restoring.begin_soon();
+            } else {
+                tracing::warn!("the cluster's broker cannot be reached; what needs it is refused until it is back");
+                node.wait_for_no_record();
+            }
+        }
+    }
+}
+
+fn caught_up(node: &Node, space: &SpaceKey, take_in: impl FnOnce(&SpaceCell)) {
+    let Some(cell) = node.known(space) else { return };
+    take_in(&cell);
+    let open = {
+        let space = cell.lock();
+        cell.opening.rooms().into_iter().filter(|room| space.is_open(room)).collect::<Vec<_>>()
+    };
+    open.iter().for_each(|room| cell.opening.opened(room));
+    cell.in_touch.notify_waiters();
+}
+
+/// What does not fit what was heard before has the broker begin again with the space.
+fn settle(node: &Node, cell: &SpaceCell, received: Received) {
+    match received {
+        Received::Hole | Received::OtherEpoch => {
+            if let Some(cluster) = &node.cluster {
+                cluster.broker.catch_up(&cell.key);
+            }
+        }
+        Received::Taken | Received::Stale | Received::NotFollowed | Received::Opening | Received::OutOfTouch => {}
+    }
 }

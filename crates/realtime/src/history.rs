@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use crate::emit::quoted;
 use crate::encoded::push_json_data;
 use crate::node::SpaceCell;
+use crate::opening::{Closed, Reading};
 use crate::shard::Shard;
 
 /// A page of a room's history as JSON: `messages` oldest first (those after `since`, or the newest), each as `push` writes
@@ -27,6 +28,8 @@ pub(crate) async fn page(
     limit: usize,
     push: fn(&mut String, &Publication),
 ) -> Result<String, HistoryError> {
+    let closed = |closed: Closed| HistoryError::Store(closed.to_string());
+    let _reading = Reading::begin(&shard.node, space, room).await.map_err(closed)?;
     let (recent, head, known) = {
         let hub = space.lock();
         let head = hub.position(room);

@@ -2,7 +2,6 @@ mod publishing;
 mod storing;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -12,13 +11,16 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use tidegate_auth::LiveKeys;
 use tidegate_cluster::{Broker, History, HistoryError, OnHeard, Write, Written};
-use tidegate_hub::{Effect, Effects, Pid, PresenceChange, Space, SpaceConfig};
+use tidegate_hub::{Effect, Effects, PresenceChange, Space, SpaceConfig, SpaceStart};
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
-use tidegate_types::{Class, EventName, Millis, Namespace, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId};
-use tokio::sync::{oneshot, watch};
+use tidegate_types::{
+    Class, Epoch, EventName, Millis, Namespace, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId,
+};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::app::Io;
+use crate::call::Call;
 use crate::cluster::ClusterLink;
 use crate::credentials::ShutOut;
 use crate::dialect_api;
@@ -29,6 +31,7 @@ use crate::key_limits::KeyLimits;
 use crate::limits::UserLimits;
 use crate::mailbox::{Delivery, Except, Item, Mailbox};
 use crate::namespaces::{Behaviour, NamespaceSettings};
+use crate::opening::Opening;
 use crate::peers::Peers;
 use crate::replays::Replays;
 use crate::rooms_api;
@@ -36,6 +39,8 @@ use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::tickets::Tickets;
 use crate::webhooks::{SpaceWebhooks, Webhooks};
+
+use storing::Saving;
 
 pub(crate) use publishing::{NotPublished, Pending, Placing, Publishing};
 
@@ -59,6 +64,10 @@ pub(crate) struct SpaceCell {
     pub metrics: Arc<TenantMetrics>,
     /// The backends that are asked or told of what happens here.
     pub webhooks: SpaceWebhooks,
+    /// Who waits for rooms of it to be followed.
+    pub opening: Opening,
+    /// Told when it is in touch with the cluster again.
+    pub in_touch: Notify,
     /// What this space last added to its tenant's gauge of rooms.
     rooms_shown: AtomicI64,
     space: Mutex<Space>,
@@ -122,8 +131,7 @@ pub struct Node {
     /// By space and `seq`.
     waiting: Mutex<FxHashMap<(u32, u64), Waiters>>,
     hash_seed: [u64; 2],
-    /// Session records on their way to the store, by pid, and who waits for each.
-    saving: Mutex<FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>>,
+    saving: Mutex<Saving>,
     pub(crate) door: Door,
     /// How late each worker's last tick came, µs.
     pub(crate) lags: Box<[AtomicU64]>,
@@ -131,6 +139,9 @@ pub struct Node {
     /// Other nodes, if this is one of many.
     pub(crate) cluster: Option<Box<ClusterLink>>,
 }
+
+/// No space's counters have this life: what names it is recovered nowhere.
+const UNKNOWN: Epoch = Epoch(0);
 
 thread_local! {
     /// Effects of one change; kept so that a publish allocates no list.
@@ -245,10 +256,11 @@ impl Node {
         Ok(node)
     }
 
-    fn cell(&self, index: usize, key: SpaceKey, start: tidegate_hub::SpaceStart) -> Arc<SpaceCell> {
+    fn cell(&self, index: usize, key: SpaceKey, start: SpaceStart) -> Arc<SpaceCell> {
         let config = SpaceConfig {
             ring_window_ms: self.settings.recovery_window_ms,
             ring_bytes: self.settings.ring_bytes,
+            follows: self.cluster.is_some(),
             store_messages: self.settings.history_messages,
             session_window_ms: self.settings.recovery_window_ms,
             durable: self.durable,
@@ -263,7 +275,17 @@ impl Node {
         let key = Arc::new(key);
         let space = Mutex::new(Space::new(key.clone(), config, start));
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        Arc::new(SpaceCell { index, key, settings, metrics, webhooks, rooms_shown: AtomicI64::new(0), space })
+        Arc::new(SpaceCell {
+            index,
+            key,
+            settings,
+            metrics,
+            webhooks,
+            opening: Opening::default(),
+            in_touch: Notify::new(),
+            rooms_shown: AtomicI64::new(0),
+            space,
+        })
     }
 
     /// The part of the node that one worker owns. To be called on the worker's thread, inside its local runtime.
@@ -307,15 +329,37 @@ impl Node {
         if let Some(cell) = self.spaces.read().unwrap_or_else(PoisonError::into_inner).get(key) {
             return Ok(cell.clone());
         }
-        // Outside the lock: opening waits for the writer thread, whose callback takes the lock.
-        let start = self.history.open_space(key)?;
+        // Outside the lock: opening waits for the writer thread, whose callback takes the lock. The broker of a cluster is
+        // far away, and no worker waits for it: see `Node::learn`.
+        let start = match &self.cluster {
+            None => self.history.open_space(key)?,
+            Some(_) => SpaceStart::fresh(UNKNOWN),
+        };
+        Ok(self.insert(key, start))
+    }
+
+    fn insert(&self, key: &SpaceKey, start: SpaceStart) -> Arc<SpaceCell> {
         let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(cell) = spaces.get(key) {
-            return Ok(cell.clone());
+            return cell.clone();
         }
         let cell = self.cell(spaces.len(), key.clone(), start);
         spaces.insert(key.clone(), cell.clone());
-        Ok(cell)
+        cell
+    }
+
+    /// Whether [`Node::learn`] has something to do.
+    pub(crate) fn has_to_learn(&self, key: &SpaceKey) -> bool {
+        self.cluster.is_some() && self.known(key).is_none()
+    }
+
+    /// Opens a space of a cluster where its counters stand, if the broker says it in time: so the first client that this
+    /// node lets in can be recovered by the number that it is greeted with. Else that is found out later.
+    pub(crate) async fn learn(&self, key: &SpaceKey) {
+        let Some(cluster) = self.cluster.as_ref().filter(|cluster| cluster.broker.is_connected()) else { return };
+        if let Some(start) = cluster.start_of(&self.history, key).await {
+            self.insert(key, start);
+        }
     }
 
     /// The space, if this tenant has been here.
@@ -341,7 +385,8 @@ impl Node {
         change: impl FnOnce(&mut Space, &mut Effects) -> T,
     ) -> (T, Option<oneshot::Receiver<()>>) {
         let mut saved = None;
-        let result = self.change(cell, change, self.durable.then_some(&mut saved));
+        let is_kept = self.durable && self.cluster.as_ref().is_none_or(|cluster| cluster.broker.is_connected());
+        let result = self.change(cell, change, is_kept.then_some(&mut saved));
         (result, saved)
     }
 
@@ -353,26 +398,33 @@ impl Node {
     ) -> T {
         let mut effects = EFFECTS.take();
         let mut writes = Vec::new();
+        let mut write_all = |writes: &mut Vec<Write>| {
+            for write in writes.drain(..) {
+                if let Write::SaveSession(record) = &write {
+                    let waiting = saved.take().map(|saved| {
+                        let (sender, receiver) = oneshot::channel();
+                        *saved = Some(receiver);
+                        sender
+                    });
+                    self.saving().entry(record.pid.clone()).or_default().push_back(waiting.into_iter().collect());
+                }
+                self.submit(cell, write);
+            }
+        };
         let result = {
             let mut space = cell.lock();
             let result = change(&mut space, &mut effects);
             for effect in effects.drain(..) {
                 self.happen(cell, effect, &mut writes);
             }
+            if self.cluster.is_some() {
+                // The broker's thread and a worker may change one session. (A broker takes a record without calling back.)
+                write_all(&mut writes);
+            }
             result
         };
         EFFECTS.set(effects);
-        for write in writes {
-            if let Write::SaveSession(record) = &write {
-                let waiting = saved.take().map(|saved| {
-                    let (sender, receiver) = oneshot::channel();
-                    *saved = Some(receiver);
-                    sender
-                });
-                self.saving().entry(record.pid.clone()).or_default().push_back(waiting);
-            }
-            self.submit(cell, write);
-        }
+        write_all(&mut writes);
         result
     }
 
@@ -411,8 +463,23 @@ impl Node {
             Effect::Reserve { upto } => writes.push(Write::Reserve { space: cell.key.clone(), upto }),
             Effect::SaveSession(record) => writes.push(Write::SaveSession(record)),
             Effect::DropSession(pid) => writes.push(Write::DropSession(pid)),
-            // Of a space that follows.
-            Effect::Follow { .. } | Effect::Unfollow { .. } | Effect::Lease { .. } | Effect::Renewed => {}
+            // Under the lock: two workers may have to do with one room, and the last to know is to be the last to say.
+            Effect::Follow { room } => self.in_cluster(|cluster| cluster.broker.follow(&cell.key, &room)),
+            Effect::Unfollow { room } => self.in_cluster(|cluster| cluster.broker.unfollow(&cell.key, &room)),
+            Effect::Lease { room, user, info } => {
+                self.in_cluster(|cluster| cluster.broker.lease(&cell.key, &room, &user, info));
+            }
+            Effect::Renewed => {
+                for mailbox in &self.mailboxes {
+                    mailbox.push(Item::Call(Box::new(Call::Renewed { space: cell.index })));
+                }
+            }
+        }
+    }
+
+    fn in_cluster(&self, act: impl FnOnce(&ClusterLink)) {
+        if let Some(cluster) = &self.cluster {
+            act(cluster);
         }
     }
 
@@ -420,6 +487,9 @@ impl Node {
     pub(crate) fn tick(&self, now: Millis) {
         for cell in self.cells() {
             self.with_space(&cell, |space, effects| space.tick(now, effects));
+        }
+        if let Some(cluster) = self.cluster.as_ref().filter(|cluster| cluster.broker.is_connected()) {
+            cluster.restoring.tick(self);
         }
     }
 
@@ -439,6 +509,9 @@ impl Node {
         self.tickets.sweep(now);
         self.revocations.sweep(now);
         self.replays.sweep(now);
+        if self.cluster.is_some() {
+            self.cells().iter().for_each(|cell| cell.opening.sweep());
+        }
     }
 
     /// How many connections there may be.

@@ -15,6 +15,7 @@ use crate::connection::Conn;
 use crate::input::{Handled, Later};
 use crate::mailbox::Except;
 use crate::node::{NotPublished, Pending, Publishing, SpaceCell, now_ms};
+use crate::opening::{Joining, Settling};
 use crate::shard::Shard;
 use crate::webhooks::{self, WebhookEvent};
 
@@ -24,10 +25,21 @@ const MOST_IN_FLIGHT: u16 = 256;
 /// Resolves when a session's changed record is stored.
 pub(crate) type Saved = Option<oneshot::Receiver<()>>;
 
-/// A socket is in a room.
-pub(crate) struct Entered {
-    /// The client is not to be told before this.
-    pub saved: Saved,
+/// A socket is in a room. Where there is something to wait for, the client is not to be told before.
+#[must_use]
+pub(crate) struct Entered(pub Option<Settling>);
+
+impl Entered {
+    /// Resolves when the client may be told.
+    ///
+    /// # Errors
+    /// The room cannot be opened now; the socket is not in it any more.
+    pub async fn settled(self) -> Result<(), JoinRefused> {
+        match self.0 {
+            None => Ok(()),
+            Some(settling) => settling.settled().await,
+        }
+    }
 }
 
 /// Why a socket cannot join a room.
@@ -42,6 +54,9 @@ pub(crate) enum JoinRefused {
         /// How many there are.
         current: usize,
     },
+    /// Its messages cannot be heard now.
+    #[error("The room cannot be opened now; join it again")]
+    Unavailable,
 }
 
 /// Goes on when no backend that wants to be asked has anything against a client's join, or with what the client is told. The client's next
@@ -75,7 +90,7 @@ fn who(conn: &Conn, space: &SpaceCell) -> Option<(Arc<Principal>, SocketId)> {
 }
 
 /// Does what a handler has left to do.
-async fn follow(shard: &Rc<Shard>, conn: &Rc<Conn>, handled: Handled) {
+pub(crate) async fn follow(shard: &Rc<Shard>, conn: &Rc<Conn>, handled: Handled) {
     match handled {
         Handled::Done => {}
         Handled::Later(rest) => rest.await,
@@ -92,8 +107,11 @@ pub(crate) fn join(
     now: Millis,
 ) -> Result<Entered, JoinRefused> {
     room_limit(shard, conn, space, room)?;
-    let (joined, saved) = shard.node.with_session(space, |hub, effects| hub.join(conn.id, room, now, effects));
-    let joined = joined.map_err(|JoinError::NotConnected| JoinRefused::NotConnected)?;
+    let (joined, saved) = shard.node.with_session(space, |hub, effects| {
+        let joined = hub.join(conn.id, room, now, effects)?;
+        Ok((joined, joined.opening.then(|| space.opening.wait(room))))
+    });
+    let (joined, opened) = joined.map_err(|JoinError::NotConnected| JoinRefused::NotConnected)?;
     if !joined.already {
         let mut sockets = conn.sockets.borrow_mut();
         let socket = sockets.iter_mut().find(|socket| socket.space.index == space.index);
@@ -102,7 +120,13 @@ pub(crate) fn join(
             webhooks::room_changed(socket, WebhookEvent::Join, room);
         }
     }
-    Ok(Entered { saved })
+    Ok(Entered(match opened {
+        None => saved.map(Settling::Saving),
+        Some(opened) => {
+            let (shard, conn, space, room) = (shard.clone(), conn.clone(), space.clone(), room.clone());
+            Some(Settling::Opening(Box::new(Joining { shard, conn, space, room, opened })))
+        }
+    }))
 }
 
 /// Whether the socket may be in one more room.
@@ -155,6 +179,17 @@ pub(crate) fn leave(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, 
         }
     }
     saved
+}
+
+/// Goes on at once, or as soon as the client may be told whether it is in the room.
+pub(crate) fn when_in(entered: Entered, rest: impl FnOnce(Result<(), JoinRefused>) + 'static) -> Handled {
+    match entered.0 {
+        None => {
+            rest(Ok(()));
+            Handled::Done
+        }
+        Some(settling) => Handled::Later(Box::pin(async move { rest(settling.settled().await) })),
+    }
 }
 
 /// Goes on at once, or as soon as the session's record is stored.

@@ -57,6 +57,11 @@ impl LocalRoom {
         self.members.iter().filter(|member| !member.is_gone()).map(|member| member.slot)
     }
 
+    /// The numbers have begun again: what comes is new to all members.
+    pub fn renew(&mut self) {
+        self.members.iter_mut().for_each(|member| member.after_seq = 0);
+    }
+
     /// Ends a walk. Returns the members that have moved, with their new index, when there were holes.
     pub fn walked(&mut self) -> Vec<(Member, u32)> {
         self.walking = false;

@@ -24,7 +24,8 @@ use crate::history;
 use crate::input::Handled;
 use crate::limits;
 use crate::node::{SpaceCell, event_name, now_ms};
-use crate::operations::{self, SendRefused, Senders, when_saved};
+use crate::opening::{Closed, Reading};
+use crate::operations::{self, SendRefused, Senders, when_in, when_saved};
 use crate::shard::Shard;
 use crate::webhooks;
 
@@ -320,7 +321,10 @@ fn join_now(answer: Answer, room: RoomName, mut data: String, now: Millis) -> Ha
     match operations::join(&answer.shard, &answer.conn, &answer.space, &room, now) {
         Ok(entered) => {
             data.push('}');
-            when_saved(entered.saved, move || {
+            when_in(entered, move |settled| {
+                if let Err(refused) = settled {
+                    return drop(answer.join_refused(refused.to_string()));
+                }
                 answer.emit("room:joined", &data);
                 answer.succeeded();
                 send_snapshot(&answer.shard, &answer.conn, &answer.space, &room);
@@ -446,6 +450,12 @@ impl Answer {
         self.ack(r#"{"success":true}"#);
     }
 
+    fn presence(&self, room: &RoomName) {
+        let (listed, _) = self.space.lock().presence(room, MOST_LISTED);
+        let presence = serde_json::to_string(&listed).unwrap_or_default();
+        self.ack(&format!(r#"{{"presence":{presence}}}"#));
+    }
+
     /// `duplicate`: the id that the message was given when it came first.
     fn sent(&self, duplicate: Option<&str>) {
         let mut data = String::with_capacity(64);
@@ -538,10 +548,18 @@ fn query_presence(context: &Context<'_>, args: &str) -> Result<Handled, Refusal>
     if !context.allowed(RoomAction::Join, &room) {
         return Err(Refusal::new(FAILED, "Unauthorized"));
     }
-    let (listed, _) = context.space.lock().presence(&room, MOST_LISTED);
-    let presence = serde_json::to_string(&listed).unwrap_or_default();
-    context.ack(&format!(r#"{{"presence":{presence}}}"#));
-    Ok(Handled::Done)
+    let answer = context.answer(String::new());
+    if context.space.lock().is_open(&room) {
+        answer.presence(&room);
+        return Ok(Handled::Done);
+    }
+    Ok(Handled::Later(Box::pin(async move {
+        let space = answer.space.clone();
+        match Reading::begin(&answer.shard.node, &space, &room).await {
+            Ok(_reading) => answer.presence(&room),
+            Err(Closed) => answer.refused(&Refusal::new(FAILED, "The presence cannot be read now")),
+        }
+    })))
 }
 
 fn query_rooms(context: &Context<'_>) -> Result<Handled, Refusal> {

@@ -506,6 +506,11 @@ impl Shard {
                     self.end(&conn, CloseReason::Kicked);
                 }
             }
+            Call::Renewed { space } => {
+                let mut rooms = self.rooms.borrow_mut();
+                let of_space = rooms.iter_mut().filter(|((of, _), _)| *of == space);
+                of_space.for_each(|(_, room)| room.renew());
+            }
             Call::Revoke(revocation) => expiry::revoked(self, &revocation),
             Call::Run(run) => run(self),
             #[cfg(test)]

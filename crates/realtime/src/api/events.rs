@@ -27,6 +27,7 @@ use crate::encoded::EventId;
 use crate::heartbeat::new_session;
 use crate::http::{Answer, Client, Streams, bearer, header, parameter};
 use crate::node::{SpaceCell, now_ms};
+use crate::opening::{self, Opened};
 use crate::rooms_api::LISTED;
 use crate::shard::Shard;
 use crate::sse::EventQueue;
@@ -64,6 +65,7 @@ pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &R
     come_in(shard, client.address)?;
     let conn = enter(shard, &space, principal, client, EventQueue::new(EventId::Position, presence));
     let answer = answer(shard, &conn);
+    open_rooms(shard, &conn, &space, std::slice::from_ref(room)).await?;
     if let Some(incomplete) = subscribe(shard, &conn, &space, room, since.as_deref()) {
         fill_in(shard, &conn, &space, room, incomplete).await;
     }
@@ -199,6 +201,21 @@ fn enter(
     });
     expiry::watch(shard, &conn, now_ms());
     conn
+}
+
+/// In a cluster, waits until this node hears the rooms. The listener is subscribed to them from then on.
+async fn open_rooms(shard: &Shard, conn: &Conn, space: &SpaceCell, rooms: &[RoomName]) -> Result<(), Refused> {
+    if shard.node.cluster.is_none() {
+        return Ok(());
+    }
+    let opening: Vec<Opened> = shard.node.with_space(space, |hub, effects| {
+        let mut open = |room| hub.subscribe(conn.id, room, now_ms(), effects).opening;
+        rooms.iter().filter(|room| open(room)).map(|room| space.opening.wait(room)).collect()
+    });
+    if opening::are_opened(opening).await {
+        return Ok(());
+    }
+    Err(Refused::unavailable("The rooms cannot be opened now; ask again").later(RETRY_MS))
 }
 
 /// From now on the listener gets what comes after `seq` in a room that it is subscribed to.

@@ -108,9 +108,8 @@ pub(crate) async fn move_here(
 async fn join_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, room: &RoomName) -> Moved {
     match operations::join(shard, conn, space, room, now_ms()) {
         Ok(entered) => {
-            if let Some(saved) = entered.saved {
-                // A record that is lost is not waited for: its client starts afresh after a kill.
-                let _ = saved.await;
+            if entered.settled().await.is_err() {
+                return Moved::Gone;
             }
             match &space.settings.behaviour {
                 Behaviour::Rooms => rooms_api::tell_joined(shard, conn, space, room),
@@ -122,7 +121,7 @@ async fn join_one(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, ro
             Moved::Yes
         }
         Err(JoinRefused::TooManyRooms | JoinRefused::TooManyRoomsOfUser { .. }) => Moved::TooManyRooms,
-        Err(JoinRefused::NotConnected) => Moved::Gone,
+        Err(JoinRefused::NotConnected | JoinRefused::Unavailable) => Moved::Gone,
     }
 }
 

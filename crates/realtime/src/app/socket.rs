@@ -295,10 +295,12 @@ impl Socket {
         if !self.is_connected() {
             return Err(JoinError::NotConnected);
         }
-        // A recoverable session's record may reach the store a moment later: nobody is told of the room by this.
+        // A recoverable session's record may reach the store a moment later, and the room may be opened a moment later:
+        // nobody is told of the room by this.
         let joined = operations::join(&self.shard, &self.conn, &self.space, &room, now_ms());
         joined.map(drop).map_err(|refused| match refused {
-            JoinRefused::NotConnected => JoinError::NotConnected,
+            // A room that is not open yet is no reason not to be in it.
+            JoinRefused::NotConnected | JoinRefused::Unavailable => JoinError::NotConnected,
             JoinRefused::TooManyRooms | JoinRefused::TooManyRoomsOfUser { .. } => JoinError::TooManyRooms,
         })
     }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tidegate_cluster::{Write, Written};
 use tidegate_hub::Pid;
 use tidegate_metrics::DropReason;
@@ -11,8 +12,11 @@ use tokio::sync::oneshot;
 
 use super::{Node, SpaceCell};
 
+/// Session records on their way to the store, by pid, in their order, and who waits for each.
+pub(super) type Saving = FxHashMap<Pid, VecDeque<SmallVec<[oneshot::Sender<()>; 1]>>>;
+
 impl Node {
-    pub(super) fn saving(&self) -> MutexGuard<'_, FxHashMap<Pid, VecDeque<Option<oneshot::Sender<()>>>>> {
+    pub(super) fn saving(&self) -> MutexGuard<'_, Saving> {
         self.saving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -20,14 +24,29 @@ impl Node {
     fn saved(&self, pid: &Pid) {
         let mut saving = self.saving();
         let Some(records) = saving.get_mut(pid) else { return };
-        let waiting = records.pop_front().flatten();
+        let waiting = records.pop_front();
         if records.is_empty() {
             saving.remove(pid);
         }
         drop(saving);
-        if let Some(waiting) = waiting {
+        for waiting in waiting.into_iter().flatten() {
             let _ = waiting.send(());
         }
+    }
+
+    /// Resolves when the last record that is on its way for the session has arrived, or never will; `None` if none is.
+    pub(crate) fn when_saved(&self, pid: &Pid) -> Option<oneshot::Receiver<()>> {
+        let mut saving = self.saving();
+        let last = saving.get_mut(pid)?.back_mut()?;
+        let (sender, receiver) = oneshot::channel();
+        last.push(sender);
+        Some(receiver)
+    }
+
+    /// The broker cannot be reached: nobody waits for what is on its way.
+    pub(crate) fn wait_for_no_record(&self) {
+        let waiting: Vec<_> = self.saving().values_mut().flatten().map(std::mem::take).collect();
+        drop(waiting);
     }
 
     pub(super) fn submit(&self, cell: &SpaceCell, write: Write) {

@@ -77,18 +77,24 @@ pub(crate) async fn settle(
     if conn.is_closed() {
         return Ok(());
     }
-    let mut saved = Vec::new();
+    let (mut entered, mut left) = (Vec::new(), Vec::new());
     for room in &answer.join {
-        match operations::join(shard, conn, space, room, now_ms()) {
-            Ok(entered) => saved.push(entered.saved),
-            Err(error) => tracing::debug!(webhook = &*webhook.settings.name, %error, "a client cannot join a room"),
-        }
+        entered.push(operations::join(shard, conn, space, room, now_ms()));
     }
     for room in &answer.leave {
-        saved.push(operations::leave(shard, conn, space, room, now_ms()));
+        left.extend(operations::leave(shard, conn, space, room, now_ms()));
     }
-    for saved in saved.into_iter().flatten() {
-        // As for a join of the client's own: it is not told before this is kept.
+    // As for a join of the client's own: it is not told before this is kept.
+    for entered in entered {
+        let settled = match entered {
+            Ok(entered) => entered.settled().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = settled {
+            tracing::debug!(webhook = &*webhook.settings.name, %error, "a client cannot join a room");
+        }
+    }
+    for saved in left {
         let _ = saved.await;
     }
     for one in answer.emit {

@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 
 use super::super::refused::{Outcome, Refused, come_in};
 use super::super::request::{Parameters, namespace, space};
-use super::{admit, answer, enter, go_live, last_read, listener, retry_ms, show_presence};
+use super::{admit, answer, enter, go_live, last_read, listener, open_rooms, retry_ms, show_presence};
 use crate::connection::{Conn, Io};
 use crate::encoded::EventId;
 use crate::http::Client;
@@ -54,6 +54,7 @@ pub(in super::super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>
     let events = EventQueue::new(EventId::SessionOffset, presence);
     let conn = enter(shard, &space, principal.clone(), client, events);
     let answer = answer(shard, &conn);
+    open_rooms(shard, &conn, &space, &rooms).await?;
     let reader = Reader { shard: shard.clone(), conn, space, rooms };
     match since {
         None => reader.subscribe_and_begin(),
@@ -107,8 +108,8 @@ impl Reader {
     /// missed in those `asked` about.
     fn look(&self, since: Option<(&[RoomName], SessionOffset)>, stored: &Stored) -> Found {
         self.shard.node.with_space(&self.space, |hub, effects| {
-            let subscribed = |room| hub.subscribe(self.conn.id, room, now_ms(), effects).room_id;
-            let ids = self.rooms.iter().map(subscribed).collect();
+            let mut subscribe = |room| hub.subscribe(self.conn.id, room, now_ms(), effects).room_id;
+            let ids = self.rooms.iter().map(&mut subscribe).collect();
             let missed = since.map(|(asked, since)| hub.missed_in_rooms(asked, since, stored)).unwrap_or_default();
             Found { missed, head: SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }, ids }
         })

@@ -1,0 +1,69 @@
+//! Sessions of connected clients, stored once more: when the broker is back, which may have lost them or missed their last
+//! change, and now and then, so that the record of a client that stays for days does not run out.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tidegate_types::{ConnId, Millis};
+
+use crate::node::{Node, SpaceCell, steady_ms};
+
+/// Records stored at each tick of the node (ten a second): all nodes do so at once when the broker is back.
+const AT_ONCE: usize = 256;
+/// The nodes begin at times that differ by so much, ms.
+const SPREAD_MS: u64 = 2_000;
+/// A broker keeps the record of a connected client for at least four times as long, ms.
+const EVERY_MS: u64 = 6 * 3_600_000;
+
+/// What is still to be stored.
+#[derive(Default)]
+pub(crate) struct Restoring(Mutex<Walk>);
+
+#[derive(Default)]
+struct Walk {
+    /// When to begin again; `None` before the first tick.
+    due_at: Option<Millis>,
+    left: Vec<(Arc<SpaceCell>, Vec<ConnId>)>,
+}
+
+impl Restoring {
+    /// The broker is back.
+    pub fn begin_soon(&self) {
+        let spread = u64::from_ne_bytes(crate::id::random()) % SPREAD_MS;
+        self.walk(|walk| *walk = Walk { due_at: Some(steady_ms().saturating_add(spread)), left: Vec::new() });
+    }
+
+    fn walk<T>(&self, go: impl FnOnce(&mut Walk) -> T) -> T {
+        go(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Stores the next few.
+    pub fn tick(&self, node: &Node) {
+        let now = steady_ms();
+        let is_due = self.walk(|walk| *walk.due_at.get_or_insert(now.saturating_add(EVERY_MS)) <= now);
+        if is_due {
+            let all: Vec<_> = node.cells().into_iter().map(|cell| (cell.clone(), cell.lock().conn_ids())).collect();
+            self.walk(|walk| *walk = Walk { due_at: Some(now.saturating_add(EVERY_MS)), left: all });
+        }
+        let mut most = AT_ONCE.saturating_sub(node.history.stats().queued_items);
+        while most > 0
+            && let Some((cell, conns)) = self.walk(|walk| walk.take(most))
+        {
+            most = most.saturating_sub(conns.len().max(1));
+            node.with_space(&cell, |space, effects| {
+                conns.into_iter().for_each(|conn| space.store_session(conn, effects));
+            });
+        }
+    }
+}
+
+impl Walk {
+    fn take(&mut self, most: usize) -> Option<(Arc<SpaceCell>, Vec<ConnId>)> {
+        let (cell, conns) = self.left.last_mut()?;
+        let next = conns.split_off(conns.len().saturating_sub(most));
+        let cell = cell.clone();
+        if conns.is_empty() {
+            self.left.pop();
+        }
+        Some((cell, next))
+    }
+}
