@@ -12,7 +12,7 @@
 mod broker;
 mod embedded;
 mod history;
-mod membership;
+pub mod membership;
 mod memory;
 #[cfg(feature = "model")]
 mod memory_broker;
@@ -29,10 +29,6 @@ pub use broker::{
 pub use embedded::EmbeddedHistory;
 pub use history::{
     Clock, Fsync, Full, History, HistoryError, HistorySettings, HistoryStats, OnWritten, Write, Written, system_clock,
-};
-pub use membership::{
-    Advice, Beat, Beaten, InvalidMember, InvalidReply, Member, Membership, MembershipSettings, Noted, Protocol,
-    Registered, Registry, Roles, Terms,
 };
 pub use memory::MemoryHistory;
 #[cfg(feature = "model")]

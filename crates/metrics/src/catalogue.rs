@@ -211,6 +211,18 @@ catalogue! {
     websocket_limited: Family<StreamLimitLabels, Counter> = "tidegate_websocket_limited_total", "tunnels",
         "Tunnels closed because the client went beyond a limit";
 
+    // Cluster.
+    cluster_members: Gauge = "tidegate_cluster_members", "nodes",
+        "Nodes of the cluster that are taken to live, this one included; 0 while it is none itself";
+    cluster_joins: Counter = "tidegate_cluster_joins_total", "joins",
+        "Times that this node became a member: after the first one it had been taken to be dead, or Redis had forgotten it";
+    cluster_burials: Counter = "tidegate_cluster_burials_total", "nodes",
+        "Dead nodes whose presence and sessions this node took back";
+    cluster_left_out: Family<LeftOutLabels, Counter> = "tidegate_cluster_left_out_total", "nodes",
+        "Members that are not talked to: they speak another protocol, or what they say of themselves cannot be read";
+    cluster_forwarded: Family<ForwardedLabels, Counter> = "tidegate_cluster_forwarded_total", "requests",
+        "Requests of sessions that another node has";
+
     // TLS.
     tls_handshakes: Family<HandshakeLabels, Counter> = "tidegate_tls_handshakes_total", "handshakes",
         "TLS handshakes with clients";

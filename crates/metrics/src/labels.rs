@@ -156,6 +156,28 @@ label_enum!(
 );
 
 label_enum!(
+    /// Why a member of the cluster is not talked to.
+    LeftOut {
+        /// It speaks another version of the nodes' protocol.
+        Protocol = "protocol",
+        /// What it says of itself cannot be read.
+        Unreadable = "unreadable",
+    }
+);
+
+label_enum!(
+    /// What became of a request whose session another node has.
+    Forwarded {
+        /// Passed on, and answered.
+        Passed = "passed",
+        /// The session's node is dead or unknown.
+        NoOwner = "no_owner",
+        /// The session's node could not be reached, or broke off.
+        Failed = "failed",
+    }
+);
+
+label_enum!(
     /// What became of a server, or of the breaker of its upstream.
     StateChange {
         /// Enough good probes in a row.
@@ -768,6 +790,16 @@ labels! {
         /// Why.
         reason "reason": RefusedConnection,
     }
+    /// `{reason}` of a member that is left out.
+    LeftOutLabels {
+        /// Why.
+        reason "reason": LeftOut,
+    }
+    /// `{outcome}` of a request whose session another node has.
+    ForwardedLabels {
+        /// What became of it.
+        outcome "outcome": Forwarded,
+    }
     /// `{version}`
     BuildLabels {
         /// The version.
@@ -799,11 +831,12 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
         (
             "outcome",
             format!(
-                "Of a request to an upstream: {}. Of a recovery: {}. Of a limit: {}. Of a span: {}.",
+                "Of a request to an upstream: {}. Of a recovery: {}. Of a limit: {}. Of a span: {}. Of a request for another node: {}.",
                 of!(Outcome),
                 of!(Recovery),
                 of!(LimitOutcome),
-                of!(SpanOutcome)
+                of!(SpanOutcome),
+                of!(Forwarded)
             ),
         ),
         ("peer", format!("Which end: {}.", of!(StreamPeer))),
@@ -811,11 +844,12 @@ pub(crate) fn label_notes() -> Vec<(&'static str, String)> {
             "reason",
             format!(
                 "Of a refused credential: {}. Of a dropped message: {}. Of a disconnection: the close reason as in the logs. \
-                 Of a bad request: which rule it broke. Of a refused connection: {}. Of an event for a webhook: {}.",
+                 Of a bad request: which rule it broke. Of a refused connection: {}. Of an event for a webhook: {}. Of a member left out: {}.",
                 of!(AuthFailure),
                 of!(DropReason),
                 of!(RefusedConnection),
-                of!(WebhookDrop)
+                of!(WebhookDrop),
+                of!(LeftOut)
             ),
         ),
         (

@@ -13,12 +13,15 @@
 //!
 //! Start reading at `state`, which decides; `registry` is the same as the scripts, in memory, for tests and simulations.
 
+mod calls;
 mod member;
+mod members;
 mod registry;
 mod reply;
 mod state;
 
 pub use member::{InvalidMember, Member, Protocol, Roles};
+pub use members::{Bury, Members, MembersError, MembersThread, View};
 pub use registry::Registry;
 pub use reply::{Beat, Beaten, InvalidReply, Registered};
 pub use state::{Advice, Membership, MembershipSettings, Noted, Terms};

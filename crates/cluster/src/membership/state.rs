@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use tidegate_types::{Millis, NodeId, NodeNumber};
 
-use super::member::{Member, Protocol};
+use super::member::Member;
 use super::reply::{Beat, Beaten, Registered};
 
 /// How much is remembered of what was left out, so that it is told once.
@@ -141,6 +141,11 @@ impl Membership {
         self.others.values()
     }
 
+    /// How often it says that it lives.
+    pub fn settings(&self) -> MembershipSettings {
+        self.settings
+    }
+
     /// Whether the node is a member, as far as it knows.
     pub fn is_member(&self) -> bool {
         self.phase == Phase::Inside
@@ -223,7 +228,8 @@ impl Membership {
                 noted.joined = Some(self.me.number);
             } else {
                 self.phase = Phase::Misfit;
-                self.next = now;
+                // With their next heartbeat the others see it, and can tell their operators too.
+                self.next = now + self.settings.heartbeat_ms + self.soon();
             }
         }
         noted
@@ -239,9 +245,17 @@ impl Membership {
 
     /// Others have changed: what, the next heartbeat tells, which comes soon.
     pub fn hurry(&mut self, now: Millis) {
+        if matches!(self.phase, Phase::Misfit) || self.is_waiting_outside(now) {
+            return;
+        }
         // When many come at once, as after a restart of all, not each is worth a heartbeat.
         let earliest = self.heard.map_or(now, |heard| heard + HURRY_MS);
         self.next = self.next.min(earliest.max(now));
+    }
+
+    /// After a withdrawal or a refusal there is a time to wait for, whatever happens among the others.
+    fn is_waiting_outside(&self, now: Millis) -> bool {
+        self.phase == Phase::Outside && self.heard.is_some() && self.next > now + self.soon()
     }
 
     /// There was no answer.
@@ -314,11 +328,6 @@ impl Membership {
     /// Whether it is new that this one is left out.
     fn leave_out(&mut self, id: &Bytes) -> bool {
         self.left_out.len() < MOST_LEFT_OUT && self.left_out.insert(Box::from(&**id))
-    }
-
-    /// The protocol of this node.
-    pub fn protocol(&self) -> Protocol {
-        self.me.protocol
     }
 }
 

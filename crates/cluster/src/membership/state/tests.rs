@@ -1,5 +1,5 @@
 use super::super::Registry;
-use super::super::member::someone;
+use super::super::member::{Protocol, someone};
 use super::*;
 use proptest::prelude::*;
 
