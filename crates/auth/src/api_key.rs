@@ -203,6 +203,11 @@ impl ApiKey {
         self.rooms.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(pattern.as_bytes(), name)))
     }
 
+    /// Whether it is confined to no namespaces.
+    pub fn opens_all_namespaces(&self) -> bool {
+        self.namespaces.is_none()
+    }
+
     /// Whether it concerns the namespace.
     pub fn opens_namespace(&self, namespace: &Namespace) -> bool {
         self.namespaces.as_ref().is_none_or(|namespaces| namespaces.contains(namespace))
@@ -233,6 +238,11 @@ impl ApiKeys {
     /// The keys, in the order of the config.
     pub fn iter(&self) -> impl Iterator<Item = &ApiKey> {
         self.0.iter()
+    }
+
+    /// The key with that id. Who names one has shown nothing.
+    pub fn named(&self, id: &str) -> Option<&ApiKey> {
+        self.0.iter().find(|key| key.id() == id)
     }
 
     /// The key with that secret. Takes the same time whichever key it is, or none.

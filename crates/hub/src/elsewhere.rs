@@ -1,10 +1,12 @@
 //! What other nodes say of the users who are connected to them, merged with what holds here.
 
+use std::collections::BTreeMap;
+
 use smallvec::SmallVec;
 use tidegate_types::{NodeId, PresenceInfo, UserId};
 
-use crate::RoomId;
 use crate::users::{User, UserKey, Users};
+use crate::{Lease, RoomId};
 
 /// What one other node says of a user.
 pub(crate) struct Elsewhere {
@@ -53,6 +55,18 @@ impl User {
     pub fn is_anywhere(&self) -> bool {
         !self.conns.is_empty() || !self.elsewhere.is_empty()
     }
+}
+
+/// The users who hold leases, each merged into one, by their names.
+pub fn merge_leases(leases: impl IntoIterator<Item = Lease>) -> Vec<PresenceInfo> {
+    let mut users: BTreeMap<UserId, PresenceInfo> = BTreeMap::new();
+    for Lease { info, .. } in leases {
+        match users.remove(&info.user_id) {
+            Some(known) => users.insert(info.user_id.clone(), merged(known, &info)),
+            None => users.insert(info.user_id.clone(), info),
+        };
+    }
+    users.into_values().collect()
 }
 
 /// Of what two nodes say each part that was said, by the one that saw the user last.
@@ -143,5 +157,36 @@ impl Users {
     pub fn held_by(&self, node: NodeId) -> Vec<(UserKey, SmallVec<[RoomId; 2]>)> {
         let of_node = |user: &User| user.elsewhere.iter().find(|held| held.node == node).map(|held| held.rooms.clone());
         self.iter().filter_map(|(key, user)| Some((key, of_node(user)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_types::Status;
+
+    #[test]
+    fn a_user_on_two_nodes_is_one_and_as_present_as_the_most_present_of_them() {
+        let lease = |node, user: &str, status, last_seen| {
+            let info = PresenceInfo {
+                user_id: UserId::try_from(user).unwrap(),
+                username: None,
+                status,
+                last_seen,
+                metadata: None,
+                active_connections: 2,
+                current_activity: None,
+                custom_status: None,
+            };
+            Lease { node: NodeId(node), info }
+        };
+        let leases =
+            [lease(2, "bob", Status::Away, 5), lease(1, "ada", Status::Away, 9), lease(2, "ada", Status::Online, 7)];
+        let merged = merge_leases(leases);
+        let seen: Vec<_> = merged
+            .iter()
+            .map(|info| (info.user_id.as_str(), info.status, info.last_seen, info.active_connections))
+            .collect();
+        assert_eq!(seen, [("ada", Status::Online, 9, 4), ("bob", Status::Away, 5, 2)]);
     }
 }

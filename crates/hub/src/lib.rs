@@ -44,6 +44,7 @@ mod start;
 mod users;
 
 pub use effects::{Effect, Effects, PresenceChange};
+pub use elsewhere::merge_leases;
 pub use follow::{CaughtUp, Lease, Received, RoomHead};
 pub use ids::{Pid, RoomId, SocketId};
 pub use listing::{ConnectionInfo, Cursor, Member, Page, RoomSummary};

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod across;
 mod activity;
 mod api;
 pub mod app;
@@ -32,6 +33,7 @@ mod credentials;
 mod dialect_api;
 mod door;
 mod drain;
+mod elsewhere;
 mod emit;
 mod encoded;
 mod engine;

@@ -15,7 +15,7 @@ use tidegate_hub::{Effect, Effects, PresenceChange, Space, SpaceConfig, SpaceSta
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
 use tidegate_types::{
-    Class, Epoch, EventName, Millis, Namespace, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId,
+    Class, Epoch, EventName, Millis, Namespace, NodeId, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -296,6 +296,11 @@ impl Node {
     /// The keys that tokens are checked with. Replaced while the server runs, they count from the next token on.
     pub fn keys(&self) -> &LiveKeys {
         &self.keys
+    }
+
+    /// This node's id in its cluster; `None` if it is alone.
+    pub(crate) fn id(&self) -> Option<NodeId> {
+        self.cluster.as_ref().map(|cluster| cluster.broker.node())
     }
 
     /// The other nodes of the cluster that are asked where an answer is about all of them.

@@ -14,6 +14,7 @@ use tidegate_session::Sid;
 use tidegate_types::{CloseReason, ConnId, Phase, ShardId};
 use tokio::task::spawn_local;
 
+use crate::across::PeerClients;
 use crate::activity::Activity;
 use crate::app;
 use crate::call::Call;
@@ -55,6 +56,8 @@ pub struct Shard {
     pub(crate) unflushed: RefCell<Vec<Rc<Conn>>>,
     /// Those of the webhooks, in their order.
     pub(crate) webhook_clients: Box<[Outbound]>,
+    /// Those of the other nodes of the cluster.
+    pub(crate) peer_clients: PeerClients,
     /// The thread's read buffer; taken while in use.
     pub(crate) buffer: Cell<Vec<u8>>,
     conns: RefCell<Slab<Rc<Conn>>>,
@@ -72,6 +75,7 @@ impl Shard {
         let mailbox = node.mailbox(id).cloned().unwrap_or_default();
         let shard = Rc::new(Self {
             webhook_clients: node.webhooks.clients(),
+            peer_clients: PeerClients::default(),
             node,
             id,
             mailbox,

@@ -10,6 +10,7 @@ use tidegate_types::IdempotencyKey;
 use super::broadcast::Broadcast;
 use super::caller::Caller;
 use super::disconnect::{DisconnectConnection, DisconnectUser};
+use super::far::Far;
 use super::members::Membership;
 use super::publish::Publish;
 use super::refused::Refused;
@@ -51,8 +52,21 @@ pub(super) enum Action<'a> {
 }
 
 impl Action<'_> {
-    /// Does it. `key`: what the caller calls a message, if it may send it again.
+    /// Does it, in a cluster on all nodes. `key`: what the caller calls a message, if it may send it again.
     pub async fn perform(
+        self,
+        shard: &Rc<Shard>,
+        caller: &Caller,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<Done, Refused> {
+        let far = if caller.asks_all(shard) { Far::of(&self, shard, caller) } else { None };
+        let Some(far) = far else { return self.perform_here(shard, caller, key).await };
+        // What is wrong with it is wrong everywhere, and is found here first.
+        let here = self.perform_here(shard, caller, key).await;
+        far.perform(shard, caller, here).await
+    }
+
+    async fn perform_here(
         self,
         shard: &Rc<Shard>,
         caller: &Caller,
@@ -65,7 +79,7 @@ impl Action<'_> {
             Self::Leave(membership) => membership.leave(shard, caller).await,
             Self::DisconnectUser(user) => user.perform(shard, caller).await,
             Self::DisconnectConnection(connection) => connection.perform(shard, caller).await,
-            Self::Revoke(revoke) => revoke.perform(shard, caller),
+            Self::Revoke(revoke) => revoke.perform(shard, caller).await,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 use serde::de::{Error as _, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tidegate_auth::Scope;
@@ -27,6 +27,7 @@ use crate::encoded::Encoded;
 use crate::mailbox::Except;
 use crate::node::{SpaceCell, now_ms};
 use crate::shard::Shard;
+use crate::signals::{Said, Signal, ToUsers};
 
 /// Rooms or users of one request.
 const MOST_AT_ONCE: usize = 1_000;
@@ -34,31 +35,47 @@ const MOST_AT_ONCE: usize = 1_000;
 const CHUNK: usize = 32;
 
 /// A message to more than one room. Exactly one of `rooms`, `users` and `all` says to whom.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Broadcast<'a> {
-    #[serde(default, deserialize_with = "not_too_many")]
-    rooms: Option<Vec<RoomName>>,
-    #[serde(default, deserialize_with = "not_too_many")]
-    users: Option<Vec<UserId>>,
+    #[serde(default, deserialize_with = "not_too_many", skip_serializing_if = "Option::is_none")]
+    pub rooms: Option<Vec<RoomName>>,
+    #[serde(default, deserialize_with = "not_too_many", skip_serializing_if = "Option::is_none")]
+    pub users: Option<Vec<UserId>>,
     #[serde(default)]
     all: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<EventName>,
-    #[serde(default, borrow, deserialize_with = "present")]
+    #[serde(default, borrow, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     payload: Option<&'a RawValue>,
-    #[serde(default, borrow, deserialize_with = "present")]
+    #[serde(default, borrow, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
     #[serde(default)]
     persistent: bool,
     #[serde(default)]
     volatile: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<UserId>,
-    except: Option<message::Except>,
-    tenant: Option<TenantId>,
-    namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub except: Option<message::Except>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }
 
 impl Broadcast<'_> {
+    /// What another node is told that cannot be asked to tell its users; `None` for what goes to rooms, or is refused.
+    pub fn signal(&self, shard: &Rc<Shard>, caller: &Caller) -> Option<Signal> {
+        let space = caller.space(shard, self.tenant.clone(), self.namespace.as_deref()).ok()?;
+        let content = Content { event: self.event.as_ref(), payload: self.payload, data: self.data };
+        let (event, data) = content.for_users(&space.settings.behaviour).ok()?;
+        let except = self.except.clone().map(|except| except.members(Class::Volatile)).transpose().ok()?;
+        let said = Said { event, data, attachments: message::no_attachments() };
+        let (space, users) = ((*space.key).clone(), self.users.clone());
+        Some(Signal::ToUsers(ToUsers { space, users, except, said }))
+    }
+
     pub async fn perform(
         self,
         shard: &Rc<Shard>,

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ::http::{HeaderMap, HeaderName};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use bytes::Bytes;
 use tidegate_auth::{ApiKey, Scope};
 use tidegate_types::{ErrorCode, Namespace, RoomName, TenantId};
 
 use super::refused::Refused;
 use super::request;
+use crate::across::{FOR_KEY, Question};
 use crate::connection::NamespaceSocket;
 use crate::http::{bearer, header};
 use crate::node::{SpaceCell, now_ms};
@@ -20,10 +22,19 @@ const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Clone)]
 pub(super) struct Caller {
     pub key: ApiKey,
+    /// Another node of the cluster asks in its place, for this node's own part of the answer.
+    is_peer: bool,
 }
 
 impl Caller {
-    pub fn of(shard: &Shard, headers: &HeaderMap) -> Result<Self, Refused> {
+    /// `is_peer`: as [`crate::Client::is_peer`].
+    pub fn of(shard: &Shard, headers: &HeaderMap, is_peer: bool) -> Result<Self, Refused> {
+        if let (true, Some(id)) = (is_peer, headers.get(&FOR_KEY)) {
+            // The asking node has seen the secret.
+            let key = std::str::from_utf8(id.as_bytes()).ok().and_then(|id| shard.node.settings.api_keys.named(id));
+            let unknown = || Refused::new(ErrorCode::Unauthorized, "This node has no API key of that id");
+            return Ok(Self { key: key.ok_or_else(unknown)?.clone(), is_peer });
+        }
         let secret = header(headers, &API_KEY).or_else(|| bearer(headers));
         let secret = secret.ok_or_else(|| {
             Refused::new(
@@ -32,15 +43,31 @@ impl Caller {
             )
         })?;
         match shard.node.settings.api_keys.find(secret) {
-            Some(key) => Ok(Self { key: key.clone() }),
+            Some(key) => Ok(Self { key: key.clone(), is_peer: false }),
             None => Err(Refused::new(ErrorCode::Unauthorized, "Invalid API key")),
         }
     }
 
     /// Counts requests against the key's rate.
     pub fn pay(&self, shard: &Shard, requests: u32) -> Result<(), Refused> {
+        // Paid for where it was asked.
+        if self.is_peer {
+            return Ok(());
+        }
         let paid = shard.node.key_limits.take(&self.key, requests, now_ms());
         paid.map_err(|wait| Refused::new(ErrorCode::RateLimited, "This API key is used too often").later(wait))
+    }
+
+    /// Whether the answer is to be that of all nodes of a cluster.
+    pub fn asks_all(&self, shard: &Shard) -> bool {
+        !self.is_peer && shard.node.cluster.is_some()
+    }
+
+    /// What the other nodes are asked in the caller's name.
+    pub fn question(&self, method: Method, path: impl Into<String>, body: impl Into<Bytes>) -> Question {
+        // A key whose id no header can carry is known to no peer.
+        let key = HeaderValue::from_bytes(self.key.id().as_bytes()).unwrap_or(HeaderValue::from_static(""));
+        Question { method, path: path.into(), body: body.into(), key }
     }
 
     pub fn needs(&self, scope: Scope) -> Result<(), Refused> {

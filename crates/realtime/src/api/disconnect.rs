@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_auth::Scope;
 use tidegate_types::{CloseReason, ErrorCode, Namespace, TenantId, UserId};
@@ -36,13 +36,17 @@ fn terms(reason: Option<String>, reconnect: Option<bool>, recover: Option<bool>)
 }
 
 /// All connections of a user.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct DisconnectUser {
-    user: UserId,
-    tenant: Option<TenantId>,
+    pub user: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reconnect: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     recover: Option<bool>,
 }
 
@@ -60,9 +64,14 @@ impl DisconnectUser {
         Ok(read)
     }
 
+    /// How it is to end.
+    pub fn terms(&self) -> Result<Terms, Refused> {
+        terms(self.reason.clone(), self.reconnect, self.recover)
+    }
+
     pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
         caller.needs(Scope::Disconnect)?;
-        let terms = terms(self.reason, self.reconnect, self.recover)?;
+        let terms = self.terms()?;
         let whom = Whom::User(caller.tenant(self.tenant)?, self.user);
         let ended = end(shard, caller, whom, terms).await?;
         Ok(Done::ok(&json!({ "success": true, "disconnected": ended })))
@@ -70,12 +79,15 @@ impl DisconnectUser {
 }
 
 /// One connection.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct DisconnectConnection {
-    connection: String,
+    pub connection: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     reconnect: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     recover: Option<bool>,
 }
 
@@ -92,10 +104,15 @@ impl DisconnectConnection {
         Ok(read)
     }
 
+    /// How it is to end.
+    pub fn terms(&self) -> Result<Terms, Refused> {
+        terms(self.reason.clone(), self.reconnect, self.recover)
+    }
+
     pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
         caller.needs(Scope::Disconnect)?;
-        let terms = terms(self.reason, self.reconnect, self.recover)?;
-        let ended = end(shard, caller, Whom::connection(&self.connection), terms).await?;
+        let terms = self.terms()?;
+        let ended = end(shard, caller, Whom::connection(&self.connection, shard.node.id()), terms).await?;
         if ended == 0 {
             return Err(Refused::new(ErrorCode::NotFound, "connection: there is none of that id"));
         }

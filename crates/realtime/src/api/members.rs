@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidegate_auth::Scope;
 use tidegate_types::{ConnId, ErrorCode, RoomName, TenantId, UserId};
@@ -20,13 +20,15 @@ use crate::shard::Shard;
 use crate::{ask, dialect_api, rooms_api};
 
 /// All connections of a user, and a room.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Membership {
-    room: RoomName,
-    user: UserId,
-    tenant: Option<TenantId>,
-    namespace: Option<String>,
+    pub room: RoomName,
+    pub user: UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
 }
 
 /// What became of one connection.

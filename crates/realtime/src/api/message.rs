@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidegate_hub::SocketId;
 use tidegate_types::{Class, EventName, Millis, RoomName, UserId};
@@ -128,7 +128,7 @@ pub(super) fn class(persistent: bool, volatile: bool) -> Class {
 }
 
 /// Who does not hear it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Except {
     /// All connections of a user.

@@ -11,9 +11,12 @@ mod connections;
 mod disconnect;
 mod endpoints;
 mod events;
+mod everywhere;
+mod far;
 mod members;
 mod message;
 mod once;
+mod pages;
 mod publish;
 mod refused;
 mod request;
@@ -23,7 +26,7 @@ mod ticket;
 
 use std::rc::Rc;
 
-use ::http::{Request, StatusCode};
+use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use tidegate_types::IdempotencyKey;
@@ -37,6 +40,11 @@ use refused::{Outcome, Refused};
 use request::{name, parse};
 
 const OPENAPI: &str = include_str!("../../../../docs/realtime-api.yaml");
+
+/// Where nodes ask what backends do not; below `api_path`.
+const PEERS: &str = "/peer/";
+/// The body of such a question, bytes: a page of rooms with the longest names.
+const MOST_PEER_BODY: usize = 1 << 20;
 
 pub(crate) use broadcast::tell_users;
 pub(crate) use disconnect::close;
@@ -52,6 +60,10 @@ pub(crate) async fn serve(shard: &Rc<Shard>, request: Request<Incoming>, client:
 async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) -> Outcome {
     let path = request.uri().path().to_owned();
     let path = path.strip_prefix(shard.node.settings.api_path.as_str()).unwrap_or_default();
+    let is_peer = client.is_peer;
+    if is_peer && path.starts_with(PEERS) {
+        return answer_peer(shard, path, request).await.map(Done::into_answer);
+    }
     let (endpoint, names) = match endpoints::find(request.method(), path) {
         Found::Endpoint(endpoint, names) => (endpoint, names),
         Found::OtherMethods(allowed) => return Err(Refused::method(allowed)),
@@ -70,7 +82,9 @@ async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) ->
         | Endpoint::History
         | Endpoint::Presence
         | Endpoint::Connections
-        | Endpoint::UserConnections => Box::pin(read(shard, endpoint, &names, &request)).await.map(Done::into_answer),
+        | Endpoint::UserConnections => {
+            Box::pin(read(shard, endpoint, &names, &request, is_peer)).await.map(Done::into_answer)
+        }
         Endpoint::Publish
         | Endpoint::Broadcast
         | Endpoint::Batch
@@ -78,7 +92,19 @@ async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) ->
         | Endpoint::Leave
         | Endpoint::DisconnectUser
         | Endpoint::DisconnectConnection
-        | Endpoint::Revoke => Box::pin(write(shard, endpoint, names, request)).await,
+        | Endpoint::Revoke => Box::pin(write(shard, endpoint, names, request, is_peer)).await,
+    }
+}
+
+/// What only nodes of the cluster ask each other, beside what backends ask.
+async fn answer_peer(shard: &Rc<Shard>, path: &str, request: Request<Incoming>) -> Result<Done, Refused> {
+    match (request.method(), path) {
+        (&Method::POST, everywhere::PATH) => {
+            let caller = Caller::of(shard, request.headers(), true)?;
+            let body = request::body(request, MOST_PEER_BODY).await?;
+            parse::<everywhere::Wanted>(&body)?.answer(shard, &caller)
+        }
+        _ => Err(Refused::nothing()),
     }
 }
 
@@ -88,15 +114,16 @@ async fn read(
     endpoint: Endpoint,
     names: &[String],
     request: &Request<Incoming>,
+    is_peer: bool,
 ) -> Result<Done, Refused> {
-    let caller = Caller::of(shard, request.headers())?;
+    let caller = Caller::of(shard, request.headers(), is_peer)?;
     caller.pay(shard, 1)?;
     let query = request.uri().query();
     match endpoint {
-        Endpoint::Rooms => rooms::list(shard, &caller, query),
-        Endpoint::Room => rooms::show(shard, &caller, names, query),
+        Endpoint::Rooms => rooms::list(shard, &caller, query).await,
+        Endpoint::Room => rooms::show(shard, &caller, names, query).await,
         Endpoint::History => rooms::history(shard, &caller, names, query).await,
-        Endpoint::Presence => rooms::presence(shard, &caller, names, query),
+        Endpoint::Presence => rooms::presence(shard, &caller, names, query).await,
         Endpoint::Connections => connections::list(shard, &caller, query).await,
         Endpoint::UserConnections => connections::of_user(shard, &caller, names, query).await,
         Endpoint::OpenApi
@@ -115,8 +142,14 @@ async fn read(
 }
 
 /// Requests that change something: they may be sent again under the same name.
-async fn write(shard: &Rc<Shard>, endpoint: Endpoint, names: Names, request: Request<Incoming>) -> Outcome {
-    let caller = Caller::of(shard, request.headers())?;
+async fn write(
+    shard: &Rc<Shard>,
+    endpoint: Endpoint,
+    names: Names,
+    request: Request<Incoming>,
+    is_peer: bool,
+) -> Outcome {
+    let caller = Caller::of(shard, request.headers(), is_peer)?;
     caller.pay(shard, 1)?;
     let key = once::key(request.headers())?;
     let target = format!("{} {}", request.method(), request.uri());

@@ -52,6 +52,31 @@ pub(super) fn flag(name: &str, given: Option<&str>) -> Result<Option<bool>, Refu
     }
 }
 
+/// A text as a part of a path or a query: whatever could mean something there is percent-encoded (RFC 3986 section 2.1).
+pub(super) fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// A query of those parameters that have a value.
+pub(super) fn query(parameters: &[(&str, Option<&str>)]) -> String {
+    let mut query = String::new();
+    for (name, value) in parameters.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(name);
+        query.push('=');
+        query.push_str(&encode(value));
+    }
+    query
+}
+
 /// The parameters of a query. One that nobody asks for is refused: a misspelt one would be ignored in silence.
 pub(super) struct Parameters(Vec<(String, String)>);
 
@@ -242,6 +267,17 @@ mod tests {
         let asked = parse::<Asked<'_>>(br#"{"payload":null}"#).unwrap();
         assert_eq!(asked.payload.map(RawValue::get), Some("null"));
         assert!(parse::<Asked<'_>>(b"{}").unwrap().payload.is_none());
+    }
+
+    #[test]
+    fn what_is_written_into_a_query_is_read_out_of_it() {
+        let text = "a b&c=d%/?#é\u{1f600}";
+        let query = query(&[("tenant", Some(text)), ("none", None), ("limit", Some("5"))]);
+        let mut given = Parameters::read(query.strip_prefix('?')).unwrap();
+        assert_eq!(given.take("tenant").as_deref(), Some(text));
+        assert_eq!(given.take_limit(1, 10).unwrap(), 5);
+        assert!(given.end().is_ok());
+        assert_eq!(super::query(&[("none", None)]), "");
     }
 
     #[test]

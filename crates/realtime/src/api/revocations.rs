@@ -31,7 +31,7 @@ pub(super) struct Revoke {
 }
 
 impl Revoke {
-    pub fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
+    pub async fn perform(self, shard: &Rc<Shard>, caller: &Caller) -> Result<Done, Refused> {
         caller.needs(Scope::Revoke)?;
         let (tenant, until) = (caller.tenant(self.tenant)?, self.until);
         let revocation = match (self.token_id, self.user) {

@@ -5,14 +5,18 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use tidegate_auth::Scope;
 use tidegate_hub::RoomSummary;
-use tidegate_types::{Position, RoomName};
+use tidegate_types::{NodeId, Position, RoomName};
 
 use super::action::Done;
 use super::caller::Caller;
+use super::everywhere;
+use super::pages::{self, Page, bad_cursor};
 use super::refused::Refused;
-use super::request::{Parameters, name};
+use super::request::{self, Parameters, name};
+use crate::across;
+use crate::elsewhere;
 use crate::history;
-use crate::node::now_ms;
+use crate::node::{SpaceCell, now_ms};
 use crate::shard::Shard;
 
 /// Rooms of one answer, by default and at most.
@@ -25,7 +29,7 @@ const MOST_MESSAGES: usize = 1_000;
 const USERS: usize = 1_000;
 const MOST_USERS: usize = 10_000;
 
-fn summary(room: &RoomSummary) -> Value {
+pub(super) fn summary(room: &RoomSummary) -> Value {
     json!({ "room": room.room, "users": room.users, "connections": room.connections, "messagesPerSecond": room.rate })
 }
 
@@ -34,42 +38,92 @@ fn the_room(names: &[String]) -> Result<RoomName, Refused> {
 }
 
 /// The rooms that somebody is in, page by page.
-pub(super) fn list(shard: &Rc<Shard>, caller: &Caller, query: Option<&str>) -> Result<Done, Refused> {
+pub(super) async fn list(shard: &Rc<Shard>, caller: &Caller, query: Option<&str>) -> Result<Done, Refused> {
     caller.needs(Scope::Rooms)?;
     let mut parameters = Parameters::read(query)?;
     let space = caller.space(shard, parameters.take_name("tenant")?, parameters.take("namespace").as_deref())?;
     let limit = parameters.take_limit(ROOMS, MOST_ROOMS)?;
-    let cursor = parameters.take("cursor").map(|cursor| cursor.parse()).transpose();
-    let cursor = cursor.map_err(|_| Refused::bad("cursor: it must be the cursor of the answer before"))?;
+    let cursor = parameters.take("cursor");
     parameters.end()?;
+    let cursor = cursor.as_deref();
+    let own = shard.node.id().filter(|_| caller.asks_all(shard));
+    let Some(own) = own else {
+        let page = page(caller, &space, cursor, limit)?;
+        return Ok(Done::ok(&json!({ "rooms": page.items, "cursor": page.next })));
+    };
+    let here = async |cursor: Option<&str>, limit: usize| page(caller, &space, cursor, limit);
+    let path = |cursor: Option<&str>, limit: usize| {
+        let (tenant, namespace) = (space.key.tenant.as_str(), space.key.namespace.as_str());
+        let limit = limit.to_string();
+        let query =
+            [("tenant", Some(tenant)), ("namespace", Some(namespace)), ("limit", Some(&limit)), ("cursor", cursor)];
+        format!("/rooms{}", request::query(&query))
+    };
+    let mut whole = pages::walk(shard, caller, own, (cursor, limit), "rooms", here, path).await?;
+    let missing = everywhere::add_up(shard, caller, &space, own, &mut whole.items).await;
+    whole.missing.extend(missing);
+    whole.missing.dedup_by_key(|missing| missing.peer.id);
+    let rooms: Vec<Value> = whole.items.into_iter().map(|(_, room)| room).collect();
+    let mut answer = json!({ "rooms": rooms, "cursor": whole.next });
+    across::mark(&mut answer, &whole.missing);
+    Ok(Done::ok(&answer))
+}
+
+/// A page of the rooms that somebody is in by way of this node.
+fn page(caller: &Caller, space: &SpaceCell, cursor: Option<&str>, limit: usize) -> Result<Page, Refused> {
+    let cursor = cursor.map(|cursor| cursor.parse().map_err(|_| bad_cursor())).transpose()?;
     let page = space.lock().rooms_page(cursor, limit, now_ms());
-    let rooms: Vec<Value> = page.items.iter().filter(|room| caller.key.opens_room(&room.room)).map(summary).collect();
-    let cursor = page.next.map(|next| next.to_string());
-    Ok(Done::ok(&json!({ "rooms": rooms, "cursor": cursor })))
+    let items = page.items.iter().filter(|room| caller.key.opens_room(&room.room)).map(summary).collect();
+    Ok(Page { items, next: page.next.map(|next| next.to_string()) })
 }
 
 /// One room. One that nobody is in has no members, and yet its place in its history.
-pub(super) fn show(shard: &Rc<Shard>, caller: &Caller, names: &[String], query: Option<&str>) -> Result<Done, Refused> {
+pub(super) async fn show(
+    shard: &Rc<Shard>,
+    caller: &Caller,
+    names: &[String],
+    query: Option<&str>,
+) -> Result<Done, Refused> {
     caller.needs(Scope::Rooms)?;
     let room = the_room(names)?;
     caller.room(&room)?;
     let mut parameters = Parameters::read(query)?;
     let space = caller.space(shard, parameters.take_name("tenant")?, parameters.take("namespace").as_deref())?;
     parameters.end()?;
-    let (found, position) = {
+    let (found, known) = {
         let space = space.lock();
-        (space.room_summary(&room, now_ms()), space.position(&room))
+        (space.room_summary(&room, now_ms()), space.is_open(&room).then(|| space.position(&room)))
     };
-    let found = found.unwrap_or(RoomSummary { room, users: 0, connections: 0, rate: 0.0 });
-    let mut answer = summary(&found);
+    let position = match known {
+        Some(position) => Some(position),
+        None => {
+            let look = elsewhere::look(&shard.node, &space, &room).await.ok();
+            look.map(|look| Position { epoch: look.epoch, offset: look.head.offset })
+        }
+    };
+    let nobody = RoomSummary { room, users: 0, connections: 0, rate: 0.0 };
+    let mut missing = Vec::new();
+    let mut answer = match shard.node.id().filter(|_| caller.asks_all(shard)) {
+        None => summary(&found.unwrap_or(nobody)),
+        Some(own) => {
+            // As of a node before all others, that has nobody: everybody's part is added.
+            let mut rooms = vec![(NodeId(0), summary(&nobody))];
+            missing = everywhere::add_up(shard, caller, &space, own, &mut rooms).await;
+            rooms.pop().map(|(_, room)| room).unwrap_or_default()
+        }
+    };
     if let Some(answer) = answer.as_object_mut() {
-        answer.insert("position".to_owned(), position.to_string().into());
+        answer.insert("position".to_owned(), position.map(|position| position.to_string()).into());
+    }
+    across::mark(&mut answer, &missing);
+    if position.is_none() {
+        across::mark_others(&mut answer, shard);
     }
     Ok(Done::ok(&answer))
 }
 
 /// Who is in a room.
-pub(super) fn presence(
+pub(super) async fn presence(
     shard: &Rc<Shard>,
     caller: &Caller,
     names: &[String],
@@ -82,9 +136,14 @@ pub(super) fn presence(
     let space = caller.space(shard, parameters.take_name("tenant")?, parameters.take("namespace").as_deref())?;
     let limit = parameters.take_limit(USERS, MOST_USERS)?;
     parameters.end()?;
-    let (presence, count) = space.lock().presence(&room, limit);
-    let truncated = count > presence.len();
-    Ok(Done::ok(&json!({ "room": room, "presence": presence, "count": count, "truncated": truncated })))
+    let present = elsewhere::present(&shard.node, &space, &room, limit).await;
+    let truncated = present.count > present.listed.len();
+    let mut answer =
+        json!({ "room": room, "presence": present.listed, "count": present.count, "truncated": truncated });
+    if present.is_partial {
+        across::mark_others(&mut answer, shard);
+    }
+    Ok(Done::ok(&answer))
 }
 
 /// What was said in a room.
