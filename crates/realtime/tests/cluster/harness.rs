@@ -1,0 +1,308 @@
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tidegate_auth::{Claims, KeySet, LiveKeys};
+use tidegate_cluster::model::Limits;
+use tidegate_cluster::{Broker, History, MemoryBroker, MemoryCluster, OnHeard, OnWritten, system_clock};
+use tidegate_metrics::Metrics;
+use tidegate_realtime::{Client as Caller, Node, Settings, Shard};
+use tidegate_testkit::{RawClient, WebSocket, patiently};
+use tidegate_transport::Transport;
+use tidegate_types::{NodeId, Phase, ShardId};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Several nodes of one cluster in this process, each with two workers on the test's thread.
+pub struct Rig {
+    pub cluster: MemoryCluster,
+    nodes: Vec<Running>,
+}
+
+pub struct Running {
+    pub node: Arc<Node>,
+    broker: Arc<MemoryBroker>,
+    pub address: SocketAddr,
+    /// Ends its listener and its connections, as the end of its process would.
+    tasks: Rc<RefCell<Vec<tokio::task::AbortHandle>>>,
+    pub phase: watch::Sender<Phase>,
+}
+
+impl Rig {
+    pub async fn of(nodes: u64) -> Self {
+        Self::with(nodes, Limits::default()).await
+    }
+
+    pub async fn with(nodes: u64, limits: Limits) -> Self {
+        let cluster = MemoryCluster::start(limits, system_clock()).unwrap();
+        let mut rig = Self { cluster, nodes: Vec::new() };
+        for id in 0..nodes {
+            let node = rig.start(NodeId(id)).await;
+            rig.nodes.push(node);
+        }
+        rig
+    }
+
+    async fn start(&self, id: NodeId) -> Running {
+        let settings =
+            Settings { shards: 2, node_secret: Arc::from([7; 32]), drain_spread_ms: 0, ..Settings::default() };
+        let (sender, phase) = watch::channel(Phase::Serving);
+        let cluster = self.cluster.clone();
+        let mut of_node = None;
+        let broker = |on_written: OnWritten, on_heard: OnHeard| {
+            let broker = of_node.insert(cluster.node(id, on_heard, on_written));
+            Ok((broker.clone() as Arc<dyn History>, broker.clone() as Arc<dyn Broker>))
+        };
+        let keys = LiveKeys::new(KeySet::hs256(SECRET));
+        let node = Node::open_in_cluster(settings, broker, keys, Metrics::new(), phase).unwrap();
+        let shards: Rc<[Rc<Shard>]> = (0..2).map(|of| node.shard(ShardId(of))).collect();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Rc::new(RefCell::new(Vec::new()));
+        let of_listener = tasks.clone();
+        let accepting = spawn_local(async move {
+            let mut turns = shards.iter().cycle();
+            while let Ok((stream, _)) = listener.accept().await {
+                let task = spawn_local(serve(stream, turns.next().unwrap().clone()));
+                of_listener.borrow_mut().push(task.abort_handle());
+            }
+        });
+        tasks.borrow_mut().push(accepting.abort_handle());
+        Running { node, broker: of_node.unwrap(), address, tasks, phase: sender }
+    }
+
+    pub fn node(&self, n: usize) -> &Running {
+        &self.nodes[n]
+    }
+
+    /// What the node can read of the broker.
+    pub fn history(&self, n: usize) -> &MemoryBroker {
+        &self.nodes[n].broker
+    }
+
+    pub fn id(n: usize) -> NodeId {
+        NodeId(n as u64)
+    }
+
+    /// A new client, in the namespace.
+    pub async fn client(&self, n: usize, user: &str) -> Client {
+        self.client_with(n, user, json!({})).await
+    }
+
+    /// A client that comes back with what it has of its session.
+    pub async fn comes_back(&self, n: usize, user: &str, cut: &Cut) -> Client {
+        self.client_with(n, user, json!({ "pid": cut.pid, "offset": cut.offset })).await
+    }
+
+    async fn client_with(&self, n: usize, user: &str, auth: Value) -> Client {
+        let mut client = Client::open(self.node(n).address).await;
+        client.connect(user, auth).await;
+        client
+    }
+
+    /// The process of a node ends at once; the others are not told.
+    pub fn kill(&self, n: usize) {
+        self.cluster.kill(Self::id(n));
+        self.nodes[n].tasks.borrow().iter().for_each(tokio::task::AbortHandle::abort);
+    }
+
+    /// A request of the HTTP API, with a token of the user.
+    pub async fn get(&self, n: usize, user: &str, target: &str, headers: &str) -> RawClient {
+        let mut raw = RawClient::connect(self.node(n).address).await;
+        let token = token(user);
+        raw.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n{headers}\r\n")).await;
+        raw
+    }
+}
+
+async fn serve(stream: TcpStream, shard: Rc<Shard>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shard = shard.clone();
+        async move {
+            let client = Caller {
+                address: [127, 0, 0, 1].into(),
+                request_id: "r".into(),
+                is_peer: false,
+                take_back,
+                on_end: Box::new(|_| {}),
+            };
+            Ok::<_, Infallible>(shard.serve(request, client).await)
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    let _ = served.with_upgrades().await;
+}
+
+fn take_back(upgraded: Upgraded) -> (Transport, Bytes) {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().unwrap();
+    (Transport::from(parts.io.into_inner()), parts.read_buf)
+}
+
+pub fn token(user: &str) -> String {
+    let claims = Claims { sub: Some(user.to_owned()), ..Claims::default() };
+    KeySet::hs256(SECRET).sign(&claims)
+}
+
+/// What a client that has been cut knows.
+#[derive(Clone, Debug)]
+pub struct Cut {
+    pub pid: String,
+    pub offset: String,
+    pub sid: String,
+}
+
+/// A Socket.IO client over WebSocket.
+pub struct Client {
+    socket: WebSocket,
+    ack: u64,
+    /// Events heard and not asked for yet.
+    heard: VecDeque<(String, Value)>,
+    pub cut: Cut,
+}
+
+impl Client {
+    pub async fn open(address: SocketAddr) -> Self {
+        let mut socket = WebSocket::connect(address, "/socket.io/?EIO=4&transport=websocket").await;
+        assert!(patiently("the handshake", socket.receive_text()).await.starts_with('0'));
+        let cut = Cut { pid: String::new(), offset: String::new(), sid: String::new() };
+        Self { socket, ack: 0, heard: VecDeque::new(), cut }
+    }
+
+    async fn connect(&mut self, user: &str, mut auth: Value) {
+        auth["token"] = token(user).into();
+        self.socket.text(&format!("40{auth}")).await;
+        let reply = patiently("the answer to CONNECT", self.socket.receive_text()).await;
+        let body: Value = serde_json::from_str(reply.strip_prefix("40").expect(&reply)).unwrap();
+        let text = |name: &str| body[name].as_str().unwrap().to_owned();
+        (self.cut.pid, self.cut.sid) = (text("pid"), text("sid"));
+        // What was missed may come before it.
+        self.wait_for("connection:established").await;
+    }
+
+    /// The next packet that is no ping.
+    async fn packet(&mut self) -> Option<String> {
+        loop {
+            let frame = self.socket.receive().await?;
+            let text = String::from_utf8_lossy(&frame.payload).into_owned();
+            match (frame.first & 0x0f, text.as_str()) {
+                (8, _) => return None,
+                (_, "2") => self.socket.text("3").await,
+                _ => return Some(text),
+            }
+        }
+    }
+
+    fn note(&mut self, packet: &str) {
+        let Some(event) = packet.strip_prefix("42") else { return };
+        let event: Vec<Value> = serde_json::from_str(event).unwrap();
+        let name = event[0].as_str().unwrap().to_owned();
+        if let Some(offset) = event.get(2).and_then(Value::as_str) {
+            self.cut.offset = offset.to_owned();
+        }
+        self.heard.push_back((name, event.get(1).cloned().unwrap_or_default()));
+    }
+
+    /// Sends an event and waits for its answer.
+    pub async fn ask(&mut self, event: &str, data: Value) -> Value {
+        let id = self.say(event, data).await;
+        self.answer(id).await
+    }
+
+    /// Sends an event; its answer can be waited for later.
+    pub async fn say(&mut self, event: &str, data: Value) -> u64 {
+        self.ack += 1;
+        self.socket.text(&format!("42{}{}", self.ack, json!([event, data]))).await;
+        self.ack
+    }
+
+    pub async fn answer(&mut self, id: u64) -> Value {
+        let prefix = format!("43{id}[");
+        loop {
+            let packet = patiently("an answer", self.packet()).await.expect("a connection");
+            if let Some(rest) = packet.strip_prefix(&prefix) {
+                return serde_json::from_str(rest.strip_suffix(']').unwrap()).unwrap();
+            }
+            self.note(&packet);
+        }
+    }
+
+    pub async fn join(&mut self, room: &str) {
+        let answer = self.ask("room:join", json!({ "room": room })).await;
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+
+    pub async fn send(&mut self, room: &str, text: &str) {
+        let answer = self.ask("room:send", json!({ "room": room, "payload": text })).await;
+        assert_eq!(answer["success"], true, "{answer}");
+    }
+
+    /// The next event of that name, heard already or to come; others are kept.
+    pub async fn wait_for(&mut self, event: &str) -> Value {
+        loop {
+            if let Some(at) = self.heard.iter().position(|(name, _)| name == event) {
+                return self.heard.remove(at).unwrap().1;
+            }
+            let packet = patiently(event, self.packet()).await.expect("a connection");
+            self.note(&packet);
+        }
+    }
+
+    /// The payload of the next message of a room.
+    pub async fn message(&mut self) -> String {
+        self.wait_for("room:message").await["payload"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn messages(&mut self, count: usize) -> Vec<String> {
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            messages.push(self.message().await);
+        }
+        messages
+    }
+
+    /// Everything of that name that has been heard by now. An answer of the server says that "now" has come.
+    pub async fn heard(&mut self, event: &str) -> Vec<Value> {
+        self.ask("query:rooms", json!({})).await;
+        let of_name = self.heard.iter().filter(|(name, _)| name == event).map(|(_, data)| data.clone());
+        let of_name = of_name.collect();
+        self.heard.retain(|(name, _)| name != event);
+        of_name
+    }
+
+    /// Whether the server ends the connection.
+    pub async fn is_closed(&mut self) -> bool {
+        while let Some(packet) = patiently("the end", self.packet()).await {
+            self.note(&packet);
+        }
+        true
+    }
+
+    /// The connection breaks; what the client knows of its session.
+    pub fn cut(self) -> Cut {
+        self.cut
+    }
+}
+
+/// Waits until something is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    patiently(what, async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
