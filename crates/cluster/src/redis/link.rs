@@ -109,7 +109,7 @@ pub(super) async fn connect(
         timeout(settings.connect_timeout, Box::pin(both)).await.map_err(|_| ConnectError::Late)??;
     let limits = Limits {
         in_flight: settings.max_in_flight,
-        unsent_bytes: settings.max_unsent_bytes,
+        bytes: settings.max_in_flight_bytes,
         timeout: settings.response_timeout,
     };
     let link = Link {

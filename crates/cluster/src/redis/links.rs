@@ -257,9 +257,16 @@ impl Shared {
         self.moved.notify_one();
     }
 
+    /// Whether the channel's slot is the member's still. Without a cluster nothing else can be.
+    fn owns(&self, member: Member, channel: &[u8]) -> bool {
+        !self.settings.topology.is_cluster() || self.members.borrow().owner(Slot::of(channel)) == Some(member)
+    }
+
     fn news(&self, member: Member, link: &Rc<Link>, news: News) {
         let id = link.id();
         match news {
+            // The server has not noticed yet that the slot went elsewhere, or that it is to tell nothing more of it.
+            News::Message(channel, _) | News::Subscribed(channel) if !self.owns(member, &channel) => {}
             News::Message(channel, payload) => self.tell(LinkEvent::Message { link: id, channel, payload }),
             News::Subscribed(channel) => self.tell(LinkEvent::Subscribed { link: id, channel }),
             News::Ended(channel) => self.lost(member, link, Slot::of(&channel)),

@@ -58,7 +58,7 @@ pub(super) struct Pipeline {
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) in_flight: usize,
-    pub(super) unsent_bytes: usize,
+    pub(super) bytes: usize,
     pub(super) timeout: Duration,
 }
 
@@ -69,8 +69,8 @@ struct State {
     out: Vec<u8>,
     /// How many bytes have gone into `out` since the begin.
     encoded: u64,
-    /// Bytes that the connection has taken and not sent.
-    held: usize,
+    /// About the memory of all calls below.
+    bytes: usize,
     in_flight: VecDeque<Waiting>,
     /// Calls that wait until all before them are answered, because the server has forgotten the scripts: sent at once, they
     /// could overtake one that has to be sent again.
@@ -84,6 +84,7 @@ struct Waiting {
     /// Where in the stream it begins.
     begins: u64,
     name: &'static str,
+    size: usize,
     /// Scripts only, to send them again.
     call: Option<Call>,
 }
@@ -108,7 +109,7 @@ impl Pipeline {
         let refused = if state.closed {
             Some(LinkError::Unsent)
         } else if state.in_flight.len() + state.delayed.len() >= self.limits.in_flight
-            || state.out.len() + state.held + call.size() > self.limits.unsent_bytes
+            || state.bytes + call.size() > self.limits.bytes
         {
             Some(LinkError::Behind)
         } else {
@@ -120,7 +121,9 @@ impl Pipeline {
             return Answer(result);
         }
         let name = call.name();
-        let waiting = Waiting { answer: Some(answer), since: Instant::now(), begins: 0, name, call: Some(call) };
+        let size = call.size();
+        state.bytes += size;
+        let waiting = Waiting { answer: Some(answer), since: Instant::now(), begins: 0, name, size, call: Some(call) };
         if state.delayed.is_empty() {
             state.send(waiting, false);
             self.wake.notify_one();
@@ -193,7 +196,6 @@ impl Pipeline {
             wire.unsent().extend_from_slice(&state.out);
         }
         state.out.clear();
-        state.held = wire.waiting();
     }
 
     fn answered(&self, value: Value, moved: &Notify) -> Result<(), Broken> {
@@ -203,10 +205,12 @@ impl Pipeline {
         }
         let mut state = self.state.borrow_mut();
         let mut waiting = state.in_flight.pop_front().ok_or(Broken::Unasked)?;
+        state.bytes -= waiting.size;
         if let Value::Error(error) = value {
             if error.code == ErrorCode::NoScript && waiting.call.is_some() {
                 // Behind those that are to be sent again, before those that were never sent.
                 let place = state.delayed.partition_point(|other| other.begins != 0);
+                state.bytes += waiting.size;
                 state.delayed.insert(place, waiting);
             } else {
                 if matches!(error.code, ErrorCode::Moved | ErrorCode::Ask | ErrorCode::ClusterDown) {
@@ -254,7 +258,12 @@ impl Pipeline {
             self.metrics.failed(&LinkError::Unsent);
             waiting.end(Err(LinkError::Unsent));
         }
-        delayed.retain(|waiting| waiting.answer.is_some());
+        let mut freed = 0;
+        delayed.retain(|waiting| {
+            freed += if waiting.answer.is_none() { waiting.size } else { 0 };
+            waiting.answer.is_some()
+        });
+        state.bytes -= freed;
         match state.in_flight.front() {
             // A long answer that is on its way is a sign of life; but not for ever.
             Some(oldest) => {
@@ -266,7 +275,10 @@ impl Pipeline {
             }
             None if now.duration_since(heard) >= QUIET => {
                 let call = Call::new("PING");
-                state.send(Waiting { answer: None, since: now, begins: 0, name: call.name(), call: Some(call) }, false);
+                state.send(
+                    Waiting { answer: None, since: now, begins: 0, name: call.name(), size: 0, call: Some(call) },
+                    false,
+                );
                 self.wake.notify_one();
             }
             None => {}

@@ -26,8 +26,9 @@ pub struct RedisSettings {
     pub response_timeout: Duration,
     /// How many calls may wait for an answer on one connection; more are refused.
     pub max_in_flight: usize,
-    /// How many bytes of calls may wait to be sent on one connection; more are refused.
-    pub max_unsent_bytes: usize,
+    /// How many bytes of calls may wait for an answer on one connection, for a call is kept until it is answered; more are
+    /// refused.
+    pub max_in_flight_bytes: usize,
     /// The largest answer that is taken, as bytes in memory. A larger one ends the connection.
     pub max_answer_bytes: usize,
 }
@@ -142,7 +143,7 @@ impl RedisSettings {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(1),
             max_in_flight: 10_000,
-            max_unsent_bytes: 16 << 20,
+            max_in_flight_bytes: 16 << 20,
             max_answer_bytes: 64 << 20,
         }
     }
@@ -195,7 +196,7 @@ impl RedisSettings {
                 return Err(SettingsError::Zero(name));
             }
         }
-        for (name, size) in [("max_in_flight", self.max_in_flight), ("max_unsent_bytes", self.max_unsent_bytes)] {
+        for (name, size) in [("max_in_flight", self.max_in_flight), ("max_in_flight_bytes", self.max_in_flight_bytes)] {
             if size == 0 {
                 return Err(SettingsError::Zero(name));
             }

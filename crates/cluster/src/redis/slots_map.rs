@@ -43,6 +43,10 @@ impl Members {
         self.links.iter().find(|(member, _)| member.0 == owner).map(|(_, link)| Rc::clone(link))
     }
 
+    pub(super) fn owner(&self, slot: Slot) -> Option<Member> {
+        self.owners.get(usize::from(slot.index())).copied().filter(|owner| *owner != NOBODY).map(Member)
+    }
+
     pub(super) fn links(&self) -> impl Iterator<Item = &Rc<Link>> {
         self.links.iter().map(|(_, link)| link)
     }

@@ -207,11 +207,6 @@ impl Wire {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// How many bytes wait to be sent.
-    pub(super) fn waiting(&self) -> usize {
-        self.unsent.len() - self.sent
-    }
 }
 
 impl From<Broken> for ConnectError {

@@ -4,9 +4,9 @@ use std::fs::read;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tidegate_cluster::redis::{Call, ErrorCode, Login, Password, RedisSettings, TlsSettings};
+use tidegate_cluster::redis::{Call, ErrorCode, Login, Password, RedisSettings, TlsSettings, Topology};
 use tidegate_testkit::local;
-use tidegate_testkit::redis::{Certificates, RedisOptions, RedisServer};
+use tidegate_testkit::redis::{Certificates, RedisOptions, RedisSentinel, RedisServer};
 use tidegate_transport::Credentials;
 
 use crate::log::record;
@@ -157,5 +157,44 @@ fn another_database_is_another_one() {
         call(&link, Call::new("SET").arg("k").arg("v")).await.expect("set");
         assert_eq!(server.cli(&["-n", "3", "GET", "k"]), "v");
         assert_eq!(server.cli(&["GET", "k"]), "");
+    });
+}
+
+#[test]
+fn sentinels_have_passwords_and_tls_of_their_own() {
+    let certificates = Rc::new(Certificates::new());
+    let options = RedisOptions {
+        password: Some("servers".to_owned()),
+        tls: Some(certificates.clone()),
+        ..RedisOptions::default()
+    };
+    let redis = RedisSentinel::start(&options, 1, Some("watchers"));
+    local(async {
+        let topology = Topology::Sentinel {
+            sentinels: vec![redis.sentinels[0].address().parse().expect("an address")],
+            service: RedisSentinel::SERVICE.into(),
+            login: Login { user: None, password: Some(Password::new("watchers")) },
+            tls: true,
+        };
+        let ca = std::fs::read(certificates.ca()).expect("a file");
+        let right = RedisSettings {
+            login: Login { user: None, password: Some(Password::new("servers")) },
+            tls: Some(TlsSettings { ca: Some(ca.into()), ..TlsSettings::default() }),
+            ..RedisSettings::new(topology)
+        };
+        let observed = Observed::start(right.clone());
+        let link = observed.link(slot("a"), None).await;
+        observed.subscribe(&link, "{a}1").await;
+
+        let (log, _guard) = record();
+        let mut wrong = right.clone();
+        if let Topology::Sentinel { login, .. } = &mut wrong.topology {
+            *login = Login::default();
+        }
+        let _refused = Observed::start(wrong);
+        wait("the refusal", || {
+            log.text().contains("no Sentinel could be asked") && log.text().contains("it wants a password")
+        })
+        .await;
     });
 }

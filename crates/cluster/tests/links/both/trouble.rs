@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_cluster::redis::{Call, ErrorCode, LinkError, RedisSettings, Value};
-use tidegate_testkit::redis::{RedisOptions, RedisServer};
+use tidegate_testkit::redis::RedisServer;
 use tidegate_testkit::{Upstream, local};
 use tokio::time::Instant;
 
+use super::plain;
 use crate::observed::{Event, Observed, call, settings, slot, wait};
 
 #[test]
 fn a_server_that_stands_still_is_left_and_found_again() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -37,7 +38,7 @@ fn a_server_that_stands_still_is_left_and_found_again() {
 
 #[test]
 fn a_standstill_is_noticed_on_an_idle_link_too() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -50,7 +51,7 @@ fn a_standstill_is_noticed_on_an_idle_link_too() {
 
 #[test]
 fn either_connection_may_be_cut() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let mut link = observed.link(slot("a"), None).await;
@@ -75,7 +76,7 @@ fn either_connection_may_be_cut() {
 
 #[test]
 fn calls_that_were_asked_before_the_subscriptions_broke_are_still_answered() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -90,13 +91,13 @@ fn calls_that_were_asked_before_the_subscriptions_broke_are_still_answered() {
 
 #[test]
 fn a_link_that_cannot_keep_up_is_cut_by_the_server_and_comes_back() {
-    let server = RedisServer::with(RedisOptions::default().config("client-output-buffer-limit pubsub 256kb 256kb 1"));
+    let server = RedisServer::with(plain().config("client-output-buffer-limit pubsub 256kb 256kb 1"));
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
         observed.subscribe(&link, "{a}1").await;
         // One transaction of the server's fills the buffer before anything is sent.
-        let script = "for i = 1, 200 do redis.call('SPUBLISH', KEYS[1], string.rep('x', 100000)) end return 1";
+        let script = "for i = 1, 10000 do redis.call('SPUBLISH', KEYS[1], string.rep('x', 1000)) end return 1";
         let flood = Call::new("EVAL").arg(script).int(1).arg("{a}1");
         let _ = call(&link, flood).await;
         observed.down(link.id(), slot("a")).await;
@@ -113,9 +114,9 @@ fn a_link_that_cannot_keep_up_is_cut_by_the_server_and_comes_back() {
 
 #[test]
 fn too_many_calls_are_refused_at_once() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
-        let limits = RedisSettings { max_in_flight: 10, max_unsent_bytes: 100_000, ..settings(&server.address()) };
+        let limits = RedisSettings { max_in_flight: 10, max_in_flight_bytes: 100_000, ..settings(&server.address()) };
         let observed = Observed::start(limits);
         let link = observed.link(slot("a"), None).await;
         let answers: Vec<_> = (0..12).map(|_| link.call(Call::new("PING"))).collect();
@@ -129,12 +130,18 @@ fn too_many_calls_are_refused_at_once() {
         assert_eq!(second.await, Err(LinkError::Behind));
         assert!(first.await.is_ok());
         assert!(link.call(Call::new("ECHO").arg(&large)).await.is_ok(), "there is room again");
+        // What has been sent is kept until it is answered, and counts.
+        let waits = link.call(Call::new("BLPOP").arg("none").arg(&large).arg("0.2"));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(link.call(Call::new("ECHO").arg(&large)).await, Err(LinkError::Behind));
+        assert_eq!(waits.await, Ok(Value::Nil));
+        assert!(link.call(Call::new("ECHO").arg(&large)).await.is_ok(), "there is room again");
     });
 }
 
 #[test]
 fn an_answer_beyond_the_bound_ends_the_link() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(RedisSettings { max_answer_bytes: 100_000, ..settings(&server.address()) });
         let link = observed.link(slot("a"), None).await;
@@ -148,7 +155,7 @@ fn an_answer_beyond_the_bound_ends_the_link() {
 
 #[test]
 fn a_large_answer_is_whole() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -162,7 +169,7 @@ fn a_large_answer_is_whole() {
 
 #[test]
 fn a_server_that_became_a_replica_is_left() {
-    let (server, other) = (RedisServer::start(), RedisServer::start());
+    let (server, other) = (RedisServer::with(plain()), RedisServer::with(plain()));
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -233,7 +240,7 @@ fn a_server_older_than_needed_is_refused() {
 
 #[test]
 fn dropping_the_links_answers_what_is_in_flight() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;

@@ -2,8 +2,9 @@
 
 use tidegate_cluster::redis::{Call, ErrorCode, Link, RedisSettings, Slot, Topology, Value};
 use tidegate_testkit::local;
-use tidegate_testkit::redis::{RedisCluster, RedisOptions, RedisServer};
+use tidegate_testkit::redis::{RedisCluster, RedisServer};
 
+use super::plain;
 use crate::log::record;
 use crate::observed::{Event, Observed, call, slot, wait};
 
@@ -32,7 +33,7 @@ fn downs(observed: &Observed, other: Slot) -> usize {
 
 #[test]
 fn each_slot_has_the_link_to_its_primary() {
-    let cluster = RedisCluster::start(&RedisOptions::default(), false);
+    let cluster = RedisCluster::start(&plain(), false);
     local(async {
         let observed = Observed::start(settings(&cluster));
         for owner in 0..3 {
@@ -51,7 +52,7 @@ fn each_slot_has_the_link_to_its_primary() {
 
 #[test]
 fn a_slot_that_moves_takes_its_subscriptions_with_it() {
-    let cluster = RedisCluster::start(&RedisOptions::default(), false);
+    let cluster = RedisCluster::start(&plain(), false);
     local(async {
         let observed = Observed::start(settings(&cluster));
         wait("all links", || observed.links.is_connected()).await;
@@ -76,7 +77,7 @@ fn a_slot_that_moves_takes_its_subscriptions_with_it() {
 
 #[test]
 fn a_move_is_noticed_by_calls_alone() {
-    let cluster = RedisCluster::start(&RedisOptions::default(), false);
+    let cluster = RedisCluster::start(&plain(), false);
     local(async {
         let observed = Observed::start(settings(&cluster));
         wait("all links", || observed.links.is_connected()).await;
@@ -93,7 +94,7 @@ fn a_move_is_noticed_by_calls_alone() {
 
 #[test]
 fn what_is_subscribed_at_the_wrong_server_is_told_as_down() {
-    let cluster = RedisCluster::start(&RedisOptions::default(), false);
+    let cluster = RedisCluster::start(&plain(), false);
     local(async {
         let observed = Observed::start(settings(&cluster));
         wait("all links", || observed.links.is_connected()).await;
@@ -109,7 +110,7 @@ fn what_is_subscribed_at_the_wrong_server_is_told_as_down() {
 
 #[test]
 fn a_replica_takes_over_from_a_dead_primary() {
-    let mut cluster = RedisCluster::start(&RedisOptions::default(), true);
+    let mut cluster = RedisCluster::start(&plain(), true);
     local(async {
         let observed = Observed::start(settings(&cluster));
         wait("all links", || observed.links.is_connected()).await;
@@ -137,8 +138,8 @@ fn a_replica_takes_over_from_a_dead_primary() {
 
 #[test]
 fn a_cluster_is_found_by_any_of_its_nodes_and_only_with_the_right_mode() {
-    let mut cluster = RedisCluster::start(&RedisOptions::default(), true);
-    let alone = RedisServer::start();
+    let mut cluster = RedisCluster::start(&plain(), true);
+    let alone = RedisServer::with(plain());
     local(async {
         let address = |server: &RedisServer| server.address().parse().expect("an address");
         let (first, last) = (address(&cluster.nodes[0]), address(&cluster.nodes[5]));

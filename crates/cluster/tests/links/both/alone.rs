@@ -5,11 +5,12 @@ use tidegate_cluster::redis::{Call, ErrorCode, LinkError, Script, Slots, Value};
 use tidegate_testkit::local;
 use tidegate_testkit::redis::RedisServer;
 
+use super::plain;
 use crate::observed::{Event, Observed, call, settings, slot, wait};
 
 #[test]
 fn calls_are_answered_and_messages_are_heard_in_order() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -38,7 +39,7 @@ fn calls_are_answered_and_messages_are_heard_in_order() {
 
 #[test]
 fn a_script_is_sent_with_its_text_once_and_stays_in_order_when_the_server_forgets_it() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     let script: &'static Script = Box::leak(Box::new(Script::new(
         "append",
         "redis.call('RPUSH', KEYS[1], ARGV[1]) return redis.call('LLEN', KEYS[1])",
@@ -69,7 +70,7 @@ fn a_script_is_sent_with_its_text_once_and_stays_in_order_when_the_server_forget
 
 #[test]
 fn an_error_of_the_server_is_the_calls_own() {
-    let server = RedisServer::start();
+    let server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
@@ -83,7 +84,7 @@ fn an_error_of_the_server_is_the_calls_own() {
 
 #[test]
 fn a_killed_server_is_noticed_and_found_again_with_another_run() {
-    let mut server = RedisServer::start();
+    let mut server = RedisServer::with(plain());
     local(async {
         let observed = Observed::start(settings(&server.address()));
         let link = observed.link(slot("a"), None).await;
