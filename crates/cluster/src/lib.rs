@@ -11,6 +11,7 @@
 
 mod broker;
 mod embedded;
+mod fields;
 mod history;
 pub mod membership;
 mod memory;

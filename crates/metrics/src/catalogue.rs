@@ -132,6 +132,8 @@ catalogue! {
         "Connections to a server of Redis that ended";
     redis_errors: Family<RedisErrorLabels, Counter> = "tidegate_redis_errors_total", "errors",
         "Calls of Redis that failed, by what became of them";
+    cluster_foreign: Family<ForeignLabels, Counter> = "tidegate_cluster_foreign_total", "values",
+        "Values and messages found in Redis that were not taken, by reason";
     event_loop_lag_ms: FloatGauge = "websocket_event_loop_lag_ms", "milliseconds",
         "How late the slowest worker's last tick came";
 

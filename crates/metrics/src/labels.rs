@@ -101,6 +101,18 @@ label_enum!(
 );
 
 label_enum!(
+    /// Why something found in Redis was not taken.
+    ForeignKind {
+        /// Another program wrote it, or another version of this one.
+        Version = "version",
+        /// It is damaged, or not ours.
+        Corrupt = "corrupt",
+        /// There is something of another type under a key.
+        WrongType = "wrong_type",
+    }
+);
+
+label_enum!(
     /// The first digit of an HTTP status.
     StatusClass {
         /// 1xx, which here means 101: a tunnel.
@@ -616,6 +628,11 @@ labels! {
     RedisErrorLabels {
         /// What became of the call.
         kind "kind": RedisTrouble,
+    }
+    /// `{kind}` of what was not taken.
+    ForeignLabels {
+        /// Why.
+        kind "kind": ForeignKind,
     }
     /// `{operation}` of the history store.
     StoreLabels {

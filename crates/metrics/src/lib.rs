@@ -148,6 +148,11 @@ impl Metrics {
         self.redis_errors.get_or_create_owned(&RedisErrorLabels { kind }).inc();
     }
 
+    /// Counts something found in Redis that was not taken.
+    pub fn cluster_foreign(&self, kind: ForeignKind) {
+        self.cluster_foreign.get_or_create_owned(&ForeignLabels { kind }).inc();
+    }
+
     /// Where the times of an operation of Redis go.
     pub fn redis_latency(&self, operation: &'static str) -> Histogram<MillisBuckets> {
         self.redis_latency_ms.get_or_create_owned(&RedisLabels { operation })

@@ -3,7 +3,7 @@
 
 use tidegate_types::{Namespace, RoomKey, RoomName, SpaceKey, TenantId};
 
-use super::value::Reader;
+use crate::fields::Reader;
 
 /// `meta`, in the `state` keyspace.
 pub(super) const META: &[u8] = b"m";

@@ -1,5 +1,5 @@
-//! Values: a version byte, then the fields in order. Numbers are LEB128, texts and bytes are preceded by their length.
-//! Whatever the bytes hold, decoding answers with a value or with `None`.
+//! Values: a version byte, then the fields in order (see `fields`). Whatever the bytes hold, decoding answers with a value
+//! or with `None`.
 
 use std::sync::Arc;
 
@@ -9,130 +9,27 @@ use tidegate_types::{
     Class, Epoch, EventName, Millis, Namespace, Position, Publication, RoomName, SpaceKey, TenantId, UserId,
 };
 
+use crate::fields::{Reader, put_bytes, put_optional, put_u64};
+
 /// The version of the values below, unless they say otherwise. Another one is a corrupt value: the store's format number,
 /// in `meta`, is what keeps an older program from reading what a newer one wrote.
 const VERSION: u8 = 1;
 /// Messages, rooms and spaces that also count bytes and remember what was removed.
 const COUNTING: u8 = 2;
 
-pub(super) struct Reader<'a> {
-    bytes: &'a [u8],
-    length: usize,
+/// A value that has only one version.
+fn versioned(bytes: &[u8]) -> Option<Reader<'_>> {
+    let mut reader = Reader::new(bytes);
+    (reader.u8()? == VERSION).then_some(reader)
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, length: bytes.len() }
-    }
-
-    fn versioned(bytes: &'a [u8]) -> Option<Self> {
-        let mut reader = Self::new(bytes);
-        (reader.u8()? == VERSION).then_some(reader)
-    }
-
-    /// The version of a value that has two.
-    fn one_of_two(bytes: &'a [u8]) -> Option<(Self, bool)> {
-        let mut reader = Self::new(bytes);
-        match reader.u8()? {
-            VERSION => Some((reader, false)),
-            COUNTING => Some((reader, true)),
-            _ => None,
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn position(&self) -> usize {
-        self.length - self.bytes.len()
-    }
-
-    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.bytes.split_at_checked(length)?;
-        self.bytes = tail;
-        Some(head)
-    }
-
-    pub(super) fn u8(&mut self) -> Option<u8> {
-        let (first, rest) = self.bytes.split_first()?;
-        self.bytes = rest;
-        Some(*first)
-    }
-
-    pub(super) fn u16_be(&mut self) -> Option<u16> {
-        let (head, tail) = self.bytes.split_first_chunk::<2>()?;
-        self.bytes = tail;
-        Some(u16::from_be_bytes(*head))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn bool(&mut self) -> Option<bool> {
-        match self.u8()? {
-            0 => Some(false),
-            1 => Some(true),
-            _ => None,
-        }
-    }
-
-    fn optional(&mut self) -> Option<Option<u64>> {
-        if self.bool()? { self.u64().map(Some) } else { Some(None) }
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.u64()?).ok()?;
-        self.take(length)
-    }
-
-    fn text(&mut self) -> Option<&'a str> {
-        std::str::from_utf8(self.bytes()?).ok()
-    }
-
-    /// Like [`Self::bytes`], but shares `whole`, which this reader reads.
-    fn shared(&mut self, whole: &Bytes) -> Option<Bytes> {
-        let length = usize::try_from(self.u64()?).ok()?;
-        let from = self.position();
-        self.take(length)?;
-        Some(whole.slice(from..from + length))
-    }
-
-    fn end<T>(&self, value: T) -> Option<T> {
-        self.is_empty().then_some(value)
-    }
-}
-
-fn put_u64(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_u64(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn put_optional(out: &mut Vec<u8>, value: Option<u64>) {
-    out.push(u8::from(value.is_some()));
-    if let Some(value) = value {
-        put_u64(out, value);
+/// A value that has two, and whether it is of the one that counts.
+fn one_of_two(bytes: &[u8]) -> Option<(Reader<'_>, bool)> {
+    let mut reader = Reader::new(bytes);
+    match reader.u8()? {
+        VERSION => Some((reader, false)),
+        COUNTING => Some((reader, true)),
+        _ => None,
     }
 }
 
@@ -152,7 +49,7 @@ pub(super) struct Message {
 impl Message {
     /// Reads the beginning of the value only.
     pub(super) fn head(value: &[u8]) -> Option<Self> {
-        let (mut reader, counts) = Reader::one_of_two(value)?;
+        let (mut reader, counts) = one_of_two(value)?;
         let (ordinal, seq, timestamp_ms) = (reader.u64()?, reader.u64()?, reader.u64()?);
         let end_bytes = if counts { reader.u64()? } else { 0 };
         Some(Self { ordinal, seq, timestamp_ms, end_bytes, body: reader.position() })
@@ -166,7 +63,7 @@ impl Message {
         room: &RoomName,
         position: Position,
     ) -> Option<Publication> {
-        let mut reader = Reader { bytes: value.get(self.body..)?, length: value.len() };
+        let mut reader = Reader::within(value, self.body)?;
         let class = match reader.u8()? {
             1 => Class::Recoverable,
             2 => Class::Persistent,
@@ -227,7 +124,7 @@ pub(super) fn decode_ring_entry(value: &[u8], space: &Arc<SpaceKey>, epoch: Epoc
     let room = RoomName::try_from(reader.text()?).ok()?;
     let offset = reader.u64()?;
     // A copy: the hub keeps the message for minutes, and the value is a piece of a larger block.
-    let rest = Bytes::copy_from_slice(reader.bytes);
+    let rest = Bytes::copy_from_slice(reader.rest());
     Message::head(&rest)?.publication(&rest, space, &room, Position { epoch, offset })
 }
 
@@ -269,7 +166,7 @@ impl RoomHead {
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let (mut reader, counts) = Reader::one_of_two(value)?;
+        let (mut reader, counts) = one_of_two(value)?;
         let mut head = Self {
             first_offset: reader.u64()?,
             last_offset: reader.u64()?,
@@ -315,7 +212,7 @@ impl SpaceRecord {
     }
 
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let (mut reader, counts) = Reader::one_of_two(value)?;
+        let (mut reader, counts) = one_of_two(value)?;
         let (epoch, reserved_seq, last_seq) = (Epoch(reader.u64()?), reader.u64()?, reader.u64()?);
         let forgotten_seq = if counts { reader.u64()? } else { last_seq };
         reader.end(Self { epoch, reserved_seq, last_seq, forgotten_seq })
@@ -378,12 +275,12 @@ pub(super) fn encode_session(record: &SessionRecord, generation: u64) -> Vec<u8>
 
 /// The generation and the expiry, without the rest: for the sweep.
 pub(super) fn decode_session_expiry(value: &[u8]) -> Option<(u64, Option<Millis>)> {
-    let mut reader = Reader::versioned(value)?;
+    let mut reader = versioned(value)?;
     Some((reader.u64()?, reader.optional()?))
 }
 
 pub(super) fn decode_session(pid: &Pid, value: &[u8]) -> Option<SessionRecord> {
-    let mut reader = Reader::versioned(value)?;
+    let mut reader = versioned(value)?;
     let _generation = reader.u64()?;
     let expires_at = reader.optional()?;
     let token_expires_at = reader.optional()?;

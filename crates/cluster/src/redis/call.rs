@@ -22,6 +22,11 @@ impl Script {
         }
         Self { name, source, sha }
     }
+
+    /// Makes the script known to a server, so that no call of it has to be sent twice.
+    pub fn load(&self) -> Call {
+        Call::new("SCRIPT").arg("LOAD").arg(&self.source)
+    }
 }
 
 /// A command or a script with its arguments.

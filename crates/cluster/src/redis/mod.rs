@@ -7,28 +7,50 @@
 //!   bytes unsent and answers have limits.
 //! - Whether a call may have been carried out is never guessed ([`LinkError::may_have_run`]).
 //!
-//! Start reading at [`Links`], then [`Link`], `pipeline` (calls) and `subscription` (what is heard).
+//! - Everything of a space is one slot, one connection, one order. A message, its numbers and its announcement are one script
+//!   ([`RedisBroker`]); what a node may have missed is read from the logs before anything newer is told.
+//! - A publish, a look or a claim names the run of the server that its space was last looked at under. So a server that has
+//!   lost something is found out before it is believed (`scripts/touch.lua`).
+//!
+//! Start reading at [`RedisBroker`], then `scripts/publish.lua`, `follow` (what is done after a cut) and `engine`; the
+//! connections: [`Links`], then [`Link`], `pipeline` (calls) and `subscription` (what is heard).
 
+mod answer;
 mod backoff;
+mod broker;
 mod call;
 mod cluster;
+mod engine;
 mod error;
+mod follow;
+mod history;
+mod jobs;
+mod keys;
+mod leases;
 mod link;
 mod links;
+mod message;
 mod metrics;
 mod pipeline;
+mod publish;
 mod resp;
+mod script;
 mod sentinel;
+mod sessions;
 mod settings;
 mod slot;
 mod slots_map;
+mod state;
 mod subscription;
+mod values;
 mod wire;
 
+pub use broker::{BrokerSettings, RedisBroker, StartError};
 pub use call::{Call, Script};
 pub use error::LinkError;
 pub use link::{Link, LinkId};
 pub use links::{LinkEvent, Links};
+pub use message::read_anything;
 pub use pipeline::Answer;
 pub use resp::{ErrorCode, ServerError, Value};
 pub use settings::{Address, Login, Password, RedisSettings, SettingsError, TlsSettings, Topology};
