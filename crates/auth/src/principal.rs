@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidegate_types::{InvalidName, Millis, RoomName, TenantId, UserId};
 
@@ -11,7 +12,8 @@ use crate::terms::{Asked, Terms};
 const MAX_TOKEN_ID_BYTES: usize = 256;
 
 /// What somebody is to the application.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PrincipalKind {
     /// A person with an account.
     #[default]
@@ -39,7 +41,7 @@ impl PrincipalKind {
 }
 
 /// Somebody who showed a valid credential. Cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Principal {
     /// The tenant; nothing of another tenant is ever visible.
     pub tenant: TenantId,

@@ -119,6 +119,54 @@ impl Revocations {
         id.is_some_and(|id| self.tokens.contains_key(&(principal.tenant.clone(), id.clone())))
     }
 
+    /// As it stands together with what is known of the same token or user.
+    pub fn merged(&self, revocation: &Revocation) -> Revocation {
+        match revocation {
+            Revocation::Token { tenant, id, until } => {
+                let known = self.tokens.get(&(tenant.clone(), id.clone())).copied().unwrap_or(0);
+                let until = end(until.unwrap_or(Millis::MAX).max(known));
+                Revocation::Token { tenant: tenant.clone(), id: id.clone(), until }
+            }
+            Revocation::User { tenant, user, before, until } => {
+                let key = (tenant.clone(), user.clone());
+                let known = self.users.get(&key).copied().unwrap_or(Barred { before: 0, until: 0 });
+                let until = end(until.unwrap_or(Millis::MAX).max(known.until));
+                let (tenant, user) = key;
+                Revocation::User { tenant, user, before: known.before.max(*before), until }
+            }
+        }
+    }
+
+    /// Whether it adds nothing to what is known.
+    pub fn covers(&self, revocation: &Revocation) -> bool {
+        match revocation {
+            Revocation::Token { tenant, id, until } => {
+                let known = self.tokens.get(&(tenant.clone(), id.clone()));
+                known.is_some_and(|known| until.unwrap_or(Millis::MAX) <= *known)
+            }
+            Revocation::User { tenant, user, before, until } => {
+                let known = self.users.get(&(tenant.clone(), user.clone()));
+                known.is_some_and(|known| *before <= known.before && until.unwrap_or(Millis::MAX) <= known.until)
+            }
+        }
+    }
+
+    /// All of them, one of each token and of each user.
+    pub fn iter(&self) -> impl Iterator<Item = Revocation> {
+        let tokens = self.tokens.iter().map(|((tenant, id), until)| Revocation::Token {
+            tenant: tenant.clone(),
+            id: id.clone(),
+            until: end(*until),
+        });
+        let users = self.users.iter().map(|((tenant, user), barred)| Revocation::User {
+            tenant: tenant.clone(),
+            user: user.clone(),
+            before: barred.before,
+            until: end(barred.until),
+        });
+        tokens.chain(users)
+    }
+
     /// Forgets what no token can meet any more.
     pub fn sweep(&mut self, now: Millis) {
         self.tokens.retain(|_, until| *until > now);
@@ -134,6 +182,10 @@ impl Revocations {
     pub fn len(&self) -> usize {
         self.tokens.len() + self.users.len()
     }
+}
+
+fn end(until: Millis) -> Option<Millis> {
+    (until != Millis::MAX).then_some(until)
 }
 
 fn room(count: usize, is_there: bool) -> Result<(), TooManyRevocations> {
@@ -215,5 +267,24 @@ mod tests {
         assert!(revoked.is_revoked(&principal("acme", "ada", Some("17"), None)));
         assert_eq!(revoked.add(&token("acme", "one more", None), 100), Ok(()));
         assert_eq!(revoked.len(), 2);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_user_is_the_most_that_was_asked_for() {
+        let of = |before, until| Revocation::User {
+            tenant: TenantId::default_tenant(),
+            user: UserId::try_from("ada").unwrap(),
+            before,
+            until,
+        };
+        let mut known = Revocations::default();
+        assert!(!known.covers(&of(5, Some(50))));
+        known.add(&of(5, Some(50)), 0).unwrap();
+        assert!(known.covers(&of(5, Some(50))) && known.covers(&of(4, Some(40))));
+        assert!(!known.covers(&of(6, Some(40))) && !known.covers(&of(4, None)));
+        assert_eq!(known.merged(&of(4, None)), of(5, None));
+        assert_eq!(known.merged(&of(6, Some(7))), of(6, Some(50)));
+        known.add(&of(1, None), 0).unwrap();
+        assert_eq!(known.iter().collect::<Vec<_>>(), [of(5, None)]);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_auth::{AuthError, Principal, PrincipalKind};
+use tidegate_cluster::Unavailable;
 use tidegate_dialect::Reason;
 use tidegate_hub::{NewSession, Pid, PresenceUpdate, SocketId, Who};
 use tidegate_metrics::{AuthFailure, AuthFailureLabels, RateLimit, Recovery};
@@ -63,16 +64,58 @@ pub(crate) fn connect(shard: &Rc<Shard>, conn: &Rc<Conn>, namespace: Namespace, 
     let verified = match auth.as_ref() {
         _ if settings.entrance == Entrance::Unchecked => stranger(),
         None => Err(AuthError::Invalid),
-        Some(auth) => {
-            let token = token(auth, conn, settings.token_in_query);
-            match (token, auth.ticket.as_deref(), settings.entrance) {
-                (None, Some(ticket), _) => take_ticket(&shard.node, ticket)
-                    .and_then(|taken| taken.map(|taken| Principal::clone(&taken)).ok_or(AuthError::Invalid)),
+        Some(given) => {
+            let token = token(given, conn, settings.token_in_query);
+            match (token, given.ticket.as_deref(), settings.entrance) {
+                (None, Some(ticket), _) => {
+                    let (ticket, text) = (Box::<str>::from(ticket), Box::<str>::from(text));
+                    let (shard, conn) = (shard.clone(), conn.clone());
+                    return Handled::Later(Box::pin(by_ticket(shard, conn, namespace, settings, ticket, text, auth)));
+                }
                 (None, None, Entrance::Open) => stranger(),
                 (token, _, Entrance::Token | Entrance::Open | Entrance::Unchecked) => verify(&shard.node, token),
             }
         }
     };
+    checked(shard, conn, namespace, settings, verified, text, auth)
+}
+
+async fn by_ticket(
+    shard: Rc<Shard>,
+    conn: Rc<Conn>,
+    namespace: Namespace,
+    settings: Arc<NamespaceSettings>,
+    ticket: Box<str>,
+    text: Box<str>,
+    auth: Option<Auth>,
+) {
+    let taken = take_ticket(&shard.node, &ticket).await;
+    if conn.is_closed() {
+        return;
+    }
+    match taken {
+        Ok(taken) => {
+            let verified = taken.and_then(|taken| taken.ok_or(AuthError::Invalid));
+            let rest = checked(&shard, &conn, namespace, settings, verified, &text, auth);
+            operations::follow(&shard, &conn, rest).await;
+        }
+        Err(unavailable) => {
+            let message = unavailable.to_string();
+            refuse_as(&shard, &conn, &namespace, &settings.behaviour, Reason::Unavailable, &message);
+        }
+    }
+}
+
+/// It is known whether the client's credential is good.
+fn checked(
+    shard: &Rc<Shard>,
+    conn: &Rc<Conn>,
+    namespace: Namespace,
+    settings: Arc<NamespaceSettings>,
+    verified: Result<Principal, AuthError>,
+    text: &str,
+    auth: Option<Auth>,
+) -> Handled {
     let principal = match verified {
         Ok(principal) => Arc::new(principal),
         Err(error) => {
@@ -272,13 +315,20 @@ pub(crate) fn verify(node: &Node, token: Option<&str>) -> Result<Principal, Auth
 }
 
 /// Whom a ticket lets in; `None` if there is no such ticket. Its token must count still.
-pub(crate) fn take_ticket(node: &Node, ticket: &str) -> Result<Option<Arc<Principal>>, AuthError> {
-    let now = now_ms();
-    let Some(principal) = node.tickets.take(ticket, now) else { return Ok(None) };
-    if principal.expired(now) {
-        return Err(AuthError::Expired);
-    }
-    if node.revocations.is_revoked(&principal) { Err(AuthError::Revoked) } else { Ok(Some(principal)) }
+///
+/// # Errors
+/// Tickets are the cluster's broker's to give out, and it cannot be reached.
+pub(crate) async fn take_ticket(
+    node: &Node,
+    ticket: &str,
+) -> Result<Result<Option<Principal>, AuthError>, Unavailable> {
+    let taken = node.take_ticket(ticket).await?;
+    Ok(match taken {
+        None => Ok(None),
+        Some(principal) if principal.expired(now_ms()) => Err(AuthError::Expired),
+        Some(principal) if node.revocations.is_revoked(&principal) => Err(AuthError::Revoked),
+        Some(principal) => Ok(Some(principal)),
+    })
 }
 
 pub(crate) fn count_failure(node: &Node, error: AuthError) {

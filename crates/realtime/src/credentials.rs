@@ -1,7 +1,7 @@
 //! What a request shows beside the CONNECT packet: tokens in headers, cookies and the query. Also who is shut out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use http::header::{COOKIE, HOST, ORIGIN};
 use http::{HeaderMap, Uri};
@@ -65,8 +65,25 @@ impl ShutOut {
     }
 
     pub fn is_revoked(&self, principal: &Principal) -> bool {
-        self.any.load(Ordering::Acquire)
-            && self.revocations.read().unwrap_or_else(PoisonError::into_inner).is_revoked(principal)
+        self.any.load(Ordering::Acquire) && self.read().is_revoked(principal)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Revocations> {
+        self.revocations.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As it stands together with what was revoked before of the same token or user.
+    pub fn merged(&self, revocation: &Revocation) -> Revocation {
+        self.read().merged(revocation)
+    }
+
+    /// Whether it adds nothing to what is known.
+    pub fn covers(&self, revocation: &Revocation) -> bool {
+        self.read().covers(revocation)
+    }
+
+    pub fn all(&self) -> Vec<Revocation> {
+        self.read().iter().collect()
     }
 
     /// Forgets what no token can meet any more.

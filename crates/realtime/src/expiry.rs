@@ -12,21 +12,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use smallvec::SmallVec;
-use tidegate_auth::{AuthError, Principal, Revocation, TooManyRevocations};
+use tidegate_auth::{AuthError, Principal, Revocation};
 use tidegate_types::{CloseReason, ConnId, Millis, Namespace};
 use tidegate_wire::socket_io;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app;
-use crate::call::Call;
 use crate::connect;
 use crate::connection::Conn;
 use crate::emit::{ack, emit, quoted};
 use crate::input::Handled;
 use crate::limits;
-use crate::mailbox::Item;
-use crate::node::{Node, SpaceCell, now_ms};
+use crate::node::{SpaceCell, now_ms};
 use crate::parting::Parting;
 use crate::shard::Shard;
 use crate::webhooks;
@@ -263,37 +261,6 @@ pub(crate) fn renew(shard: &Shard, conn: &Conn, namespace: &Namespace, token: &s
         socket.principal = Arc::new(Principal { grants, ..verified.clone() });
     }
     Ok(verified.expires_at)
-}
-
-impl Node {
-    /// Shuts a token or a user's older tokens out: refuses them from now on ("Token revoked") and ends the connections
-    /// that they have opened, on every worker.
-    ///
-    /// Known to this process only, until it ends.
-    ///
-    /// # Errors
-    /// [`TooManyRevocations`]; then nothing has changed.
-    pub fn revoke(&self, revocation: Revocation) -> Result<(), TooManyRevocations> {
-        // Known before the workers look: who connects in between is refused, or seen by them.
-        self.revocations.add(&revocation, now_ms())?;
-        self.part_revoked(revocation);
-        Ok(())
-    }
-
-    /// Shuts out whom another node has.
-    pub(crate) fn shut_out(&self, revocation: Revocation) {
-        match self.revocations.add(&revocation, now_ms()) {
-            Ok(()) => self.part_revoked(revocation),
-            Err(full) => tracing::error!(%full, "a revocation of another node does not count here"),
-        }
-    }
-
-    fn part_revoked(&self, revocation: Revocation) {
-        let revocation = Arc::new(revocation);
-        for mailbox in self.mailboxes() {
-            mailbox.push(Item::Call(Box::new(Call::Revoke(revocation.clone()))));
-        }
-    }
 }
 
 /// Parts the worker's connections that a revocation concerns.

@@ -68,6 +68,7 @@ fn take_in(node: &Arc<Node>, heard: Heard) {
             if connected {
                 tracing::info!("the cluster's broker is connected");
                 cluster.restoring.begin_soon();
+                node.exchange_revocations();
             } else {
                 tracing::warn!("the cluster's broker cannot be reached; what needs it is refused until it is back");
                 node.wait_for_no_record();

@@ -61,6 +61,7 @@ mod peers;
 mod polling;
 mod replays;
 mod restoring;
+mod revoking;
 mod room;
 mod rooms_api;
 mod settings;
@@ -84,6 +85,7 @@ pub use namespaces::{Behaviour, Entrance, NamespaceSettings, Namespaces};
 pub use node::{Node, OnWritten, OpenError};
 pub use overview::{Cleaned, Health, Stats, TopRoom, Totals};
 pub use peers::{PeerAddress, Peers};
+pub use revoking::NotRevoked;
 pub use settings::Settings;
 pub use shard::Shard;
 #[cfg(fuzzing)]

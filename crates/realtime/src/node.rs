@@ -253,6 +253,9 @@ impl Node {
             spaces.insert(key, cell);
         }
         let _ = late.set(Arc::downgrade(&node));
+        if node.cluster.is_some() {
+            node.exchange_revocations();
+        }
         Ok(node)
     }
 

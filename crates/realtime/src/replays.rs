@@ -1,3 +1,7 @@
+//! Requests that are sent again after a lost answer, and the answers that they are given then.
+
+pub(crate) mod everywhere;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +27,14 @@ pub(crate) struct RequestName(Arc<(Box<str>, Box<str>)>);
 impl RequestName {
     pub fn new(sender: &str, name: &str) -> Self {
         Self(Arc::new((sender.into(), name.into())))
+    }
+
+    fn sender(&self) -> &str {
+        &self.0.0
+    }
+
+    fn name(&self) -> &str {
+        &self.0.1
     }
 
     fn bytes(&self) -> usize {

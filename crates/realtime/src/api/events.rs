@@ -43,11 +43,14 @@ const MOST_REPLAYED: usize = 10_000;
 const RETRY_MS: u64 = 2_000;
 
 /// Who wants to listen: by header, by one-time ticket, or by cookie.
-fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Principal>, Refused> {
+async fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Principal>, Refused> {
     let headers = request.headers();
     if let Some(ticket) = parameter(request.uri().query(), "ticket") {
-        let taken = connect::take_ticket(&shard.node, &ticket).map_err(|error| unauthorized(shard, error))?;
-        return taken.ok_or_else(|| Refused::new(ErrorCode::Unauthorized, "The ticket is unknown, used or expired"));
+        let taken = connect::take_ticket(&shard.node, &ticket).await;
+        let taken = taken.map_err(|away| Refused::unavailable(away.to_string()).later(RETRY_MS))?;
+        let taken = taken.map_err(|error| unauthorized(shard, error))?;
+        let unknown = || Refused::new(ErrorCode::Unauthorized, "The ticket is unknown, used or expired");
+        return taken.map(Arc::new).ok_or_else(unknown);
     }
     let token = bearer(headers).or_else(|| cookie(headers, &shard.node.settings));
     connect::verify(&shard.node, token).map(Arc::new).map_err(|error| unauthorized(shard, error))
@@ -57,7 +60,7 @@ fn listener(shard: &Rc<Shard>, request: &Request<Incoming>) -> Result<Arc<Princi
 pub(super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>, room: &RoomName, client: Client) -> Outcome {
     let query = request.uri().query();
     let presence = flag("presence", parameter(query, "presence").as_deref())?.unwrap_or(false);
-    let principal = listener(shard, &request)?;
+    let principal = listener(shard, &request).await?;
     let namespace = namespace(shard, parameter(query, "namespace").as_deref())?;
     let since = last_read(&request);
     let space = space(shard, principal.tenant.clone(), namespace)?;

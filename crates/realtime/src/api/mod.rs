@@ -31,7 +31,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use tidegate_types::IdempotencyKey;
 
-use crate::http::{Answer, Client, full};
+use crate::http::{Answer, Client, bearer, full};
 use crate::shard::Shard;
 use action::{Action, Done};
 use caller::Caller;
@@ -71,7 +71,7 @@ async fn route(shard: &Rc<Shard>, request: Request<Incoming>, client: Client) ->
     };
     match endpoint {
         Endpoint::OpenApi => Ok(full(StatusCode::OK, "application/yaml", OPENAPI)),
-        Endpoint::Ticket => ticket::give(shard, &request),
+        Endpoint::Ticket => ticket::give(shard, bearer(request.headers())).await,
         Endpoint::Events => {
             let room = name("room", names.first().map_or("", String::as_str))?;
             Box::pin(events::open(shard, request, &room, client)).await

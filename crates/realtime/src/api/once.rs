@@ -1,9 +1,11 @@
 //! Requests that a backend may send again after a lost answer: the header `Idempotency-Key`.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sha2::{Digest, Sha256};
+use tidegate_cluster::Broker;
 use tidegate_types::{ErrorCode, IdempotencyKey};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
@@ -15,7 +17,7 @@ use super::refused::{Outcome, Refused};
 use super::request::single;
 use crate::http::json;
 use crate::node::now_ms;
-use crate::replays::{Begun, Replay, RequestName};
+use crate::replays::{Begun, Fingerprint, Replay, Replays, RequestName, everywhere};
 use crate::shard::Shard;
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -38,8 +40,9 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refused
 /// sender goes away: the answer is then there for the next try.
 pub(super) async fn perform(shard: &Rc<Shard>, caller: Caller, key: IdempotencyKey, asked: Asked) -> Outcome {
     let name = RequestName::new(caller.key.id(), key.as_ref());
-    let replays = &shard.node.replays;
-    match replays.begin(&name, fingerprint(&asked), now_ms()) {
+    let fingerprint = fingerprint(&asked);
+    let broker = shard.node.cluster.as_ref().map(|cluster| cluster.broker.clone());
+    match begin(&shard.node.replays, broker.as_ref(), &name, fingerprint).await? {
         Begun::Fresh => {}
         Begun::Again(replay) => return Ok(again(&replay)),
         Begun::UnderWay => {
@@ -55,14 +58,42 @@ pub(super) async fn perform(shard: &Rc<Shard>, caller: Caller, key: IdempotencyK
     let (tell, told) = oneshot::channel();
     let worker = shard.clone();
     spawn_local(async move {
-        let outcome = asked.perform(&worker, &caller, Some(&key)).await;
+        let outcome = match &broker {
+            None => asked.perform(&worker, &caller, Some(&key)).await,
+            Some(broker) => {
+                let work = asked.perform(&worker, &caller, Some(&key));
+                everywhere::under_way(broker, &name, fingerprint, work).await
+            }
+        };
         let replay =
             outcome.as_ref().ok().map(|done| Replay { status: done.status.as_u16(), body: done.body.as_str().into() });
-        worker.node.replays.finish(&name, replay, now_ms());
+        worker.node.replays.finish(&name, replay.clone(), now_ms());
+        if let Some(broker) = broker
+            && !everywhere::finish(&broker, &name, fingerprint, replay.as_ref()).await
+        {
+            spawn_local(everywhere::finish_later(broker, name, fingerprint, replay));
+        }
         let _ = tell.send(outcome);
     });
     let outcome = told.await.map_err(|_| Refused::unavailable("The server is shutting down"))?;
     outcome.map(Done::into_answer)
+}
+
+/// Whether a request is new. In a cluster, other nodes are as good as this one; and where it has been before, it is known
+/// without asking.
+async fn begin(
+    replays: &Replays,
+    broker: Option<&Arc<dyn Broker>>,
+    name: &RequestName,
+    fingerprint: Fingerprint,
+) -> Result<Begun, Refused> {
+    let begun = replays.begin(name, fingerprint, now_ms());
+    let (Some(broker), Begun::Fresh) = (broker, &begun) else { return Ok(begun) };
+    let begun = everywhere::begin(broker, name, fingerprint).await;
+    if begun != Ok(Begun::Fresh) {
+        replays.finish(name, None, now_ms());
+    }
+    begun.map_err(|away| Refused::unavailable(away.to_string()).later(RETRY_MS))
 }
 
 fn fingerprint(asked: &Asked) -> [u8; 32] {

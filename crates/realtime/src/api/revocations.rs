@@ -14,6 +14,8 @@ use super::refused::Refused;
 use crate::node::now_ms;
 use crate::shard::Shard;
 
+/// When it may be tried again, ms.
+const RETRY_MS: u64 = 1_000;
 /// The longest name of a token, in bytes.
 const MOST_TOKEN_ID: usize = 256;
 
@@ -25,7 +27,8 @@ pub(super) struct Revoke {
     user: Option<UserId>,
     /// Tokens issued before this are revoked; by default all up to now.
     before: Option<Millis>,
-    /// When the last of them expires by itself; without it the revocation is kept as long as the process lives.
+    /// When the last of them expires by itself; without it the revocation is kept for good: as long as the process
+    /// lives, in a cluster for ten years.
     until: Option<Millis>,
     tenant: Option<TenantId>,
 }
@@ -49,7 +52,7 @@ impl Revoke {
                 return Err(Refused::bad("tokenId, user: exactly one of them says what is revoked"));
             }
         };
-        shard.node.revoke(revocation).map_err(|full| Refused::unavailable(full.to_string()))?;
+        shard.node.revoke(revocation).await.map_err(|not| Refused::unavailable(not.to_string()).later(RETRY_MS))?;
         Ok(Done::ok(&json!({ "success": true })))
     }
 }

@@ -1,25 +1,26 @@
 //! One-time tickets, for readers that cannot set headers.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
-use ::http::{Request, StatusCode};
+use ::http::StatusCode;
 use tidegate_auth::AuthError;
 use tidegate_types::ErrorCode;
 
 use super::refused::{Outcome, Refused};
-use crate::http::{bearer, json};
-use crate::node::now_ms;
+use crate::http::json;
 use crate::shard::Shard;
 use crate::tickets::{NoTicket, TICKET_LIFE_MS};
 use crate::{connect, id};
 
+/// When it may be tried again, ms.
+const RETRY_MS: u64 = 1_000;
+
 /// Gives whoever shows a token a ticket for one stream.
-pub(super) fn give<B>(shard: &Rc<Shard>, request: &Request<B>) -> Outcome {
-    let principal =
-        connect::verify(&shard.node, bearer(request.headers())).map_err(|error| unauthorized(shard, error))?;
+pub(super) async fn give(shard: &Rc<Shard>, token: Option<&str>) -> Outcome {
+    let principal = connect::verify(&shard.node, token).map_err(|error| unauthorized(shard, error))?;
     let ticket = id::secret_id();
-    shard.node.tickets.put(&ticket, Arc::new(principal), now_ms()).map_err(|why| match why {
+    shard.node.keep_ticket(&ticket, principal).await.map_err(|why| match why {
+        NoTicket::Unavailable => Refused::unavailable("The cluster's broker cannot be reached").later(RETRY_MS),
         NoTicket::Full => Refused::unavailable("Too many tickets are waiting to be used"),
         NoTicket::TooManyOfOne => {
             Refused::too_many("Too many tickets of this user are waiting to be used", TICKET_LIFE_MS)

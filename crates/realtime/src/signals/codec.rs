@@ -199,6 +199,19 @@ impl Signal {
     }
 }
 
+/// A revocation as it is kept by the broker: the same bytes as in its signal.
+pub(crate) fn revocation(bytes: &Bytes) -> Result<Revocation, BadSignal> {
+    match Signal::decode(bytes)? {
+        Signal::Revoke(revocation) => Ok(revocation),
+        Signal::Tell(_)
+        | Signal::Far(_)
+        | Signal::ToUsers(_)
+        | Signal::Close(_)
+        | Signal::Supersede(_)
+        | Signal::Move(_) => Err(BadSignal::Field),
+    }
+}
+
 fn checksum(kind: u8, fields: &[u8]) -> [u8; 4] {
     let [a, b, c, d, ..] = (xxh3_64(fields) ^ u64::from(kind)).to_le_bytes();
     [a, b, c, d]

@@ -20,6 +20,7 @@ use crate::parting::Terms;
 pub(crate) use carry_out::{close_everywhere, heard};
 #[cfg(fuzzing)]
 pub use codec::fuzz_signal;
+pub(crate) use codec::revocation;
 
 /// What a node tells others.
 #[derive(Clone, Debug, PartialEq)]

@@ -207,7 +207,7 @@ fn the_revoked_are_thrown_out_of_every_worker_and_not_let_in_again() {
         let ticket = ticket.split('"').nth(3).unwrap().to_owned();
 
         let older = Revocation::User { tenant: tenant.clone(), user: ada, before: 1_500_000, until: None };
-        gateway.node().revoke(older).unwrap();
+        gateway.node().revoke(older).await.unwrap();
         for socket in ofs {
             is_thrown_out(socket).await;
         }
@@ -226,7 +226,7 @@ fn the_revoked_are_thrown_out_of_every_worker_and_not_let_in_again() {
         newer.text(&format!(r#"421["auth:refresh",{{"token":"{token}"}}]"#)).await;
         assert_eq!(newer.receive_text().await, r#"431[{"success":false,"error":"Token revoked"}]"#);
 
-        gateway.node().revoke(Revocation::Token { tenant, id: "b1".into(), until: None }).unwrap();
+        gateway.node().revoke(Revocation::Token { tenant, id: "b1".into(), until: None }).await.unwrap();
         is_thrown_out(bob).await;
         assert_eq!(connect(gateway.address, &hs256("bob", Some("b1"), 1_000)).await.unwrap_err(), refused);
         assert!(connect(gateway.address, &hs256("bob", Some("b2"), 1_000)).await.is_ok());

@@ -41,7 +41,7 @@ pub(in super::super) async fn open(shard: &Rc<Shard>, request: Request<Incoming>
     let most = MOST_ROOMS.min(shard.node.settings.max_rooms_per_connection);
     let rooms = rooms(&parameters.take_all("room"), most)?;
     let presence = parameters.take_flag("presence")?.unwrap_or(false);
-    let principal = listener(shard, &request)?;
+    let principal = listener(shard, &request).await?;
     for own in ["ticket", "since", "lastEventId"] {
         parameters.take(own);
     }
