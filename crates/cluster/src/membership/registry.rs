@@ -54,9 +54,10 @@ impl Registry {
 
     /// As `register.lua`.
     pub fn register(&mut self, id: NodeId, record: &str, wishes: &[u16], now: Millis) -> Registered {
-        if self.dead.contains_key(&id) {
+        if self.dead.get(&id).is_some_and(|claimed_till| *claimed_till > now) {
             return Registered::Wait;
         }
+        self.dead.remove(&id);
         let free = |number: &u16| {
             *number != 0
                 && match (self.numbers.get(number), self.cooling.get(number)) {

@@ -6,7 +6,10 @@
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local id = ARGV[1]
-if redis.call('ZSCORE', KEYS[5], id) then return {'wait'} end
+local claimed = redis.call('ZSCORE', KEYS[5], id)
+if claimed and tonumber(claimed) > now then return {'wait'} end
+-- Nobody has begun to take anything back: it still holds what it held.
+redis.call('ZREM', KEYS[5], id)
 local function free(number)
   if number == 0 then return false end
   local taken = redis.call('HGET', KEYS[3], number)
