@@ -111,7 +111,8 @@ impl Forwarder {
         let (changes, delay) = (exchange.changes.take(), exchange.delay);
         let ending = Ending::begin(exchange);
         wait(delay).await;
-        let request = prepare_request(parts, changes);
+        let mut request = prepare_request(parts, changes);
+        request.stamp(upstream);
         let body = RequestBody::new(body, ending.flow(), &self.clock);
         let admission = match ending.enter(upstream) {
             Ok(admission) => admission,

@@ -10,8 +10,8 @@ use http::{Response, StatusCode, Uri};
 use smallvec::SmallVec;
 use tidegate_types::push_ip;
 
-use crate::RequestChanges;
 use crate::flow::Flow;
+use crate::{RequestChanges, Upstream};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
@@ -113,6 +113,14 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
+    /// Puts in what the upstream's requests all carry. Last, so that nobody can have it taken out: not the client by naming
+    /// it in `Connection`, not a route.
+    pub(crate) fn stamp(&mut self, upstream: &Upstream) {
+        if let Some((name, value)) = &upstream.settings.stamp {
+            self.parts.headers.insert(name.clone(), value.clone());
+        }
+    }
+
     /// Appends the fields that tell the upstream who asked and how.
     pub(crate) fn write_origin(&self, out: &mut Vec<u8>, flow: &Flow) {
         let ip = flow.client.to_canonical();

@@ -51,7 +51,8 @@ impl Upstream {
 
     /// The names among the servers that are not addresses.
     fn names(&self) -> impl Iterator<Item = Arc<str>> {
-        let names = self.settings.servers.iter().map(|server| server.address.as_str());
+        let servers: &[_] = if self.settings.discovered { &[] } else { &self.settings.servers };
+        let names = servers.iter().map(|server| server.address.as_str());
         names.filter(|address| Target::is_name(address)).map(Arc::from)
     }
 

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue};
 use tidegate_balance::{Algorithm, Duty, OutlierSettings};
 use tidegate_rules::Template;
 use tidegate_rules::proxy_protocol::ProxyVersion;
@@ -54,6 +55,11 @@ pub struct UpstreamSettings {
     pub http2: bool,
     /// How often names are resolved again; at least every second.
     pub dns_refresh: Duration,
+    /// Whether the one name among `servers` is none of DNS: whoever has the upstream says what it means
+    /// ([`crate::Upstream::discovered`]). Until then there is no server.
+    pub discovered: bool,
+    /// A field that each request to the servers carries, whatever the client sent in it.
+    pub stamp: Option<(HeaderName, HeaderValue)>,
     /// How the servers are probed, if they are.
     pub probe: Option<ProbeSettings>,
     /// How servers that are worse than the others are ejected, if they are.
@@ -76,7 +82,8 @@ impl UpstreamSettings {
 }
 
 impl UpstreamSettings {
-    pub(crate) fn patience(&self) -> Patience {
+    /// How long the servers are waited for.
+    pub fn patience(&self) -> Patience {
         Patience {
             read: self.read_timeout,
             send: self.send_timeout,
@@ -110,6 +117,8 @@ impl Default for UpstreamSettings {
             tls: None,
             http2: false,
             dns_refresh: Duration::from_secs(30),
+            discovered: false,
+            stamp: None,
             probe: None,
             outlier: None,
             circuit: CircuitSettings::default(),

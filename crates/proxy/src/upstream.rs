@@ -127,8 +127,25 @@ impl Upstream {
         addresses.sort_unstable();
         addresses.dedup();
         addresses.truncate(MAX_ADDRESSES);
+        if addresses.is_empty() {
+            return false;
+        }
+        self.mean(name, addresses)
+    }
+
+    /// Where the servers of an upstream are whose servers are discovered, from now on; none is possible. Those that stay
+    /// keep what is known about them. Returns whether something changed.
+    pub fn discovered(&self, addresses: &[SocketAddr]) -> bool {
+        let Some(server) = self.settings.servers.first().filter(|_| self.settings.discovered) else { return false };
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.mean(&server.address, addresses)
+    }
+
+    fn mean(&self, name: &str, addresses: Vec<SocketAddr>) -> bool {
         let mut state = self.state();
-        if addresses.is_empty() || state.addresses.get(name).is_some_and(|known| **known == *addresses) {
+        if state.addresses.get(name).is_some_and(|known| **known == *addresses) {
             return false;
         }
         state.addresses.insert(name.into(), addresses.into());
@@ -150,6 +167,7 @@ impl Upstream {
             let settings = self.peer_settings(server);
             let resolved = state.addresses.get(&name).filter(|_| Target::is_name(&name));
             match resolved {
+                None if self.settings.discovered => {}
                 None => {
                     members.push(Member { server: name.clone(), address: name.clone(), settings });
                     targets.push((name.clone(), name.clone(), Target::of(&name), metrics));

@@ -117,6 +117,7 @@ pub(crate) async fn connect(
     let ending = Ending::begin(exchange);
     wait(delay).await;
     let mut request = prepare_request(parts, changes);
+    request.stamp(upstream);
     request.parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     request.parts.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     drop(body);

@@ -72,7 +72,7 @@ fn refuse(request: &Request<Incoming>, error: HttpError) -> Answer {
 }
 
 async fn poll(shard: &Rc<Shard>, request: Request<Incoming>, sid: Sid, owner: NodeTag) -> Answer {
-    if owner.node != shard.node.settings.node {
+    if owner.node != shard.node.number() {
         return engine_error(HttpError::SessionIdUnknown);
     }
     let body = match *request.method() {
@@ -101,7 +101,7 @@ fn payload_too_large() -> Answer {
 }
 
 fn mint(shard: &Rc<Shard>) -> Sid {
-    shard.node.sid_key.mint(id::random(), NodeTag { node: shard.node.settings.node, shard: shard.id.0 })
+    shard.node.sid_key.mint(id::random(), NodeTag { node: shard.node.number(), shard: shard.id.0 })
 }
 
 fn open_packet(shard: &Rc<Shard>, sid: &Sid, upgrades: &[&str]) -> String {
@@ -214,7 +214,7 @@ pub(crate) fn open_websocket(
     let take_back = client.take_back;
     match session {
         Some((sid, owner)) => {
-            if owner.node != shard.node.settings.node || (owner.shard == shard.id.0 && shard.conn_of(&sid).is_none()) {
+            if owner.node != shard.node.number() || (owner.shard == shard.id.0 && shard.conn_of(&sid).is_none()) {
                 return refuse(&request, HttpError::SessionIdUnknown);
             }
             let opening = Opening { upgrade: hyper::upgrade::on(&mut request), take_back, compression };

@@ -3,7 +3,7 @@ mod storing;
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +15,8 @@ use tidegate_hub::{Effect, Effects, PresenceChange, Space, SpaceConfig, SpaceSta
 use tidegate_metrics::{DropReason, Metrics, TenantMetrics};
 use tidegate_session::SidKey;
 use tidegate_types::{
-    Class, Epoch, EventName, Millis, Namespace, NodeId, Phase, Publication, RoomName, ShardId, SpaceKey, TenantId,
+    Class, Epoch, EventName, Millis, Namespace, NodeId, NodeNumber, Phase, Publication, RoomName, ShardId, SpaceKey,
+    TenantId,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -124,6 +125,9 @@ pub struct Node {
     pub(crate) replays: Replays,
     pub(crate) webhooks: Webhooks,
     pub(crate) peers: Peers,
+    /// This node's number in its cluster, part of its session ids. It changes if the node was taken to be dead for so long
+    /// that its number has been given away.
+    number: AtomicU16,
     pub(crate) phase: watch::Receiver<Phase>,
     pub(crate) message_ids: crate::id::MessageIds,
     spaces: RwLock<FxHashMap<SpaceKey, Arc<SpaceCell>>>,
@@ -220,7 +224,7 @@ impl Node {
         let loaded = history.load()?;
         let webhooks = Webhooks::new(&settings.webhooks, &metrics);
         let mailboxes = (0..settings.shards).map(|_| Arc::default()).collect();
-        let shards = settings.shards;
+        let (shards, number) = (settings.shards, settings.node);
         let door = Door::new(settings.door, &crate::id::random());
         let node = Arc::new(Self {
             sid_key: SidKey::new(&settings.node_secret),
@@ -236,6 +240,7 @@ impl Node {
             replays: Replays::default(),
             webhooks,
             peers: Peers::default(),
+            number: AtomicU16::new(number),
             phase,
             spaces: RwLock::default(),
             mailboxes,
@@ -309,6 +314,16 @@ impl Node {
     /// The other nodes of the cluster that are asked where an answer is about all of them.
     pub fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// This node's number in its cluster; 0 if there is none.
+    pub(crate) fn number(&self) -> u16 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// The node has another number from now on. Sessions that poll end with that: nobody finds them by their ids any more.
+    pub fn set_number(&self, number: NodeNumber) {
+        self.number.store(number.0, Ordering::Relaxed);
     }
 
     pub(crate) fn mailboxes(&self) -> impl Iterator<Item = &Arc<Mailbox>> {

@@ -11,6 +11,7 @@ use tidegate_metrics::Metrics;
 use tidegate_realtime::Node;
 use tidegate_types::ErrorCode;
 
+use crate::cluster::Cluster;
 use crate::process;
 use crate::realtime_status;
 use crate::status::Status;
@@ -20,13 +21,20 @@ pub(crate) struct Admin {
     metrics: Arc<Metrics>,
     node: Option<Arc<Node>>,
     status: Arc<Status>,
+    cluster: Option<Arc<Cluster>>,
     ready: AtomicBool,
     started_seconds: f64,
 }
 
 impl Admin {
-    pub fn new(metrics: Arc<Metrics>, node: Option<Arc<Node>>, status: Arc<Status>) -> Self {
-        Self { metrics, node, status, ready: AtomicBool::new(false), started_seconds: process::now_seconds() }
+    pub fn new(
+        metrics: Arc<Metrics>,
+        node: Option<Arc<Node>>,
+        status: Arc<Status>,
+        cluster: Option<Arc<Cluster>>,
+    ) -> Self {
+        let started_seconds = process::now_seconds();
+        Self { metrics, node, status, cluster, ready: AtomicBool::new(false), started_seconds }
     }
 
     /// The process's metrics.
@@ -91,13 +99,17 @@ impl Admin {
             // Without its store the realtime server still serves everything that is not persistent.
             status = if realtime.store { "healthy" } else { "degraded" };
         }
+        // Alone, no Redis is used, which is no fault. Without the one of the cluster, what is local goes on.
+        let redis = self.cluster.as_ref().is_some_and(|cluster| cluster.in_touch());
+        if self.cluster.is_some() && !redis {
+            status = "degraded";
+        }
         let body = json!({
             "status": status,
             "timestamp": (now * 1_000.0) as u64,
             "uptime": round(now - self.started_seconds, 1_000.0),
             "connections": { "total": connections, "byTenant": by_tenant },
-            // No Redis is used, which is no fault.
-            "redis": { "connected": false },
+            "redis": { "connected": redis },
             "memory": { "used": process.resident_bytes, "total": total, "percentage": round(percentage, 100.0) },
         });
         // 503 is for "unhealthy" only; a process that is that ill does not get to answer here.
@@ -138,7 +150,7 @@ mod tests {
 
     fn admin() -> Admin {
         let metrics = Metrics::new();
-        Admin::new(metrics.clone(), None, Arc::new(Status::new(metrics, 1)))
+        Admin::new(metrics.clone(), None, Arc::new(Status::new(metrics, 1)), None)
     }
 
     fn get(admin: &Admin, path: &str) -> (u16, Value) {

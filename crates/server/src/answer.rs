@@ -50,6 +50,12 @@ impl Answer {
         }
     }
 
+    /// A response that is whole.
+    pub fn ready(request_id: Rc<str>, route: Option<&Arc<Route>>, response: Response<Body>) -> Self {
+        let route = route.cloned();
+        Self { request_id, route, response, error: None, counted: None, kept: None, delay: None }
+    }
+
     /// A refusal, with the JSON error body.
     pub fn error(request_id: Rc<str>, route: Option<&Arc<Route>>, code: ErrorCode, message: &str) -> Self {
         let response = error_response(code, message, &request_id).map(Body::Proxy);

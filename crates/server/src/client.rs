@@ -119,6 +119,22 @@ impl Threshold {
         })
     }
 
+    /// That of the internal listener. Whoever comes in is a node: what it says of its clients is believed, and their limits
+    /// have been asked where they came in.
+    ///
+    /// # Errors
+    /// As of [`Threshold::new`].
+    pub fn of_nodes(
+        config: &Config,
+        listener: &Listener,
+        before: Option<&Self>,
+        limits: &Limits,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        let this = Self::new(config, listener, before, limits, metrics)?;
+        Ok(Self { most: 0, most_of_process: 0, wave: None, keepalive_requests: u64::MAX, body_min_rate: 0, ..this })
+    }
+
     /// Who asks, by what trusted proxies say.
     pub fn asking(&self, peer: SocketAddr, headers: &HeaderMap) -> Asking {
         let client =

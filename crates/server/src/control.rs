@@ -24,6 +24,7 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::api::Api;
+use crate::cluster::Cluster;
 use crate::extras::Source;
 use crate::plan::{Part, Plan};
 use crate::reload::{Plans, Reloaded, Watched};
@@ -70,6 +71,7 @@ pub(crate) struct Control {
     pub plans: Plans,
     pub source: Option<Source>,
     pub node: Option<Arc<Node>>,
+    pub cluster: Option<Arc<Cluster>>,
     pub socket: Option<StdListener>,
     pub phase: watch::Sender<Phase>,
     pub orders: mpsc::Receiver<Order>,
@@ -149,6 +151,9 @@ impl Control {
             }
         }
         spawn_local(tend(self.plans.subscribe(), self.plans.live().clone()));
+        if let Some(cluster) = &self.cluster {
+            spawn_local(crate::cluster::follow(cluster.clone(), self.plans.subscribe(), self.node.clone()));
+        }
         spawn_local(crate::health::follow(self.plans.subscribe(), self.plans.live().clone()));
         let exporting = self.exporter.take().map(|exporter| {
             let mut phase = self.phase.subscribe();
@@ -233,6 +238,9 @@ impl Control {
     /// then whoever is left has until the deadline.
     async fn drain(&mut self) {
         self.admin.set_ready(false);
+        if let Some(members) = self.cluster.as_ref().and_then(|cluster| cluster.members()) {
+            members.drain();
+        }
         let drain = self.plans.current().config.drain.clone();
         tracing::info!(deadline_s = drain.timeout.as_secs(), "draining");
         tokio::select! {

@@ -24,6 +24,7 @@ use crate::admission::{Admitted, Gate, Places, Refusal};
 use crate::answer::{self, Answer};
 use crate::body::Body;
 use crate::client::head_bytes;
+use crate::cluster::{self, Aim, Owner};
 use crate::line::{Line, Opening};
 use crate::plan::Site;
 use crate::realtime;
@@ -39,7 +40,7 @@ enum Way {
     Here(Response<Bytes>),
     /// The gateway, for a route or for want of one.
     Answer(Box<Answer>),
-    Upstream(Arc<Upstream>, Exchange, Option<Opening>),
+    Upstream(Arc<Upstream>, Exchange, Option<Opening>, Aim),
     Realtime(Rc<Shard>, Admitted),
 }
 
@@ -56,17 +57,22 @@ pub(crate) async fn handle(
     let visit = Visit::new(&worker, &held, &site, &request, asking, trace.as_ref());
     let (way, after) = choose(visit);
     let mut response = match way {
-        Way::Upstream(upstream, exchange, opening) => {
+        Way::Upstream(upstream, exchange, opening, aim) => {
+            let upgrades = aim == Aim::Owner && cluster::upgrades(&request);
             let response = worker.forwarder.forward(request, &upstream, exchange).await.map(Body::Proxy);
             if let Some(opening) = opening {
                 opening.tell(&worker, &response);
             }
-            response
+            match &worker.cluster {
+                Some(cluster) if aim == Aim::Owner => cluster.came_back(response, upgrades),
+                Some(_) | None => response,
+            }
         }
         // Boxed, so that the memory of a plain connection does not hold a place for it.
         Way::Realtime(shard, admitted) => {
             let line = Line::of(visit, None, || visit.facts(""));
-            Box::pin(realtime::serve(&worker, &held, admitted, shard, request, line)).await.map(Body::Realtime)
+            let serving = realtime::serve(&worker, &held, admitted, shard, request, line, site.internal);
+            Box::pin(serving).await.map(Body::Realtime)
         }
         Way::Here(response) => answer::here(visit, response),
         Way::Answer(answer) => {
@@ -104,6 +110,13 @@ fn choose(visit: Visit<'_>) -> (Way, Option<Box<After>>) {
             Err(message) => (Answer::error(id, None, ErrorCode::BadRequest, message).into(), None),
         };
     }
+    if site.internal {
+        let way = match cluster::inside(worker, request) {
+            Ok(shard) => Way::Realtime(shard, Admitted::default()),
+            Err((code, message)) => Answer::error(worker.ids.of(request.headers()), None, code, message).into(),
+        };
+        return (way, None);
+    }
     if site.realtime
         && let Some(shard) = &worker.shard
         && shard.serves(request.uri().path())
@@ -111,7 +124,14 @@ fn choose(visit: Visit<'_>) -> (Way, Option<Box<After>>) {
         let id = worker.ids.of(request.headers());
         let facts = || Facts { route: "realtime", ..visit.facts(&id) };
         return match admit(visit, site.realtime_gate.as_deref(), &facts) {
-            Ok(admitted) => (Way::Realtime(shard.clone(), admitted), None),
+            Ok(admitted) => match worker.cluster.as_ref().map_or(Owner::Anybody, |cluster| cluster.owner(request)) {
+                // Here nobody knows a session of nobody either, and says so as the page's origin may read it.
+                Owner::Anybody | Owner::Nobody => (Way::Realtime(shard.clone(), admitted), None),
+                Owner::Node(upstream) => {
+                    let exchange = cluster::pass_on(visit, id, admitted);
+                    (Way::Upstream(upstream, exchange, None, Aim::Owner), None)
+                }
+            },
             Err(refusal) => (Answer::refused(id, None, &refusal).counted(&worker.realtime).into(), None),
         };
     }
@@ -274,6 +294,18 @@ fn forward<'a>(
         let kept = route.log.as_ref().and_then(|log| log.keep(&facts));
         return Answer::error(id, Some(route), ErrorCode::PayloadTooLarge, message).keeping(kept).into();
     }
+    let owner = match &visit.worker.cluster {
+        Some(cluster) if upstream.settings().discovered => cluster.owner(visit.request),
+        Some(_) | None => Owner::Anybody,
+    };
+    let (aim, server) = match owner {
+        Owner::Anybody => (Aim::Server, upstream.clone()),
+        Owner::Node(node) => (Aim::Owner, node),
+        Owner::Nobody => {
+            let response = cluster::session_unknown(cluster::upgrades(visit.request));
+            return Answer::ready(id, Some(route), response).into();
+        }
+    };
     let Beside { changes, tells, delay, places } = beside;
     let line = Rc::new(Line::of(visit, Some(route), &facts));
     let opening = Opening::of(route, &line, &id);
@@ -299,10 +331,13 @@ fn forward<'a>(
     exchange.body = BodyLimits { most_bytes: route.max_body, least_rate: visit.site.threshold.body_min_rate };
     exchange.changes = changes;
     exchange.patience = route.rules.as_ref().and_then(|rules| rules.patience.clone());
+    if aim == Aim::Owner && exchange.patience.is_none() {
+        exchange.patience = Some(Arc::new(upstream.settings().patience()));
+    }
     exchange.tells = tells;
     upstreams::brief(&mut exchange, upstream, visit.site.address, &facts);
     route.streams.brief(&mut exchange, visit.request, &facts);
-    Way::Upstream(upstream.clone(), exchange, opening)
+    Way::Upstream(server, exchange, opening, aim)
 }
 
 impl From<Answer> for Way {

@@ -21,6 +21,7 @@ mod answer;
 mod api;
 mod body;
 mod client;
+mod cluster;
 mod control;
 mod dispatch;
 mod edge_tokens;

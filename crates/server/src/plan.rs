@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tidegate_balance::RouteTable;
-use tidegate_config::{Config, Listener};
+use tidegate_config::{Config, Listener, RealIp};
 use tidegate_metrics::Metrics;
 use tidegate_proxy::{LiveStreams, Upstream};
 
@@ -14,6 +14,7 @@ use crate::StartError;
 use crate::access_log::{AccessLog, Log};
 use crate::admission::{self, Gate, Limits};
 use crate::client::Threshold;
+use crate::cluster::{self, Cluster};
 use crate::edge_tokens::EdgeTokens;
 use crate::route::{Context, Redirect, Route, pattern};
 use crate::stream_terms::Policies;
@@ -40,6 +41,8 @@ pub(crate) struct Site {
     pub tokens: Option<Arc<EdgeTokens>>,
     /// Its TLS, if it speaks any.
     pub tls: Option<Arc<Termination>>,
+    /// It is the one at which the other nodes of the cluster come in, and nobody else.
+    pub internal: bool,
 }
 
 /// What makes a listener the same one after a reload: its address, and its name if the kernel chose the port.
@@ -69,6 +72,8 @@ pub(crate) struct Shared {
     pub logs: Arc<AccessLog>,
     pub live: LiveStreams,
     pub policies: Policies,
+    /// Set if the process is one of many.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 /// All that workers need of one config.
@@ -79,6 +84,8 @@ pub(crate) struct Plan {
     pub config: Arc<Config>,
     /// One for each listener of the config, in its order.
     pub sites: Vec<Arc<Site>>,
+    /// Where the other nodes of the cluster come in.
+    pub internal: Option<(Listener, Arc<Site>)>,
     pub upstreams: Vec<(Arc<str>, Arc<Upstream>)>,
     /// Whose tokens count at the edge.
     pub tokens: Option<Arc<EdgeTokens>>,
@@ -102,12 +109,18 @@ impl Plan {
         let upstreams = config.upstreams.iter().map(|upstream| {
             let mut settings = upstreams::settings(upstream);
             settings.tls = upstreams::tls(upstream)?;
+            if let (Some(_), Some(cluster)) = (upstream.discover, &shared.cluster) {
+                settings = cluster.discovering(settings);
+            }
             let known = before.and_then(|before| before.upstream(&upstream.name));
             let upstream_now = match known {
                 Some(known) if *known.settings() == settings => known.clone(),
                 Some(known) => known.succeeded_by(settings, &shared.metrics),
                 None => Upstream::new(settings, &shared.metrics),
             };
+            if let Some(cluster) = &shared.cluster {
+                cluster.show(&upstream_now);
+            }
             Ok((upstream.name.clone(), upstream_now))
         });
         let upstreams = upstreams.collect::<Result<Vec<_>, StartError>>()?;
@@ -127,13 +140,16 @@ impl Plan {
             site(context, listener, threshold, tokens.clone()).map(|site| Arc::new(Site { tls, ..site }))
         };
         let sites = config.listeners.iter().map(site).collect::<Result<_, _>>()?;
+        let internal = internal(&config, before, &limits, shared)?;
         let generation = before.map_or(1, |before| before.generation + 1);
-        Ok(Self { generation, config, sites, upstreams, tokens, drained, limits })
+        Ok(Self { generation, config, sites, internal, upstreams, tokens, drained, limits })
     }
 
     /// The listeners that are in use, with what they serve.
     pub fn listeners(&self) -> impl Iterator<Item = (&Listener, &Arc<Site>)> {
-        self.config.listeners.iter().zip(&self.sites).filter(|(listener, _)| self.uses(listener))
+        let internal = self.internal.iter().map(|(listener, site)| (listener, site));
+        let used = self.config.listeners.iter().zip(&self.sites).filter(|(listener, _)| self.uses(listener));
+        used.chain(internal)
     }
 
     /// Whether a listener is in use.
@@ -206,5 +222,45 @@ fn site(
         redirect: redirect.transpose().map_err(|error| fault(&error))?,
         tokens,
         tls: None,
+        internal: false,
     })
+}
+
+/// Where the other nodes come in, if there are any. It stays what it was at the start: `[cluster]` waits for a restart.
+fn internal(
+    config: &Config,
+    before: Option<&Plan>,
+    limits: &Limits,
+    shared: &Shared,
+) -> Result<Option<(Listener, Arc<Site>)>, StartError> {
+    let Some(cluster) = &shared.cluster else { return Ok(None) };
+    let known = before.and_then(|before| before.internal.as_ref());
+    let listener = match (known, &config.cluster) {
+        (Some((listener, _)), _) => listener.clone(),
+        (None, Some(cluster)) => Listener {
+            trusted_proxies: vec!["0.0.0.0/0".into(), "::/0".into()],
+            real_ip: RealIp::XRealIp,
+            http2: false,
+            ..Listener::new(cluster::LISTENER, cluster.internal_listen)
+        },
+        (None, None) => return Ok(None),
+    };
+    let threshold = known.map(|(_, site)| &site.threshold);
+    let tls = known.and_then(|(_, site)| site.tls.clone());
+    let tls =
+        tls.unwrap_or_else(|| Termination::of_nodes(&listener.name, cluster.server_tls().clone(), &shared.metrics));
+    let site = Site {
+        name: listener.name.clone(),
+        address: listener.address,
+        log: shared.logs.of(&config.log, None)?,
+        routes: RouteTable::new([]).map_err(|error| StartError::Config(error.to_string()))?,
+        realtime: true,
+        realtime_gate: None,
+        threshold: Threshold::of_nodes(config, &listener, threshold, limits, &shared.metrics)?,
+        redirect: None,
+        tokens: None,
+        tls: Some(tls),
+        internal: true,
+    };
+    Ok(Some((listener, Arc::new(site))))
 }

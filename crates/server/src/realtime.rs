@@ -12,7 +12,7 @@ use hyper::upgrade::Upgraded;
 use tidegate_auth::ApiKeys;
 use tidegate_balance::BucketSettings;
 use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
-use tidegate_config::{Config, RealtimeBehaviour, StoreKind};
+use tidegate_config::{BrokerKind, Config, RealtimeBehaviour, StoreKind};
 use tidegate_dialect::Dialect;
 use tidegate_metrics::Metrics;
 use tidegate_realtime::app::App;
@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::StartError;
 use crate::access_log::Entry;
 use crate::admission::{Admitted, Places};
+use crate::cluster::{self, Cluster};
 use crate::line::Line;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
@@ -89,6 +90,7 @@ pub(crate) fn open(
     metrics: &Arc<Metrics>,
     phase: &watch::Receiver<Phase>,
     app: Option<App>,
+    cluster: Option<&Cluster>,
 ) -> Result<Option<Arc<Node>>, StartError> {
     let Some(realtime) = &config.realtime else {
         let needs = "the application needs the realtime server: the config has no [realtime]";
@@ -97,9 +99,14 @@ pub(crate) fn open(
     if let Some(problem) = app.as_ref().and_then(App::problem) {
         return Err(StartError::Config(format!("the application cannot be served: {problem}")));
     }
+    let cluster = cluster.filter(|_| realtime.broker == BrokerKind::Redis);
     let mut node_secret = [0; 32];
-    // Session ids are as unguessable as this is. They need not outlive the process: sessions are recovered by other means.
-    getrandom::fill(&mut node_secret).map_err(|error| StartError::Store(error.to_string()))?;
+    match cluster {
+        // Any node has to know whose session it is.
+        Some(cluster) => node_secret = *cluster.sid_secret(),
+        // Session ids are as unguessable as this is. They need not outlive the process: sessions are recovered by other means.
+        None => getrandom::fill(&mut node_secret).map_err(|error| StartError::Store(error.to_string()))?,
+    }
     let settings = Settings {
         path: realtime.path.to_string(),
         api_path: realtime.api_path.to_string(),
@@ -136,13 +143,13 @@ pub(crate) fn open(
         webhooks: realtime.webhooks.iter().map(webhooks::settings).collect::<Result<_, _>>()?,
         api_keys: ApiKeys::new(realtime.auth.api_keys.iter().cloned()),
         node_secret: Arc::from(node_secret),
+        node: cluster.map_or(0, |cluster| cluster.number().0),
         shards,
         reconnect_in_ms: millis(config.drain.reconnect_in),
         // A third of the deadline: what is slow to close still has the rest of it.
         drain_spread_ms: millis(config.drain.timeout / 3).min(MOST_SPREAD_MS),
         namespaces: namespaces(realtime, app.as_ref()),
         app: app.map(Arc::new),
-        ..Settings::default()
     };
     let store = &config.store;
     let mut history = HistorySettings {
@@ -252,7 +259,7 @@ impl Drop for Report {
     }
 }
 
-/// Serves a request of the realtime server.
+/// Serves a request of the realtime server. `is_internal`: it came in where only nodes of the cluster come in.
 pub(crate) async fn serve(
     worker: &Rc<Worker>,
     held: &Rc<Held>,
@@ -260,9 +267,11 @@ pub(crate) async fn serve(
     shard: Rc<Shard>,
     request: Request<Incoming>,
     mut line: Line,
+    is_internal: bool,
 ) -> Response<Body> {
     let request_id = worker.ids.of(request.headers());
     let address = line.client().ip();
+    let is_peer = is_internal && !cluster::is_forwarded(&request);
     line.route = Some("realtime".into());
     let report = Rc::new(Report {
         worker: worker.clone(),
@@ -282,7 +291,7 @@ pub(crate) async fn serve(
     let client = Client {
         address,
         request_id: Box::from(&*request_id),
-        is_peer: false,
+        is_peer,
         take_back,
         on_end: Box::new(move |summary: StreamSummary| at_end.stream_ended(&summary)),
     };

@@ -78,7 +78,14 @@ impl Plans {
 
     /// Where clients are served, in the order of the config's listeners.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.bound.iter().map(|bound| bound.address).collect()
+        let clients = self.current().config.listeners.len();
+        self.bound.iter().take(clients).map(|bound| bound.address).collect()
+    }
+
+    /// Where the other nodes of the cluster come in.
+    pub fn internal_address(&self) -> Option<SocketAddr> {
+        let place = Place::of(&self.current().internal.as_ref()?.0);
+        self.bound.iter().find(|bound| bound.place == place).map(|bound| bound.address)
     }
 
     /// One more worker that is to hear of new plans.
@@ -140,10 +147,11 @@ impl Plans {
     fn open(&self, plan: &Plan) -> Result<(Vec<Bound>, Sockets), StartError> {
         let mut sockets: Sockets = (0..self.workers).map(|_| Vec::new()).collect();
         let mut bound = Vec::new();
-        for listener in &plan.config.listeners {
+        let internal = plan.internal.as_ref().map(|(listener, _)| (listener, true));
+        let listeners = plan.config.listeners.iter().map(|listener| (listener, plan.uses(listener)));
+        for (listener, open) in listeners.chain(internal) {
             let place = Place::of(listener);
             let known = self.bound.iter().find(|known| known.place == place);
-            let open = plan.uses(listener);
             if let Some(known) = known.filter(|known| known.open || !open) {
                 bound.push(Bound { open, ..known.clone() });
                 continue;

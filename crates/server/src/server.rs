@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use tidegate_cluster::membership::MembersThread;
 use tidegate_config::Config;
 use tidegate_metrics::Metrics;
 use tidegate_proxy::LiveStreams;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::access_log::{AccessLog, Lines};
 use crate::admin::Admin;
 use crate::api::{Api, Gate};
+use crate::cluster::Cluster;
 use crate::control::{self, Control, Order, Reload};
 use crate::listen::listen;
 use crate::plan::Shared;
@@ -43,8 +45,14 @@ impl Server {
         let (phase_sender, phase) = watch::channel(Phase::Serving);
         let log = Arc::new(AccessLog::start(config.log.queue_lines, metrics.log_lines_dropped.clone())?);
         let (live, inboxes) = LiveStreams::for_workers(workers);
-        let shared =
-            Shared { metrics: metrics.clone(), logs: log.clone(), live: live.clone(), policies: Policies::default() };
+        let cluster = Cluster::new(&config, &metrics)?;
+        let shared = Shared {
+            metrics: metrics.clone(),
+            logs: log.clone(),
+            live: live.clone(),
+            policies: Policies::default(),
+            cluster: cluster.clone(),
+        };
         let (mut plans, sockets) = Plans::first(config, workers, shared)?;
         let plan = plans.current();
         let config = &plan.config;
@@ -57,7 +65,13 @@ impl Server {
             None => (None, None),
         };
 
-        let node = realtime::open(config, workers, &metrics, &phase, extras.app)?;
+        let membership = match (&cluster, plans.internal_address()) {
+            (Some(cluster), Some(bound)) => cluster.join(config, bound)?,
+            (Some(_) | None, _) => None,
+        };
+        // From here on, who fails must not be taken to live by the others.
+        let membership = Membership { cluster: cluster.clone(), thread: membership };
+        let node = realtime::open(config, workers, &metrics, &phase, extras.app, cluster.as_deref())?;
         let (tracing, exporter) = match &config.trace {
             Some(settings) => {
                 let (tracing, exporter) = Tracing::new(settings, &metrics)?;
@@ -66,7 +80,7 @@ impl Server {
             None => (None, None),
         };
         let status = Arc::new(Status::new(metrics.clone(), workers));
-        let admin = Arc::new(Admin::new(metrics.clone(), node.clone(), status.clone()));
+        let admin = Arc::new(Admin::new(metrics.clone(), node.clone(), status.clone(), cluster.clone()));
 
         let (ended, endings) = sync_channel(usize::from(workers));
         let (busy, all_idle) = mpsc::channel(1);
@@ -84,6 +98,7 @@ impl Server {
                 phase: phase.clone(),
                 local: extras.local.clone(),
                 node: node.clone(),
+                cluster: cluster.clone(),
                 admin: extras.admin_everywhere.then(|| admin.clone()),
                 busy: busy.clone(),
                 live: inbox,
@@ -93,7 +108,8 @@ impl Server {
         drop((ended, busy, tracing));
         let (orders, received) = mpsc::channel(4);
         let gate = Gate::new(config.admin.as_ref().and_then(|admin| admin.token.clone()), admin_address);
-        let api = Arc::new(Api::new(gate, plans.subscribe(), orders.clone(), live.clone(), node.clone()));
+        let api =
+            Arc::new(Api::new(gate, plans.subscribe(), orders.clone(), live.clone(), node.clone(), cluster.clone()));
         let control = control::start(Control {
             admin: admin.clone(),
             api,
@@ -102,6 +118,7 @@ impl Server {
             plans,
             source: extras.source,
             node: node.clone(),
+            cluster: cluster.clone(),
             socket: admin_socket,
             phase: phase_sender,
             orders: received,
@@ -109,7 +126,19 @@ impl Server {
             signals: extras.signals,
         })?;
         admin.set_ready(true);
-        Ok(Running { addresses, admin: admin_address, orders, control, endings, workers, phase, node, log, live })
+        Ok(Running {
+            addresses,
+            admin: admin_address,
+            orders,
+            control,
+            endings,
+            workers,
+            phase,
+            node,
+            membership,
+            log,
+            live,
+        })
     }
 }
 
@@ -123,8 +152,25 @@ pub struct Running {
     workers: u16,
     phase: watch::Receiver<Phase>,
     node: Option<Arc<Node>>,
+    membership: Membership,
     log: Arc<AccessLog>,
     live: LiveStreams,
+}
+
+/// This process among the nodes of its cluster, which it leaves when this is dropped.
+struct Membership {
+    cluster: Option<Arc<Cluster>>,
+    thread: Option<MembersThread>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let members = self.cluster.as_ref().and_then(|cluster| cluster.members());
+        if let (Some(members), Some(thread)) = (members, self.thread.take()) {
+            members.leave();
+            thread.join();
+        }
+    }
 }
 
 /// How a worker thread ended.
@@ -217,6 +263,8 @@ impl Running {
             tracing::error!(%error, "the history store was not closed cleanly; the next start takes that into account");
             code = code.max(exit::IO);
         }
+        // All that it held has been given back by now.
+        drop(self.membership);
         self.log.close();
         code
     }

@@ -26,6 +26,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use crate::access_log::Lines;
 use crate::admin::Admin;
 use crate::client::Occupied;
+use crate::cluster::Cluster;
 use crate::extras::Local;
 use crate::http2::OnWorker;
 use crate::plan::{Place, Plan, Site};
@@ -97,6 +98,8 @@ pub(crate) struct Start {
     pub phase: watch::Receiver<Phase>,
     pub local: Option<Local>,
     pub node: Option<Arc<Node>>,
+    /// Set if the process is one of many.
+    pub cluster: Option<Arc<Cluster>>,
     /// Set if the admin paths are served on the public listeners too.
     pub admin: Option<Arc<Admin>>,
     /// Dropped when, while draining, no connection is left.
@@ -114,6 +117,7 @@ pub(crate) struct Worker {
     pub tracer: Option<Tracer>,
     pub ids: RequestIds,
     pub shard: Option<Rc<Shard>>,
+    pub cluster: Option<Arc<Cluster>>,
     pub local: Option<Local>,
     pub admin: Option<Arc<Admin>>,
     pub draining: Cell<bool>,
@@ -138,8 +142,22 @@ pub(crate) fn run(start: Start, lines: Lines) -> io::Result<()> {
 }
 
 async fn serve(start: Start, lines: Lines) -> io::Result<()> {
-    let Start { shard, plan, sockets, orders, metrics, status, tracing, mut phase, local, node, admin, busy, live } =
-        start;
+    let Start {
+        shard,
+        plan,
+        sockets,
+        orders,
+        metrics,
+        status,
+        tracing,
+        mut phase,
+        local,
+        node,
+        cluster,
+        admin,
+        busy,
+        live,
+    } = start;
     let worker = Rc::new(Worker {
         forwarder: Forwarder::new(phase.clone()),
         shard: crate::realtime::shard(node, shard),
@@ -151,6 +169,7 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         lines,
         tracer: tracing.map(|tracing| tracing.tracer()),
         ids: RequestIds::new(),
+        cluster,
         local,
         admin,
         draining: Cell::new(false),
@@ -176,7 +195,10 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
     let _ = phase.wait_for(|phase| *phase >= Phase::Draining).await;
     worker.draining.set(true);
     following.abort();
-    for accepting in worker.accepting.take() {
+    // Sessions that poll by way of other nodes need theirs until the end.
+    let (internal, public): (Vec<_>, Vec<_>) =
+        worker.accepting.take().into_iter().partition(|accepting| accepting.door.site().internal);
+    for accepting in public {
         worker.close(accepting).await;
     }
     worker.slots.wake_all();
@@ -185,6 +207,9 @@ async fn serve(start: Start, lines: Lines) -> io::Result<()> {
         _ = phase.wait_for(|phase| *phase == Phase::Closing) => {}
     }
     let _ = phase.wait_for(|phase| *phase == Phase::Closing).await;
+    for accepting in internal {
+        worker.close(accepting).await;
+    }
     worker.slots.cut_all();
     let _ = tokio::time::timeout(CLOSING, worker.ended()).await;
     ticking.abort();

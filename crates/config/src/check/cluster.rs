@@ -4,7 +4,7 @@ use tidegate_auth::Secret;
 
 use crate::check::listener::pair;
 use crate::check::secret::{MIN_HMAC_BYTES, Names, secret};
-use crate::check::{flag, given, name, path, period};
+use crate::check::{given, name, path, period};
 use crate::file;
 use crate::reader::{At, HostName, OneOrMore, Optional, Reader, RedisUrl};
 use crate::text::RedisLocation;
@@ -158,10 +158,8 @@ fn redis_tls(
     if first.is_some() && !tls {
         reader.problem(place, "[cluster.redis_tls] has no effect without \"rediss://\" in the URL");
     }
-    let default = RedisTls::default();
     Some(RedisTls {
         server_name: given(found.server_name).map(|name| name.value.0),
-        verify: flag(found.verify, default.verify),
         ca: given(found.ca).map(|ca| path(reader, &ca, "ca")),
         certificate: pair(reader, given(found.certificate), given(found.key)),
     })

@@ -19,7 +19,6 @@ impl File {
         if let Some(tls) = &cluster.redis.tls {
             self.section("[cluster.redis_tls]");
             self.optional("server_name", tls.server_name.as_ref());
-            self.key("verify", tls.verify);
             self.optional("ca", tls.ca.as_ref().map(|path| path.display()));
             self.optional("certificate", tls.certificate.as_ref().map(|pair| pair.certificate.display()));
             self.optional("key", tls.certificate.as_ref().map(|pair| pair.key.display()));

@@ -48,8 +48,6 @@ sections! {
     RedisTls {
         /// The name sent (SNI) and checked; by default the server's host.
         server_name: Optional<HostName> = "",
-        /// Whether the server's certificate is checked.
-        verify: bool = true,
         /// The roots, PEM; by default those of the system.
         ca: Optional<String> = "",
         /// A certificate that is shown to the server, PEM.

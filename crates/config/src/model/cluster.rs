@@ -111,23 +111,15 @@ pub struct RedisServer {
     pub port: u16,
 }
 
-/// TLS to Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// TLS to Redis. Its certificate is always checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RedisTls {
     /// The name sent as SNI and checked; `None` is each server's host.
     pub server_name: Option<Arc<str>>,
-    /// Whether the server's certificate is checked.
-    pub verify: bool,
     /// The roots, PEM; `None` is those of the system.
     pub ca: Option<PathBuf>,
     /// The certificate shown to the server.
     pub certificate: Option<CertificateFiles>,
-}
-
-impl Default for RedisTls {
-    fn default() -> Self {
-        Self { server_name: None, verify: true, ca: None, certificate: None }
-    }
 }
 
 /// Certificates of the nodes.

@@ -3,6 +3,7 @@
 //! Nothing in here is on the way of a client's request. Described in `docs/admin-api.yaml` (OpenAPI 3.1).
 
 mod answer;
+mod cluster;
 mod connections;
 mod drain;
 mod gate;
@@ -19,6 +20,7 @@ use tidegate_realtime::Node;
 use tidegate_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::cluster::Cluster;
 use crate::control::{Order, Reload};
 use crate::plan::Plan;
 use crate::realtime_status;
@@ -38,6 +40,7 @@ pub(crate) struct Api {
     orders: mpsc::Sender<Order>,
     live: LiveStreams,
     realtime: Option<Arc<Node>>,
+    cluster: Option<Arc<Cluster>>,
 }
 
 impl Api {
@@ -47,8 +50,9 @@ impl Api {
         orders: mpsc::Sender<Order>,
         live: LiveStreams,
         realtime: Option<Arc<Node>>,
+        cluster: Option<Arc<Cluster>>,
     ) -> Self {
-        Self { gate, plan, orders, live, realtime }
+        Self { gate, plan, orders, live, realtime, cluster }
     }
 
     /// Answers a request below [`ROOT`], or to [`CLEANUP`]; `None` for any other path.
@@ -79,6 +83,7 @@ impl Api {
             (["connections", id], &Method::DELETE) => {
                 connections::close_one(&self.live, id, &self.plan().config.drain).await
             }
+            (["cluster"], &Method::GET) => cluster::list(self.cluster.as_deref()).await,
             (["upstreams"], &Method::GET) => upstreams::list(&self.plan(), &self.live).await,
             (["upstreams", name], &Method::GET) => upstreams::one(&self.plan(), &self.live, name).await,
             (["upstreams", name, "servers", server], &Method::PATCH) => {
@@ -91,7 +96,7 @@ impl Api {
             (["connections"], _) => Err(Refusal::method("GET, DELETE")),
             (["connections", _], _) => Err(Refusal::method("DELETE")),
             (["drain"], _) => Err(Refusal::method("POST, DELETE")),
-            (["config" | "openapi.yaml"], _) => Err(Refusal::method("GET")),
+            (["config" | "openapi.yaml" | "cluster"], _) => Err(Refusal::method("GET")),
             (["reload"], _) => Err(Refusal::method("POST")),
             _ => Err(Refusal::new(ErrorCode::NotFound, "No such thing; GET /api/v1/openapi.yaml says what there is")),
         }

@@ -70,6 +70,11 @@ fn credentials(files: &CertificateFiles, (chain, key): &(Vec<u8>, Vec<u8>)) -> R
 }
 
 impl Files {
+    /// There are none to look at.
+    pub(super) fn none() -> Self {
+        Self { pairs: Vec::new(), client_ca: None, refused_ca: None, tickets: None }
+    }
+
     /// Reads everything.
     pub(super) fn open(settings: &ListenerTls, http2: bool) -> Result<(Self, Arc<ServerConfig>), Problem> {
         let pairs = settings.certificates.iter().map(|files| {

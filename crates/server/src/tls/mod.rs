@@ -72,11 +72,6 @@ impl Termination {
         }
         let (files, config) =
             Files::open(settings, listener.http2).map_err(|problem| StartError::Config(problem.of(&listener.name)))?;
-        let name = Name::new(&listener.name);
-        let counts = std::array::from_fn(|index| {
-            let result = Handshake::ALL.get(index).copied().unwrap_or(Handshake::Malformed);
-            metrics.tls_handshakes.get_or_create_owned(&HandshakeLabels { listener: name.clone(), result })
-        });
         let this = Self {
             listener: listener.name.clone(),
             settings: settings.clone(),
@@ -84,10 +79,24 @@ impl Termination {
             config: RwLock::new(config),
             files: Mutex::new(files),
             limit: Limit::new(settings),
-            counts,
+            counts: counts(&listener.name, metrics),
         };
         this.tell_expiry(metrics);
         Ok(Some(Arc::new(this)))
+    }
+
+    /// That of the internal listener, whose certificates are this process' own.
+    pub fn of_nodes(name: &Arc<str>, config: Arc<ServerConfig>, metrics: &Metrics) -> Arc<Self> {
+        let settings = ListenerTls::new(Vec::new());
+        Arc::new(Self {
+            listener: name.clone(),
+            http2: false,
+            config: RwLock::new(config),
+            files: Mutex::new(Files::none()),
+            limit: Limit::new(&settings),
+            settings,
+            counts: counts(name, metrics),
+        })
     }
 
     /// Looks at the files, and takes up what has changed and fits together.
@@ -145,6 +154,14 @@ impl Termination {
             counter.inc();
         }
     }
+}
+
+fn counts(listener: &str, metrics: &Metrics) -> [Counter; Handshake::COUNT] {
+    let name = Name::new(listener);
+    std::array::from_fn(|index| {
+        let result = Handshake::ALL.get(index).copied().unwrap_or(Handshake::Malformed);
+        metrics.tls_handshakes.get_or_create_owned(&HandshakeLabels { listener: name.clone(), result })
+    })
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls::Error is open")]
