@@ -65,6 +65,9 @@ fn what_the_broker_lost_is_told_and_no_cursor_of_before_is_recovered() {
         b.join("r").await;
         a.send("r", "1").await;
         assert_eq!(b.message().await, "1");
+        // It has joined at a number that is handed out once more.
+        let mut late = rig.client(1, "d").await;
+        late.join("r").await;
         let mut doomed = rig.client(1, "c").await;
         doomed.join("r").await;
         let cut = doomed.cut();
@@ -78,6 +81,7 @@ fn what_the_broker_lost_is_told_and_no_cursor_of_before_is_recovered() {
         a.send("r", "2").await;
         assert_eq!(b.message().await, "2");
         assert_eq!(a.messages(2).await, ["1", "2"]);
+        assert_eq!(late.message().await, "2");
     });
 }
 

@@ -206,6 +206,11 @@ impl Client {
         }
     }
 
+    /// The next packet, if it is here already.
+    pub async fn now(&mut self) -> Option<String> {
+        tokio::time::timeout(Duration::ZERO, self.packet()).await.ok().flatten()
+    }
+
     fn note(&mut self, packet: &str) {
         let Some(event) = packet.strip_prefix("42") else { return };
         let event: Vec<Value> = serde_json::from_str(event).unwrap();
