@@ -1,5 +1,5 @@
-//! Sessions of connected clients, stored once more: when the broker is back, which may have lost them or missed their last
-//! change, and now and then, so that the record of a client that stays for days does not run out.
+//! Sessions of connected clients, stored once more when the broker is back: it may have lost them, or missed their last
+//! change.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,8 +11,6 @@ use crate::node::{Node, SpaceCell, steady_ms};
 const AT_ONCE: usize = 256;
 /// The nodes begin at times that differ by so much, ms.
 const SPREAD_MS: u64 = 2_000;
-/// A broker keeps the record of a connected client for at least four times as long, ms.
-const EVERY_MS: u64 = 6 * 3_600_000;
 
 /// What is still to be stored.
 #[derive(Default)]
@@ -20,7 +18,7 @@ pub(crate) struct Restoring(Mutex<Walk>);
 
 #[derive(Default)]
 struct Walk {
-    /// When to begin again; `None` before the first tick.
+    /// When to begin.
     due_at: Option<Millis>,
     left: Vec<(Arc<SpaceCell>, Vec<ConnId>)>,
 }
@@ -39,10 +37,9 @@ impl Restoring {
     /// Stores the next few.
     pub fn tick(&self, node: &Node) {
         let now = steady_ms();
-        let is_due = self.walk(|walk| *walk.due_at.get_or_insert(now.saturating_add(EVERY_MS)) <= now);
-        if is_due {
-            let all: Vec<_> = node.cells().into_iter().map(|cell| (cell.clone(), cell.lock().conn_ids())).collect();
-            self.walk(|walk| *walk = Walk { due_at: Some(now.saturating_add(EVERY_MS)), left: all });
+        if self.walk(|walk| walk.due_at.take_if(|at| *at <= now)).is_some() {
+            let all = node.cells().into_iter().map(|cell| (cell.clone(), cell.lock().conn_ids())).collect();
+            self.walk(|walk| walk.left = all);
         }
         let mut most = AT_ONCE.saturating_sub(node.history.stats().queued_items);
         while most > 0
