@@ -24,9 +24,6 @@ impl Space {
         if !ours || self.sessions.is_known(&record.pid) {
             return;
         }
-        if as_of.epoch == self.epoch {
-            self.following.known_seq = self.following.known_seq.max(as_of.seq);
-        }
         let SessionRecord { pid, user, socket_id, rooms, token_expires_at, .. } = record;
         let rooms = rooms.iter().map(|(name, joined_seq)| {
             let room = self.open_room(name, fx);
@@ -38,7 +35,7 @@ impl Space {
         });
         let rooms = rooms.collect();
         let expires_at = now.saturating_add(CLAIM_MS);
-        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, token_expires_at });
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, as_of, token_expires_at });
     }
 
     /// Ends a connection whose client has come back on another: its session can be resumed at once, without a claim.
@@ -46,11 +43,14 @@ impl Space {
         self.end(old, Parting::Superseded, now, fx);
     }
 
-    /// Whether the claimed session can be resumed now: the space is in touch, and all its rooms are open. True for a session
+    /// Whether the claimed session can be resumed now: the space is in touch, and has heard of another life of the counters
+    /// if there is one, and all the session's rooms are open. True for a session
     /// that is not known, which need not be waited for.
     pub fn is_ready(&self, pid: &Pid) -> bool {
-        let rooms = self.sessions.kept(pid).map_or(&[][..], |kept| &kept.rooms);
-        self.is_in_touch() && !rooms.iter().any(|membership| self.is_opening(membership.room))
+        let Some(kept) = self.sessions.kept(pid) else { return true };
+        self.is_in_touch()
+            && kept.as_of.epoch == self.epoch
+            && !kept.rooms.iter().any(|membership| self.is_opening(membership.room))
     }
 
     /// Gives a claimed session back, so that its client can come back another time.
@@ -92,6 +92,10 @@ impl Space {
             token_expires_at: kept.token_expires_at,
         };
         self.record(&session, kept.user.clone(), &kept.rooms, Some(expires_at))
+    }
+
+    pub(crate) fn session_offset(&self) -> SessionOffset {
+        SessionOffset { epoch: self.epoch, seq: self.known_seq() }
     }
 
     /// The highest number that a cursor of this epoch may name.

@@ -16,11 +16,9 @@ pub(crate) struct Elsewhere {
     rooms: SmallVec<[RoomId; 2]>,
 }
 
-impl Elsewhere {
-    pub fn has_said(&self) -> bool {
-        let info = &self.info;
-        info.metadata.is_some() || info.current_activity.is_some() || info.custom_status.is_some()
-    }
+/// Whether the user has said something about themselves beside a status.
+pub(crate) fn has_said(info: &PresenceInfo) -> bool {
+    info.metadata.is_some() || info.current_activity.is_some() || info.custom_status.is_some()
 }
 
 /// A lease of another node.
@@ -28,27 +26,27 @@ pub(crate) struct Held {
     pub user: UserKey,
     /// The node has not held it before.
     pub is_new: bool,
-    /// A user who was there already looks otherwise now.
-    pub changed: bool,
+    /// The rooms in which the user looks otherwise now.
+    pub changed: SmallVec<[RoomId; 2]>,
 }
 
 impl User {
-    /// All connections merged into one: as present as the most present of them, and what was said last.
+    /// All connections that are known, merged into one: as present as the most present of them, and what was said last.
     pub fn info(&self) -> PresenceInfo {
-        let mut elsewhere = self.elsewhere.iter().map(|elsewhere| &elsewhere.info);
-        let mut info = match (self.conns.is_empty(), elsewhere.next()) {
-            (true, Some(first)) => first.clone(),
-            (_, None) => return self.info_here(),
-            (false, Some(first)) => merged(self.info_here(), first),
-        };
-        for other in elsewhere {
-            info = merged(info, other);
-        }
-        info
+        self.info_of(!self.conns.is_empty(), |_| true)
     }
 
-    pub fn rooms_elsewhere(&self) -> impl Iterator<Item = RoomId> {
-        self.elsewhere.iter().flat_map(|elsewhere| elsewhere.rooms.iter().copied())
+    /// As [`User::info`], of those nodes that have the user in the room: all nodes know of these, so that the user looks
+    /// the same in the room from everywhere.
+    pub fn info_in(&self, room: RoomId, is_in_here: bool) -> PresenceInfo {
+        self.info_of(is_in_here, |elsewhere| elsewhere.rooms.contains(&room))
+    }
+
+    fn info_of(&self, here: bool, counts: impl Fn(&Elsewhere) -> bool) -> PresenceInfo {
+        let mut elsewhere =
+            self.elsewhere.iter().filter(|elsewhere| counts(elsewhere)).map(|elsewhere| &elsewhere.info);
+        let first = if here { None } else { elsewhere.next().cloned() };
+        elsewhere.fold(first.unwrap_or_else(|| self.info_here()), merged)
     }
 
     /// Whether the user is there at all.
@@ -89,7 +87,7 @@ fn merged(one: PresenceInfo, other: &PresenceInfo) -> PresenceInfo {
 }
 
 /// Whether others see a difference worth telling. Who is seen again looks the same.
-fn looks_alike(one: &PresenceInfo, other: &PresenceInfo) -> bool {
+pub(crate) fn looks_alike(one: &PresenceInfo, other: &PresenceInfo) -> bool {
     let part = |info: &PresenceInfo| {
         (info.status, info.username.clone(), info.current_activity.clone(), info.custom_status.clone())
     };
@@ -108,11 +106,14 @@ impl Users {
     ) -> Option<Held> {
         let key = self.open(id, info.last_seen);
         let user = self.get_mut(key)?;
-        let before = user.is_anywhere().then(|| user.info());
+        let mut changed = SmallVec::new();
         let info = PresenceInfo { user_id: user.id.clone(), ..info };
         let is_new = match user.elsewhere.iter_mut().find(|elsewhere| elsewhere.node == node) {
             Some(held) => {
                 if is_news || info.last_seen >= held.info.last_seen {
+                    if !looks_alike(&held.info, &info) {
+                        changed.clone_from(&held.rooms);
+                    }
                     held.info = info;
                 }
                 let is_new = !held.rooms.contains(&room);
@@ -126,25 +127,24 @@ impl Users {
                 true
             }
         };
-        let changed = before.is_some_and(|before| !looks_alike(&before, &user.info()));
         Some(Held { user: key, is_new, changed })
     }
 
-    /// Another node holds it no more. Whether a user who is still there looks otherwise now.
-    pub fn end_elsewhere(&mut self, key: UserKey, node: NodeId, room: RoomId) -> bool {
-        let Some(user) = self.get_mut(key) else { return false };
-        let before = user.info();
-        let Some(held) = user.elsewhere.iter_mut().find(|elsewhere| elsewhere.node == node) else { return false };
+    /// Another node holds it no more.
+    pub fn end_elsewhere(&mut self, key: UserKey, node: NodeId, room: RoomId) {
+        let Some(user) = self.get_mut(key) else { return };
+        let Some(held) = user.elsewhere.iter_mut().find(|elsewhere| elsewhere.node == node) else { return };
         held.rooms.retain(|of| *of != room);
-        if !held.rooms.is_empty() {
-            return false;
+        user.elsewhere.retain(|elsewhere| !elsewhere.rooms.is_empty());
+    }
+
+    /// To be called when a user may be nowhere any more.
+    pub fn settle(&mut self, key: UserKey) {
+        if self.get(key).is_some_and(|user| !user.is_anywhere())
+            && let Some(user) = self.slots.try_remove(key as usize)
+        {
+            self.by_id.remove(&user.id);
         }
-        user.elsewhere.retain(|elsewhere| elsewhere.node != node);
-        if user.is_anywhere() {
-            return !looks_alike(&before, &user.info());
-        }
-        self.close(key);
-        false
     }
 
     /// The other nodes that hold a lease of the user in the room.

@@ -10,7 +10,7 @@ use rustc_hash::FxHashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidegate_types::{Class, ConnId, Epoch, EventName, Millis, Publication, RoomName, UserId};
+use tidegate_types::{Class, ConnId, Epoch, EventName, Millis, Publication, RoomName, SessionOffset, UserId};
 
 use crate::publish::deliver;
 use crate::ring::offset_of;
@@ -70,12 +70,13 @@ impl Space {
     /// Where a member stands; `None` if it is none. For who joined when the room was [`Joined::opening`].
     pub fn joined(&self, conn: ConnId, room: &RoomName) -> Option<Joined> {
         let id = self.rooms.id(room)?;
-        let membership = self.conns.get(&conn)?.rooms.iter().find(|membership| membership.room == id)?;
+        let connection = self.conns.get(&conn)?;
+        let membership = connection.rooms.iter().find(|membership| membership.room == id)?;
         Some(Joined {
             room_id: id,
             already: true,
             position: self.position_of(id),
-            seq: self.order.head_seq(),
+            seq: self.order.head_seq().max(connection.seen_seq),
             joined_seq: membership.joined_seq,
             opening: self.is_opening(id),
         })
@@ -159,7 +160,7 @@ impl Space {
             let Some(connection) = self.conns.get_mut(&conn) else { continue };
             let waits = |of: &&mut crate::space::Membership| of.room == id && of.joined_seq == OPENING;
             if let Some(membership) = connection.rooms.iter_mut().find(waits) {
-                membership.joined_seq = as_of;
+                membership.joined_seq = as_of.max(connection.seen_seq);
                 self.save_session(conn, fx);
             }
         }
@@ -289,6 +290,7 @@ impl Space {
         let mut beyond = Vec::new();
         for (conn, connection) in &mut self.conns {
             let mut changed = false;
+            connection.seen_seq = connection.seen_seq.min(as_of);
             for membership in &mut connection.rooms {
                 // A number of this life, else who comes back with it would be told that it missed nothing.
                 if membership.joined_seq != OPENING && membership.joined_seq > as_of {
@@ -299,7 +301,7 @@ impl Space {
             beyond.extend(changed.then_some(*conn));
         }
         beyond.into_iter().for_each(|conn| self.save_session(conn, fx));
-        self.sessions.begin_new_life(as_of);
+        self.sessions.begin_new_life(SessionOffset { epoch, seq: as_of });
     }
 
     /// Tells who is in the room that it stands at `head`, and that they have seen nothing after `before`. It has no place

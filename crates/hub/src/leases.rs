@@ -6,6 +6,8 @@
 use rustc_hash::FxHashSet;
 use tidegate_types::{Millis, NodeId, PresenceInfo, RoomName, UserId};
 
+use crate::elsewhere::{has_said, looks_alike};
+use crate::presence::Looks;
 use crate::space::Space;
 use crate::users::UserKey;
 use crate::{Effect, Effects, Lease, RoomId};
@@ -70,12 +72,16 @@ impl Space {
         now: Millis,
         fx: &mut Effects,
     ) -> Option<UserKey> {
+        let before = self.users.key(user).and_then(|key| self.look_elsewhere(id, key));
         let held = self.users.hold_elsewhere(user, node, info, id, is_news)?;
         if held.is_new {
             self.add_lease(id, held.user, None, now, fx);
         }
-        if held.changed {
-            self.show_change(held.user, now, fx);
+        self.show_look(id, held.user, before, now, fx);
+        for other in held.changed {
+            if other != id {
+                self.show_snapshot(other, now, fx);
+            }
         }
         Some(held.user)
     }
@@ -84,12 +90,8 @@ impl Space {
         if !self.users.nodes_holding(key, id).any(|of| of == node) {
             return;
         }
-        self.end_lease(id, key, false, now, fx);
-        // Whoever left the room is described there as they were until now.
-        if self.users.end_elsewhere(key, node, id) {
-            self.show_change(key, now, fx);
-        }
-        self.rooms.settle(id);
+        self.end_lease(id, key, Some(node), now, fx);
+        self.users.settle(key);
     }
 
     /// The room is not followed any more: what was known of its members elsewhere goes with it.
@@ -99,6 +101,7 @@ impl Space {
             for node in nodes {
                 self.users.end_elsewhere(key, node, id);
             }
+            self.users.settle(key);
         }
     }
 
@@ -122,6 +125,47 @@ impl Space {
             let info = key.filter(|_| is_in).and_then(|key| self.users.get(key)).map(|user| user.info_here());
             fx.push(Effect::Lease { room, user, info });
         }
+    }
+
+    /// How a user who is in the room by way of another node looks there.
+    pub(crate) fn look_elsewhere(&self, id: RoomId, key: UserKey) -> Option<PresenceInfo> {
+        let user = self.users.get(key).filter(|user| !user.elsewhere.is_empty())?;
+        (self.rooms.get(id)?.presence.leases_of(key) > 0).then(|| user.info_in(id, self.leases_here(id, key) > 0))
+    }
+
+    /// Shows the room a user who looks otherwise than before, and is still there.
+    pub(crate) fn show_look(
+        &mut self,
+        id: RoomId,
+        key: UserKey,
+        before: Option<PresenceInfo>,
+        now: Millis,
+        fx: &mut Effects,
+    ) {
+        let differs = |before| self.info_in(id, key).is_some_and(|is| !looks_alike(&before, &is));
+        if before.is_some_and(differs) {
+            self.show_snapshot(id, now, fx);
+        }
+    }
+
+    /// What the room remembers of how the user looks.
+    pub(crate) fn looks_in(&self, id: RoomId, key: UserKey) -> Option<Looks> {
+        let user = self.users.get(key)?;
+        if user.elsewhere.is_empty() {
+            return Some(user.looks_here());
+        }
+        let info = user.info_in(id, self.leases_here(id, key) > 0);
+        Some(Looks { status: info.status, has_said: has_said(&info) })
+    }
+
+    /// How the user looks in the room.
+    pub(crate) fn info_in(&self, id: RoomId, key: UserKey) -> Option<PresenceInfo> {
+        let user = self.users.get(key)?;
+        // Nearly always: nobody else has to be asked.
+        if user.elsewhere.is_empty() {
+            return Some(user.info_here());
+        }
+        Some(user.info_in(id, self.leases_here(id, key) > 0))
     }
 
     /// How many connections to this node the user has in the room.

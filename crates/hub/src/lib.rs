@@ -53,7 +53,7 @@ pub use once::Idempotency;
 pub use presence::PresenceUpdate;
 pub use publish::{GAP_EVENT, Message, Published};
 pub use queries::Since;
-pub use recovery::{Resume, ResumeFailure};
+pub use recovery::{Rejoined, Resume, ResumeFailure};
 pub use session::{NewSession, SessionRecord, Who};
 pub use space::{JoinError, Joined, Space};
 pub use start::{RoomStart, SpaceConfig, SpaceStart, SpaceStats};

@@ -109,7 +109,7 @@ impl Space {
         let member = |key: UserKey| {
             let user = self.users.get(key)?;
             let connections = user.conns.iter().filter(is_in).take(CONNECTIONS_LISTED).copied().collect();
-            Some(Member { presence: user.info(), connections })
+            Some(Member { presence: self.info_in(room.id, key)?, connections })
         };
         Page { items: keys.into_iter().filter_map(member).collect(), next: next.map(u64::from) }
     }

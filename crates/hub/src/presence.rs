@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use serde_json::{Map, Value};
-use smallvec::SmallVec;
-use tidegate_types::{ConnId, Millis, PresenceInfo, RoomName, Status, UserId};
+use tidegate_types::{ConnId, Millis, NodeId, PresenceInfo, RoomName, Status, UserId};
 
 use crate::space::Space;
 use crate::start::is_over;
@@ -34,10 +33,18 @@ pub struct PresenceUpdate {
     pub custom_status: Option<Arc<str>>,
 }
 
+/// What a room remembers of how a user looks in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Looks {
+    pub status: Status,
+    /// Whether the user has said something about themselves beside a status.
+    pub has_said: bool,
+}
+
 #[derive(Debug)]
 pub(crate) enum Diff {
-    Join { user: UserKey, except: Option<ConnId> },
-    Leave { user: UserId, was: Status, had_said: bool },
+    Join { user: UserKey, looks: Looks, except: Option<ConnId> },
+    Leave { user: UserId, looks: Looks },
 }
 
 /// Diffs that wait for the room's next window.
@@ -141,12 +148,13 @@ impl Space {
     fn snapshot(&self, id: RoomId, limit: usize) -> (Vec<PresenceInfo>, usize) {
         let Some(room) = self.rooms.get(id) else { return Default::default() };
         let leases = &room.presence.leases;
-        let listed = leases.keys().filter_map(|key| self.users.get(*key)).take(limit).map(User::info).collect();
+        let listed = leases.keys().filter_map(|key| self.info_in(id, *key)).take(limit).collect();
         (listed, leases.len())
     }
 
     /// One more lease of the user in the room: that of the connection, or of another node.
     pub(crate) fn add_lease(&mut self, id: RoomId, user: UserKey, conn: Option<ConnId>, now: Millis, fx: &mut Effects) {
+        let before = self.look_elsewhere(id, user);
         if conn.is_some() {
             if self.leases_here(id, user) == 0
                 && let Some(user) = self.users.get_mut(user)
@@ -162,14 +170,19 @@ impl Space {
         let leases = room.presence.leases.entry(user).or_insert(0);
         *leases += 1;
         if *leases == 1 {
-            self.note(id, Diff::Join { user, except: conn }, now, fx);
+            let Some(looks) = self.looks_in(id, user) else { return };
+            self.note(id, Diff::Join { user, looks, except: conn }, now, fx);
+        } else {
+            self.show_look(id, user, before, now, fx);
         }
     }
 
-    /// One lease less, that of a connection `here` or of another node. Called after the connection has left the room, so
-    /// that the room's shards are those that remain.
-    pub(crate) fn end_lease(&mut self, id: RoomId, user: UserKey, here: bool, now: Millis, fx: &mut Effects) {
-        if here {
+    /// One lease less, that of a connection here or of another node. Called after the connection has left the room, so that
+    /// the room's shards are those that remain.
+    pub(crate) fn end_lease(&mut self, id: RoomId, user: UserKey, node: Option<NodeId>, now: Millis, fx: &mut Effects) {
+        let before = self.look_elsewhere(id, user);
+        let Some(looks) = self.looks_in(id, user) else { return };
+        if node.is_none() {
             if self.leases_here(id, user) == 1
                 && let Some(user) = self.users.get_mut(user)
             {
@@ -180,46 +193,45 @@ impl Space {
         let Some(room) = self.rooms.get_mut(id) else { return };
         let Some(leases) = room.presence.leases.get_mut(&user) else { return };
         *leases = leases.saturating_sub(1);
-        if *leases > 0 {
-            return;
+        let is_left = *leases == 0;
+        if is_left {
+            room.presence.leases.remove(&user);
+            if room.presence.leases.is_empty() {
+                room.presence.leases = FxHashMap::default();
+            }
         }
-        room.presence.leases.remove(&user);
-        if room.presence.leases.is_empty() {
-            room.presence.leases = FxHashMap::default();
+        if let Some(node) = node {
+            self.users.end_elsewhere(user, node, id);
         }
-        let Some(gone) = self.users.get(user) else { return };
-        let diff = Diff::Leave { user: gone.id.clone(), was: gone.status(), had_said: gone.has_said() };
-        self.note(id, diff, now, fx);
+        if is_left {
+            let Some(gone) = self.users.get(user) else { return };
+            let diff = Diff::Leave { user: gone.id.clone(), looks };
+            self.note(id, diff, now, fx);
+        } else {
+            self.show_look(id, user, before, now, fx);
+        }
     }
 
-    /// Status or metadata of a user changed here: every room of theirs gets a snapshot, and the other nodes are told.
+    /// Status or metadata of a user changed here: every room of their connections gets a snapshot, and the other nodes are
+    /// told.
     pub(crate) fn user_changed(&mut self, key: UserKey, now: Millis, fx: &mut Effects) {
-        if self.config.follows {
-            let ids: SmallVec<[RoomId; 4]> = self.rooms_here(key).collect();
-            ids.into_iter().for_each(|id| self.mark_lease(id, key));
-        }
-        self.show_change(key, now, fx);
-    }
-
-    /// The rooms of the user's connections, some of them twice.
-    fn rooms_here(&self, key: UserKey) -> impl Iterator<Item = RoomId> {
-        let conns = self.users.get(key).map_or(&[][..], |user| &user.conns);
-        let conns = conns.iter().filter_map(|conn| self.conns.get(conn));
-        conns.flat_map(|conn| conn.rooms.iter().map(|membership| membership.room))
-    }
-
-    /// Every room of the user gets a snapshot.
-    pub(crate) fn show_change(&mut self, key: UserKey, now: Millis, fx: &mut Effects) {
         let Some(user) = self.users.get(key) else { return };
-        let mut ids: Vec<RoomId> = self.rooms_here(key).chain(user.rooms_elsewhere()).collect();
+        let conns = user.conns.iter().filter_map(|conn| self.conns.get(conn));
+        let mut ids: Vec<RoomId> = conns.flat_map(|conn| conn.rooms.iter().map(|membership| membership.room)).collect();
         ids.sort_unstable();
         ids.dedup();
         for id in ids {
-            let Some(room) = self.rooms.get_mut(id) else { continue };
-            let at_once = room.presence.batch.is_none() && room.presence.may_send(now);
-            room.presence.batch.get_or_insert_default().snapshot = true;
-            if at_once { self.flush(id, now, fx) } else { self.queue_batch(id) }
+            self.mark_lease(id, key);
+            self.show_snapshot(id, now, fx);
         }
+    }
+
+    /// The room gets a snapshot.
+    pub(crate) fn show_snapshot(&mut self, id: RoomId, now: Millis, fx: &mut Effects) {
+        let Some(room) = self.rooms.get_mut(id) else { return };
+        let at_once = room.presence.batch.is_none() && room.presence.may_send(now);
+        room.presence.batch.get_or_insert_default().snapshot = true;
+        if at_once { self.flush(id, now, fx) } else { self.queue_batch(id) }
     }
 
     fn note(&mut self, id: RoomId, diff: Diff, now: Millis, fx: &mut Effects) {
@@ -247,7 +259,7 @@ impl Space {
                     let own = u32::from(matches!(diff, Diff::Join { .. }));
                     // Somebody who came in between was given a snapshot of what is undone now.
                     let seen = batch.shown != at.wrapping_add(own);
-                    batch.snapshot = seen || differs(&cancelled, &diff, users);
+                    batch.snapshot = seen || differs(&cancelled, &diff);
                 }
                 None => batch.diffs.push((diff, batch.shown)),
             }
@@ -291,8 +303,8 @@ impl Space {
         }
         for (diff, _) in batch.diffs {
             let (change, except) = match diff {
-                Diff::Join { user, except } => match self.users.get(user) {
-                    Some(user) => (PresenceChange::Join(user.info()), except),
+                Diff::Join { user, except, .. } => match self.info_in(id, user) {
+                    Some(info) => (PresenceChange::Join(info), except),
                     None => continue,
                 },
                 Diff::Leave { user, .. } => (PresenceChange::Leave(user), None),
@@ -336,10 +348,10 @@ fn opposite(diffs: &[(Diff, u32)], diff: &Diff, users: &Users) -> Option<usize> 
 }
 
 /// Whether a user who left and came back within one batch came back otherwise than the room remembers them.
-fn differs(cancelled: &Diff, diff: &Diff, users: &Users) -> bool {
+fn differs(cancelled: &Diff, diff: &Diff) -> bool {
     match (cancelled, diff) {
-        (Diff::Leave { was, had_said, .. }, Diff::Join { user, .. }) => {
-            users.get(*user).is_some_and(|user| user.status() != *was || *had_said || user.has_said())
+        (Diff::Leave { looks: before, .. }, Diff::Join { looks, .. }) => {
+            looks.status != before.status || before.has_said || looks.has_said
         }
         (Diff::Join { .. }, _) | (Diff::Leave { .. }, Diff::Leave { .. }) => false,
     }

@@ -23,10 +23,10 @@ pub enum Resume {
         /// The socket id that it had.
         socket_id: SocketId,
         /// Its rooms.
-        rooms: Vec<(RoomName, RoomId)>,
+        rooms: Vec<Rejoined>,
         /// What it missed, in the order of `seq`.
         missed: Vec<Arc<Publication>>,
-        /// The released head, or what the client has seen if that is more: live messages after this one come by mailbox.
+        /// What the client has now seen everything up to.
         seq: u64,
     },
     /// The memory does not reach back, the store may. Nothing is claimed yet: read at least `store_messages` of each
@@ -37,6 +37,18 @@ pub enum Resume {
     },
     /// The client starts afresh (`recovered: false`).
     Failed(ResumeFailure),
+}
+
+/// A room that a session has come back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejoined {
+    /// The room.
+    pub room: RoomName,
+    /// Its id.
+    pub room_id: RoomId,
+    /// Live messages after this one come by mailbox. Usually the released head; in a space that follows, another node may
+    /// have shown the client more than this one has heard yet.
+    pub after_seq: u64,
 }
 
 /// Why a session was not resumed.
@@ -77,6 +89,8 @@ pub(crate) struct Kept {
     pub socket_id: SocketId,
     pub rooms: SmallVec<[Membership; 2]>,
     pub expires_at: Millis,
+    /// Where the counters stood when it was claimed or kept: the rooms' numbers are of that life.
+    pub as_of: SessionOffset,
     pub token_expires_at: Option<Millis>,
 }
 
@@ -126,14 +140,15 @@ impl Sessions {
         }
     }
 
-    /// Numbers of a life that has been lost are brought down to what this one has.
-    pub fn begin_new_life(&mut self, as_of: u64) {
+    /// Numbers of a life that has been lost are brought down to what this one has. Some may have been claimed in it.
+    pub fn begin_new_life(&mut self, as_of: SessionOffset) {
         for holder in self.by_pid.values_mut() {
             match holder {
-                Holder::Live(_) => {}
-                Holder::Kept(kept) => {
-                    kept.rooms.iter_mut().for_each(|of| of.joined_seq = of.joined_seq.min(as_of));
+                Holder::Kept(kept) if kept.as_of.epoch != as_of.epoch => {
+                    kept.rooms.iter_mut().for_each(|of| of.joined_seq = of.joined_seq.min(as_of.seq));
+                    kept.as_of = as_of;
                 }
+                Holder::Kept(_) | Holder::Live(_) => {}
             }
         }
     }
@@ -187,7 +202,8 @@ impl Space {
         });
         let rooms = rooms.collect();
         let SessionRecord { pid, user, socket_id, token_expires_at, .. } = record;
-        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, token_expires_at });
+        let as_of = self.session_offset();
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, as_of, token_expires_at });
     }
 
     /// Gives a session back to its client, on a new connection. `who` and `token_expires_at` come from the token verified
@@ -252,7 +268,7 @@ impl Space {
             return self.fail(pid, ResumeFailure::Expired, fx);
         }
         // A number above the head was never handed out in this epoch.
-        if offset.epoch != self.epoch || offset.seq > self.known_seq() {
+        if offset.epoch != kept.as_of.epoch || offset.seq > self.known_seq().max(kept.as_of.seq) {
             return self.fail(pid, ResumeFailure::OtherEpoch, fx);
         }
         if !self.is_ready(pid) {
@@ -296,10 +312,15 @@ impl Space {
         let session = NewSession { pid: pid.clone(), socket_id: kept.socket_id, token_expires_at };
         let user = self.attach(conn, who, session, now, fx);
         let mut rooms = Vec::with_capacity(kept.rooms.len());
+        let seq = self.order.head_seq().max(seen);
+        if let Some(connection) = self.conns.get_mut(&conn) {
+            connection.seen_seq = seq;
+        }
         for membership in kept.rooms {
             let Some(room) = self.rooms.get_mut(membership.room) else { continue };
             room.held = room.held.saturating_sub(1);
-            rooms.push((room.name.clone(), room.id));
+            let after_seq = seq.max(membership.joined_seq);
+            rooms.push(Rejoined { room: room.name.clone(), room_id: room.id, after_seq });
             self.rooms.enter(membership.room, conn.shard);
             if let Some(connection) = self.conns.get_mut(&conn) {
                 connection.rooms.push(membership);
@@ -307,8 +328,7 @@ impl Space {
             self.add_lease(membership.room, user, Some(conn), now, fx);
         }
         self.save_session(conn, fx);
-        // Another node may have shown it more than this one has heard yet: that is not to come again.
-        Resume::Recovered { socket_id, rooms, missed, seq: self.order.head_seq().max(seen) }
+        Resume::Recovered { socket_id, rooms, missed, seq }
     }
 
     /// Turns the session of a connection that has just gone into one that can be resumed.
@@ -326,7 +346,8 @@ impl Space {
             fx.push(Effect::SaveSession(self.record(&session, user.clone(), &rooms, Some(expires_at))));
         }
         let NewSession { pid, socket_id, token_expires_at } = session;
-        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, token_expires_at });
+        let as_of = self.session_offset();
+        self.sessions.keep(pid, Kept { user, socket_id, rooms, expires_at, as_of, token_expires_at });
     }
 
     /// Stores what a restart would need to know of a connection's session.

@@ -24,9 +24,10 @@ pub struct Joined {
     pub already: bool,
     /// The room's released head.
     pub position: Position,
-    /// The space's released head: the joiner gets exactly the messages of the room with a larger `seq`.
+    /// The space's released head, or what the connection has been shown if that is more: the joiner gets exactly the
+    /// messages of the room with a larger `seq`.
     pub seq: u64,
-    /// The released head when it became a member: [`Joined::seq`], unless it was one already.
+    /// [`Joined::seq`] when it became a member.
     pub joined_seq: u64,
     /// The room is not followed yet: the numbers above are not known, and the client is not to be told that it joined,
     /// before [`Space::followed`]; ask [`Space::joined`] then.
@@ -68,6 +69,9 @@ pub(crate) struct Connection {
     /// Without activity for a while.
     pub idle: bool,
     pub rooms: SmallVec<[Membership; 2]>,
+    /// Another node has shown the client everything up to this, which may be more than this one has heard. A message before
+    /// it, of a room joined later, would take the client's cursor back.
+    pub seen_seq: u64,
     pub session: NewSession,
 }
 
@@ -193,7 +197,8 @@ impl Space {
         let Attached { user, index, changed } = self.users.attach(who, conn, now);
         let user_index = u32::try_from(index).unwrap_or(u32::MAX);
         self.sessions.set_live(session.pid.clone(), conn);
-        self.conns.insert(conn, Connection { user, user_index, idle: false, rooms: SmallVec::new(), session });
+        self.conns
+            .insert(conn, Connection { user, user_index, idle: false, rooms: SmallVec::new(), seen_seq: 0, session });
         if changed {
             self.user_changed(user, now, fx);
         }
@@ -202,12 +207,10 @@ impl Space {
 
     /// Puts a connection into a room.
     pub fn join(&mut self, conn: ConnId, room: &RoomName, now: Millis, fx: &mut Effects) -> Result<Joined, JoinError> {
-        if !self.conns.contains_key(&conn) {
-            return Err(JoinError::NotConnected);
-        }
+        let Some(seen_seq) = self.conns.get(&conn).map(|of| of.seen_seq) else { return Err(JoinError::NotConnected) };
         let room_id = self.open_room(room, fx);
         let opening = self.is_opening(room_id);
-        let seq = self.order.head_seq();
+        let seq = self.order.head_seq().max(seen_seq);
         let from = if opening { OPENING } else { seq };
         let Some(connection) = self.conns.get_mut(&conn) else { return Err(JoinError::NotConnected) };
         let membership = connection.rooms.iter().find(|membership| membership.room == room_id);
@@ -232,7 +235,7 @@ impl Space {
         connection.rooms.remove(index);
         let user = connection.user;
         self.rooms.exit(id, conn.shard);
-        self.end_lease(id, user, true, now, fx);
+        self.end_lease(id, user, None, now, fx);
         self.rooms.settle(id);
         self.save_session(conn, fx);
         Some(id)
@@ -251,7 +254,7 @@ impl Space {
         let Some(connection) = self.conns.remove(&conn) else { return };
         for membership in &connection.rooms {
             self.rooms.exit(membership.room, conn.shard);
-            self.end_lease(membership.room, connection.user, true, now, fx);
+            self.end_lease(membership.room, connection.user, None, now, fx);
         }
         let user: Option<UserId> = self.users.get(connection.user).map(|user| user.id.clone());
         let index = connection.user_index as usize;

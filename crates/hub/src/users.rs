@@ -9,6 +9,7 @@ use tidegate_types::{ConnId, Millis, PresenceInfo, Status, UserId};
 
 use crate::PresenceUpdate;
 use crate::elsewhere::Elsewhere;
+use crate::presence::Looks;
 use crate::seeded::{Seed, SeededMap};
 use crate::session::Who;
 
@@ -46,19 +47,14 @@ pub(crate) struct User {
 }
 
 impl User {
-    pub fn status(&self) -> Status {
-        let here = (!self.conns.is_empty()).then(|| self.status_here());
-        self.elsewhere.iter().map(|elsewhere| elsewhere.info.status).chain(here).max().unwrap_or(Status::Offline)
-    }
-
     fn status_here(&self) -> Status {
         let present = (self.idle as usize) < self.conns.len();
         self.by_hand.unwrap_or(if present { Status::Online } else { Status::Away })
     }
 
-    /// Whether the user has said something about themselves beside a status.
-    pub fn has_said(&self) -> bool {
-        self.said.is_some() || self.elsewhere.iter().any(|elsewhere| elsewhere.has_said())
+    /// As [`User::info_here`], without what is not remembered.
+    pub fn looks_here(&self) -> Looks {
+        Looks { status: self.status_here(), has_said: self.said.is_some() }
     }
 
     /// What holds for the connections here.
@@ -143,8 +139,8 @@ pub(crate) struct Detached {
 
 /// The users of a space who have a connection, here or elsewhere.
 pub(crate) struct Users {
-    slots: Slab<User>,
-    by_id: SeededMap<UserId, UserKey>,
+    pub slots: Slab<User>,
+    pub by_id: SeededMap<UserId, UserKey>,
     /// How many have one here.
     here: usize,
 }
@@ -203,25 +199,17 @@ impl Users {
         })
     }
 
-    /// Forgets a user who is nowhere.
-    pub fn close(&mut self, key: UserKey) {
-        if let Some(user) = self.slots.try_remove(key as usize) {
-            self.by_id.remove(&user.id);
-        }
-    }
-
     /// Adds a connection, online at first.
     pub fn attach(&mut self, who: Who, conn: ConnId, now: Millis) -> Attached {
         let key = self.open(&who.user, now);
         let Some(user) = self.get_mut(key) else { return Attached { user: key, index: 0, changed: false } };
         let is_first = user.conns.is_empty();
-        let before = user.is_anywhere().then(|| (user.status(), user.status_here()));
+        let before = (!is_first).then(|| user.status_here());
         user.username = who.username.or_else(|| user.username.take());
         user.last_seen = now;
         user.conns.push(conn);
         let index = user.conns.len().saturating_sub(1);
-        let (status, here) = (user.status(), user.status_here());
-        let changed = before.is_some_and(|before| before.0 != status || (!is_first && before.1 != here));
+        let changed = before.is_some_and(|before| before != user.status_here());
         self.here += usize::from(is_first);
         Attached { user: key, index, changed }
     }
@@ -229,24 +217,20 @@ impl Users {
     /// Ends the connection at `index` of the user's.
     pub fn detach(&mut self, key: UserKey, index: usize, idle: bool) -> Detached {
         let Some(user) = self.get_mut(key) else { return Detached::default() };
-        let before = (user.status(), user.status_here());
+        let before = user.status_here();
         user.idle = user.idle.saturating_sub(u32::from(idle));
         if index < user.conns.len() {
             user.conns.swap_remove(index);
         }
         let moved = user.conns.get(index).copied();
         if user.conns.is_empty() {
-            let had_said = user.said.take().is_some();
-            (user.by_hand, user.idle) = (None, 0);
-            let changed = had_said || before.0 != user.status();
+            // What they said goes with the last connection, also of a user who is there by way of other nodes.
+            (user.said, user.by_hand, user.idle) = (None, None, 0);
             self.here = self.here.saturating_sub(1);
-            if self.get(key).is_some_and(User::is_anywhere) {
-                return Detached { changed, moved: None };
-            }
-            self.close(key);
+            self.settle(key);
             return Detached::default();
         }
-        Detached { changed: before != (user.status(), user.status_here()), moved }
+        Detached { changed: before != user.status_here(), moved }
     }
 }
 

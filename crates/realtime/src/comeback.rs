@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tidegate_auth::Principal;
 use tidegate_cluster::{Audience, Claimed};
-use tidegate_hub::{Pid, Resume, ResumeFailure, RoomId, SocketId};
+use tidegate_hub::{Pid, Rejoined, Resume, ResumeFailure, SocketId};
 use tidegate_metrics::{Recovery, StoreLabels, StoreOperation};
 use tidegate_types::{Publication, RoomKey, RoomName, SessionOffset};
 use tokio::task::spawn_blocking;
@@ -67,12 +67,12 @@ pub(crate) async fn come_back(
         limit: None,
         rooms: SmallVec::new(),
     };
-    for (_, room) in &rooms {
-        shard.add_member(conn, &mut socket, *room, seq);
+    for of in &rooms {
+        shard.add_member(conn, &mut socket, of.room_id, of.after_seq);
     }
     let epoch = space.lock().epoch();
     welcome(shard, conn, socket, SessionOffset { epoch, seq }, Some(&missed));
-    for (room, _) in &rooms {
+    for Rejoined { room, .. } in &rooms {
         match &space.settings.behaviour {
             Behaviour::Rooms => rooms_api::send_snapshot(shard, conn, space, room),
             Behaviour::Dialect(dialect) => dialect_api::send_snapshot(shard, conn, space, dialect, room),
@@ -88,7 +88,7 @@ pub(crate) async fn come_back(
 /// A session that is its client's again, and not yet told so.
 struct Resumed {
     socket_id: SocketId,
-    rooms: Vec<(RoomName, RoomId)>,
+    rooms: Vec<Rejoined>,
     missed: Vec<Arc<Publication>>,
     seq: u64,
 }

@@ -61,7 +61,8 @@ impl Encoded {
     pub fn message(publication: Arc<Publication>, offset: bool) -> Self {
         Self {
             kind: Kind::Message,
-            volatile: publication.position.is_none(),
+            // Not whatever has no place: that something is missing is told without one, and must not be missing too.
+            volatile: publication.class == Class::Volatile,
             publication,
             offset,
             frames: OnceLock::new(),

@@ -313,8 +313,8 @@ impl Server {
         let Some(tenant) = self.conns.get(&link).map(|conn| conn.tenant) else { return };
         match answer {
             Resume::Recovered { socket_id, rooms, mut missed, seq } => {
-                for (_, room_id) in &rooms {
-                    self.members.entry((tenant, *room_id)).or_default().push((link, seq));
+                for of in &rooms {
+                    self.members.entry((tenant, of.room_id)).or_default().push((link, of.after_seq));
                 }
                 if g.sabotage == Sabotage::ReplaySkipsOne && !missed.is_empty() {
                     missed.remove(0);
@@ -337,7 +337,7 @@ impl Server {
                 self.send_ready(g, link, SessionOffset { epoch: offset.epoch, seq });
                 self.carry_out(g, tenant, fx);
                 if g.sabotage != Sabotage::PresenceNotShown {
-                    rooms.iter().for_each(|(room, _)| self.show(g, tenant, link, room));
+                    rooms.iter().for_each(|of| self.show(g, tenant, link, &of.room));
                 }
             }
             Resume::NeedHistory { reads } => {

@@ -692,7 +692,7 @@ impl World {
         assert_eq!(missed.iter().map(|p| p.seq).collect::<Vec<_>>(), expected, "exactly what was missed");
         assert_eq!(seq, head);
         let names: Vec<RoomName> = session.rooms.iter().map(|(room, _)| room_name(*room)).collect();
-        assert_eq!(rooms.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), names);
+        assert_eq!(rooms.into_iter().map(|of| of.room).collect::<Vec<_>>(), names);
         let again = ConnId { shard: ShardId(0), slot: 901, generation: 0 };
         let second = self.space.resume(&pid, offset, &user, again, who(session.user), None, self.now, &mut self.fx);
         assert_eq!(second, Resume::Failed(ResumeFailure::UnknownSession), "a session is claimed once");
