@@ -16,9 +16,13 @@ impl RedisSentinel {
     /// What the Sentinels call the primary.
     pub const SERVICE: &str = "main";
 
+    /// The user that the Sentinels are to the servers, and their password.
+    pub const WATCHER: &str = "watcher";
+
     /// `options` are those of the servers; `sentinel_password` is what the Sentinels want to be told.
     pub fn start(options: &RedisOptions, sentinels: usize, sentinel_password: Option<&str>) -> Self {
-        let options = options.clone().config("repl-diskless-sync-delay 0");
+        let watcher = format!("user {0} on >{0} allkeys allchannels +@all", Self::WATCHER);
+        let options = options.clone().config("repl-diskless-sync-delay 0").config(watcher);
         let primary = RedisServer::with(options.clone());
         let replica = RedisServer::with(options.clone().config(format!("replicaof 127.0.0.1 {}", primary.port())));
         wait("the replica follows", || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
@@ -27,10 +31,9 @@ impl RedisSentinel {
             RedisOptions { program: options.program, tls: options.tls.clone(), ..RedisOptions::default() }
                 .config(format!("sentinel monitor {service} 127.0.0.1 {} {}", primary.port(), sentinels / 2 + 1))
                 .config(format!("sentinel down-after-milliseconds {service} 1000"))
-                .config(format!("sentinel failover-timeout {service} 3000"));
-        if let Some(password) = &options.password {
-            watching = watching.config(format!("sentinel auth-pass {service} {password}"));
-        }
+                .config(format!("sentinel failover-timeout {service} 3000"))
+                .config(format!("sentinel auth-user {service} {}", Self::WATCHER))
+                .config(format!("sentinel auth-pass {service} {}", Self::WATCHER));
         if let Some(password) = sentinel_password {
             watching = watching.config(format!("requirepass {password}"));
         }
@@ -53,6 +56,14 @@ impl RedisSentinel {
                 .all(|text| knows(&text, "num-other-sentinels", &others) && knows(&text, "num-slaves", "1"))
         });
         Self { servers: vec![primary, replica], sentinels }
+    }
+
+    /// Makes the Sentinels believe that the first server is dead, while everybody else still reaches it. The servers must have
+    /// a password: without one the Sentinels need no user.
+    pub fn blind(&self) {
+        let primary = self.servers.first().expect("a primary");
+        primary.cli(&["ACL", "SETUSER", Self::WATCHER, "off"]);
+        primary.cli(&["CLIENT", "KILL", "USER", Self::WATCHER]);
     }
 }
 

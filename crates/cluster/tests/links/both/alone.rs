@@ -1,5 +1,7 @@
 //! One server.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tidegate_cluster::redis::{Call, ErrorCode, LinkError, Script, Slots, Value};
 use tidegate_testkit::local;
@@ -65,6 +67,25 @@ fn a_script_is_sent_with_its_text_once_and_stays_in_order_when_the_server_forget
         let list = call(&link, Call::new("LRANGE").arg("{a}list").int(0).int(-1)).await.expect("a list");
         let list: Vec<_> = list.into_array().expect("a list").iter().filter_map(Value::int).collect();
         assert_eq!(list, (1..=3000).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_script_that_somebody_else_brings_back_does_not_let_later_calls_overtake() {
+    let server = RedisServer::with(plain());
+    let source = "return redis.call('RPUSH', KEYS[1], ARGV[1])";
+    let script: &'static Script = Box::leak(Box::new(Script::new("push", source)));
+    local(async {
+        let observed = Observed::start(settings(&server.address()));
+        let link = observed.link(slot("a"), None).await;
+        let push = |number: usize| link.call(Call::script(script, &["{a}list"]).int(number));
+        // The first is refused, for the script is not known, and is to be sent again when nothing is in flight.
+        let (first, waits) = (push(1), link.call(Call::new("BLPOP").arg("none").arg("0.3")));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.cli(&["SCRIPT", "LOAD", source]);
+        let second = push(2);
+        assert_eq!(waits.await, Ok(Value::Nil));
+        assert_eq!((first.await, second.await), (Ok(Value::Int(1)), Ok(Value::Int(2))));
     });
 }
 

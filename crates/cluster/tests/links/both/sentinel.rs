@@ -1,8 +1,8 @@
 //! A primary that Sentinels watch.
 
-use tidegate_cluster::redis::{Address, Call, Login, RedisSettings, Topology};
+use tidegate_cluster::redis::{Address, Call, Login, Password, RedisSettings, Topology};
 use tidegate_testkit::local;
-use tidegate_testkit::redis::{RedisSentinel, RedisServer};
+use tidegate_testkit::redis::{RedisOptions, RedisSentinel, RedisServer};
 
 use super::plain;
 use crate::log::record;
@@ -65,6 +65,21 @@ fn a_handover_is_followed_although_the_old_primary_is_well() {
         let again = observed.link(slot("a"), Some(link.id())).await;
         assert_eq!(again.address().port, redis.servers[1].port());
         call(&again, Call::new("SET").arg("k").arg("v")).await.expect("it can be written");
+    });
+}
+
+#[test]
+fn a_primary_that_only_we_reach_is_left_when_the_sentinels_have_chosen_another() {
+    let password = "servers".to_owned();
+    let redis = RedisSentinel::start(&RedisOptions { password: Some(password.clone()), ..plain() }, 3, None);
+    local(async {
+        let login = Login { user: None, password: Some(Password::new(password)) };
+        let observed = Observed::start(RedisSettings { login, ..settings(&redis.sentinels, RedisSentinel::SERVICE) });
+        let link = observed.link(slot("a"), None).await;
+        redis.blind();
+        let again = observed.link(slot("a"), Some(link.id())).await;
+        assert_eq!(again.address().port, redis.servers[1].port());
+        assert!(redis.servers[0].cli(&["INFO", "replication"]).contains("role:master"), "it still believes in itself");
     });
 }
 
