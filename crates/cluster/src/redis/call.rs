@@ -4,7 +4,11 @@ use std::fmt::Write;
 
 use sha1::{Digest, Sha1};
 
-/// A script, called by its hash; its text is sent when the server does not know it.
+/// The command that tells a server a script.
+pub(super) const LOAD: &str = "SCRIPT";
+
+/// A script, called by its hash. Each link tells its server the text before the first call (`SCRIPT LOAD`), and again when
+/// the server has forgotten it.
 #[derive(Debug)]
 pub struct Script {
     name: &'static str,
@@ -23,9 +27,9 @@ impl Script {
         Self { name, source, sha }
     }
 
-    /// Makes the script known to a server, so that no call of it has to be sent twice.
-    pub fn load(&self) -> Call {
-        Call::new("SCRIPT").arg("LOAD").arg(&self.source)
+    /// What makes it known to a server. Not `EVAL`: a server forgets what it knows by that when it knows many (Redis 7.4).
+    pub(super) fn load(&self) -> Call {
+        Call::new(LOAD).arg("LOAD").arg(&self.source)
     }
 }
 
@@ -70,36 +74,25 @@ impl Call {
         self.name
     }
 
-    pub(super) fn is_script(&self) -> bool {
-        self.script.is_some()
-    }
-
     /// About as many bytes as it takes on the wire, or in memory.
     pub(super) fn size(&self) -> usize {
         self.body.len() + 64
     }
 
+    /// The script that it calls.
+    pub(super) fn script_called(&self) -> Option<&'static Script> {
+        self.script
+    }
+
     /// As it is sent; a script by its hash.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        header(out, b'*', self.arguments + 1 + usize::from(self.script.is_some()));
         match self.script {
-            Some(script) => self.encode_as(out, "EVALSHA", Some(&script.sha)),
-            None => self.encode_as(out, self.name, None),
-        }
-    }
-
-    /// A script with its text, for a server that does not know it.
-    pub(super) fn encode_in_full(&self, out: &mut Vec<u8>) {
-        match self.script {
-            Some(script) => self.encode_as(out, "EVAL", Some(&script.source)),
-            None => self.encode(out),
-        }
-    }
-
-    fn encode_as(&self, out: &mut Vec<u8>, command: &str, first: Option<&String>) {
-        header(out, b'*', self.arguments + 1 + usize::from(first.is_some()));
-        bulk(out, command.as_bytes());
-        if let Some(first) = first {
-            bulk(out, first.as_bytes());
+            Some(script) => {
+                bulk(out, b"EVALSHA");
+                bulk(out, script.sha.as_bytes());
+            }
+            None => bulk(out, self.name.as_bytes()),
         }
         out.extend_from_slice(&self.body);
     }
@@ -138,7 +131,7 @@ mod tests {
         let tail = "$1\r\n1\r\n$4\r\n{a}k\r\n$1\r\nx\r\n";
         assert_eq!(String::from_utf8_lossy(&out), format!("*5\r\n$7\r\nEVALSHA\r\n$40\r\n{sha}\r\n{tail}"));
         out.clear();
-        call.encode_in_full(&mut out);
-        assert_eq!(String::from_utf8_lossy(&out), format!("*5\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n{tail}"));
+        script.load().encode(&mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$8\r\nreturn 1\r\n");
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
+use tracing::warn;
 
-use super::call::Call;
-use super::error::LinkError;
+use super::call::{Call, LOAD, Script};
+use super::error::{ConnectError, LinkError};
 use super::metrics::LinkMetrics;
 use super::resp::{ErrorCode, Value};
 use super::wire::{Broken, Wire};
@@ -72,6 +73,8 @@ struct State {
     /// About the memory of all calls below.
     bytes: usize,
     in_flight: VecDeque<Waiting>,
+    /// Scripts that the server has been told.
+    known: Vec<&'static Script>,
     /// Calls that wait until all before them are answered, because the server has forgotten the scripts: sent at once, they
     /// could overtake one that has to be sent again.
     delayed: VecDeque<Waiting>,
@@ -87,9 +90,19 @@ struct Waiting {
     size: usize,
     /// Scripts only, to send them again.
     call: Option<Call>,
+    /// How often it has been sent.
+    sent: u8,
 }
 
+/// How often a script is sent to a server that does not know it although it has been told just before.
+const MOST_SENT: u8 = 4;
+
 impl Waiting {
+    fn new(call: Call, answer: Option<oneshot::Sender<Result<Value, LinkError>>>) -> Self {
+        let (name, size) = (call.name(), call.size());
+        Self { answer, since: Instant::now(), begins: 0, name, size, call: Some(call), sent: 0 }
+    }
+
     fn end(&mut self, result: Result<Value, LinkError>) {
         if let Some(answer) = self.answer.take() {
             let _ = answer.send(result);
@@ -120,12 +133,10 @@ impl Pipeline {
             let _ = answer.send(Err(error));
             return Answer(result);
         }
-        let name = call.name();
-        let size = call.size();
-        state.bytes += size;
-        let waiting = Waiting { answer: Some(answer), since: Instant::now(), begins: 0, name, size, call: Some(call) };
+        let waiting = Waiting::new(call, Some(answer));
+        state.bytes += waiting.size;
         if state.delayed.is_empty() {
-            state.send(waiting, false);
+            state.send(waiting);
             self.wake.notify_one();
         } else {
             state.delayed.push_back(waiting);
@@ -207,9 +218,10 @@ impl Pipeline {
         let mut waiting = state.in_flight.pop_front().ok_or(Broken::Unasked)?;
         state.bytes -= waiting.size;
         if let Value::Error(error) = value {
-            if error.code == ErrorCode::NoScript && waiting.call.is_some() {
+            if error.code == ErrorCode::NoScript && waiting.call.is_some() && waiting.sent < MOST_SENT {
+                state.known.clear();
                 // Behind those that are to be sent again, before those that were never sent.
-                let place = state.delayed.partition_point(|other| other.begins != 0);
+                let place = state.delayed.partition_point(|other| other.sent > 0);
                 state.bytes += waiting.size;
                 state.delayed.insert(place, waiting);
             } else {
@@ -218,6 +230,9 @@ impl Pipeline {
                 }
                 if matches!(error.code, ErrorCode::ReadOnly | ErrorCode::MasterDown) {
                     self.demoted.set(true);
+                }
+                if waiting.answer.is_none() && waiting.name == LOAD {
+                    warn!("Redis refuses a script: {}", ConnectError::Answered(error.clone()));
                 }
                 let error = LinkError::Answered(error);
                 self.metrics.failed(&error);
@@ -230,12 +245,8 @@ impl Pipeline {
             waiting.end(Ok(value));
         }
         if state.in_flight.is_empty() && !state.delayed.is_empty() {
-            let mut told: Vec<&'static str> = Vec::new();
             for waiting in std::mem::take(&mut state.delayed) {
-                let first = !told.contains(&waiting.name);
-                told.push(waiting.name);
-                told.dedup();
-                state.send(waiting, first);
+                state.send(waiting);
             }
             self.wake.notify_one();
         }
@@ -274,11 +285,9 @@ impl Pipeline {
                 }
             }
             None if now.duration_since(heard) >= QUIET => {
-                let call = Call::new("PING");
-                state.send(
-                    Waiting { answer: None, since: now, begins: 0, name: call.name(), size: 0, call: Some(call) },
-                    false,
-                );
+                let ping = Waiting::new(Call::new("PING"), None);
+                state.bytes += ping.size;
+                state.send(ping);
                 self.wake.notify_one();
             }
             None => {}
@@ -288,18 +297,28 @@ impl Pipeline {
 }
 
 impl State {
-    fn send(&mut self, mut waiting: Waiting, in_full: bool) {
+    fn send(&mut self, mut waiting: Waiting) {
+        let Some(call) = &waiting.call else { return };
+        let script = call.script_called();
+        if let Some(script) = script.filter(|script| !self.known.iter().any(|known| std::ptr::eq(*known, *script))) {
+            self.known.push(script);
+            let load = Waiting::new(script.load(), None);
+            self.bytes += load.size;
+            self.put(load);
+        }
+        if script.is_some() {
+            waiting.sent += 1;
+        }
+        self.put(waiting);
+    }
+
+    fn put(&mut self, mut waiting: Waiting) {
         let Some(call) = &waiting.call else { return };
         let before = self.out.len();
-        // Once more than nothing, so that 0 stands for what was never sent.
-        waiting.begins = self.encoded.max(1);
-        if in_full {
-            call.encode_in_full(&mut self.out);
-        } else {
-            call.encode(&mut self.out);
-        }
+        waiting.begins = self.encoded;
+        call.encode(&mut self.out);
         self.encoded += (self.out.len() - before) as u64;
-        if !call.is_script() || in_full {
+        if call.script_called().is_none() {
             waiting.call = None;
         }
         self.in_flight.push_back(waiting);

@@ -4,7 +4,7 @@ use std::fs::read;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tidegate_cluster::redis::{Call, ErrorCode, Login, Password, RedisSettings, TlsSettings, Topology};
+use tidegate_cluster::redis::{Call, ErrorCode, Login, Password, RedisSettings, Script, TlsSettings, Topology, Value};
 use tidegate_testkit::local;
 use tidegate_testkit::redis::{Certificates, RedisOptions, RedisSentinel, RedisServer};
 use tidegate_transport::Credentials;
@@ -118,7 +118,7 @@ fn a_password_that_the_server_does_not_know_of_is_told() {
 fn a_user_of_the_acl_needs_no_more_than_is_documented() {
     let server = RedisServer::start();
     let permitted = "on >secret resetkeys ~tidegate:* resetchannels &tidegate:* -@all +hello +info +ping +select +get +set \
-                     +ssubscribe +sunsubscribe +spublish +evalsha +eval";
+                     +ssubscribe +sunsubscribe +spublish +evalsha +script|load";
     let mut arguments = vec!["ACL", "SETUSER", "gate"];
     arguments.extend(permitted.split_whitespace());
     assert_eq!(server.cli(&arguments), "OK");
@@ -129,6 +129,8 @@ fn a_user_of_the_acl_needs_no_more_than_is_documented() {
         let link = observed.link(slot("a"), None).await;
         observed.subscribe(&link, "tidegate:{a}1").await;
         observed.hears(&link, "tidegate:{a}1", "hello").await;
+        let script: &'static Script = Box::leak(Box::new(Script::new("get", "return redis.call('GET', KEYS[1])")));
+        assert_eq!(call(&link, Call::script(script, &["tidegate:{a}k"])).await, Ok(Value::Nil));
         let error = call(&link, Call::new("GET").arg("other")).await.expect_err("not permitted");
         assert_eq!((error.code(), error.may_have_run()), (Some(ErrorCode::NoPerm), false));
         link.subscribe(&[Bytes::from_static(b"other")]);
@@ -141,6 +143,12 @@ fn a_user_of_the_acl_needs_no_more_than_is_documented() {
         assert!(log.text().contains("give it the commands, keys and channels"), "{}", log.text());
         // The link is as good as before.
         observed.hears(&link, "tidegate:{a}1", "again").await;
+
+        server.cli(&["ACL", "SETUSER", "gate", "-script|load"]);
+        let other: &'static Script = Box::leak(Box::new(Script::new("two", "return 2")));
+        let error = call(&link, Call::script(other, &["tidegate:{a}k"])).await.expect_err("not known");
+        assert_eq!((error.code(), error.may_have_run()), (Some(ErrorCode::NoScript), false));
+        assert!(log.text().contains("Redis refuses a script: it answered: NOPERM"), "{}", log.text());
 
         server.cli(&["ACL", "SETUSER", "gate", "-info"]);
         server.kill_client(&server.clients("pubsub")[0]);
