@@ -217,7 +217,7 @@ impl RedisBroker {
             let farewell = Farewell(Arc::clone(&for_thread));
             local.block_on(&runtime, async {
                 let prefix = redis.prefix.clone();
-                let inbox = super::engine::Inbox::new(Arc::clone(&for_thread));
+                let inbox = super::inbox::Inbox::new(Arc::clone(&for_thread));
                 let sink = std::rc::Rc::clone(&inbox);
                 match Links::start(redis, Arc::clone(&metrics), move |event| sink.event(event)) {
                     Ok(links) => {

@@ -51,7 +51,9 @@ impl Call {
 
     /// A script. All keys must be in one slot; other arguments follow by [`Call::arg`].
     pub fn script<K: AsRef<[u8]>>(script: &'static Script, keys: &[K]) -> Self {
-        let call = Self { name: script.name, script: Some(script), arguments: 0, body: Vec::new() };
+        // Most calls of scripts are messages: one allocation for a small one.
+        let body = Vec::with_capacity(512);
+        let call = Self { name: script.name, script: Some(script), arguments: 0, body };
         keys.iter().fold(call.int(keys.len()), |call, key| call.arg(key))
     }
 

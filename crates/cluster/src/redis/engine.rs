@@ -1,7 +1,7 @@
 //! The thread's work: jobs from other threads, events of the links, answers of scripts. Everything that changes a space's
 //! state comes through one queue, in order.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,125 +13,30 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use tidegate_metrics::Metrics;
 use tidegate_types::{Epoch, NodeId, RoomName, SpaceKey};
 use tokio::time::MissedTickBehavior;
-use tracing::warn;
 
 use super::answer::{RoomAnswer, counters, is_other_run};
 use super::broker::{Job, Shared};
 use super::call::Call;
 use super::error::LinkError;
 use super::follow::{self, Channel, Do};
+use super::inbox::{Inbox, Item};
 use super::keys::{Keys, SpaceKeys};
 use super::leases::Leases;
 use super::link::{Link, LinkId};
-use super::links::{LinkEvent, Links};
-use super::message::{self, Foreign, Frame};
+use super::links::Links;
+use super::message::{self, Foreign};
 use super::resp::Value;
 use super::script;
-use super::sessions::{self, Sessions};
+use super::sessions::Sessions;
 use super::slot::Slot;
-use crate::{Audience, Heard, OnHeard, OnWritten, Pause};
+use crate::{Heard, OnHeard, OnWritten, Pause};
 
 /// How often what was put off is tried again.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the counters of followed spaces are looked at: a life that ended without a cut is noticed by then.
-const TOUCH_EVERY: Duration = Duration::from_secs(5);
+pub(super) const TOUCH_EVERY: Duration = Duration::from_secs(5);
 /// Messages of one log that one read of a comeback may return.
 const MOST_READ: usize = 20_000;
-/// Records and rooms refreshed in one tick.
-const REFRESHED: usize = 500;
-/// Dead nodes that are remembered: what is still heard of them is not believed.
-const MOST_GONE: usize = 1_024;
-
-/// What waits for the engine.
-pub(super) enum Item {
-    Event(LinkEvent),
-    Touched {
-        space: usize,
-        link: LinkId,
-        run: Rc<str>,
-        attempt: Option<u64>,
-        result: Result<Value, LinkError>,
-    },
-    Looked {
-        space: usize,
-        room: RoomName,
-        mark: u64,
-        result: Result<Value, LinkError>,
-    },
-    Read {
-        space: usize,
-        room: RoomName,
-        attempt: u64,
-        result: Result<Value, LinkError>,
-    },
-    /// A publish or a claim was told that the space must be looked at first.
-    OtherRun {
-        space: usize,
-        link: LinkId,
-    },
-    Written(sessions::Sent),
-    Leased {
-        space: usize,
-        key: super::leases::Key,
-        result: Result<Value, LinkError>,
-    },
-    Indexed {
-        space: usize,
-        result: Result<Value, LinkError>,
-    },
-    Foreign(Foreign),
-    Refused(LinkError),
-}
-
-/// What has come and is not taken yet. Messages are bounded in bytes; the rest by what was asked for.
-pub(super) struct Inbox {
-    items: RefCell<VecDeque<Item>>,
-    bytes: Cell<usize>,
-    /// Messages were dropped: everything has to be read again.
-    overflown: Cell<bool>,
-    shared: Arc<Shared>,
-}
-
-impl Inbox {
-    pub(super) fn new(shared: Arc<Shared>) -> Rc<Self> {
-        Rc::new(Self { items: RefCell::default(), bytes: Cell::new(0), overflown: Cell::new(false), shared })
-    }
-
-    pub(super) fn event(&self, event: LinkEvent) {
-        if let LinkEvent::Message { payload, .. } = &event {
-            let bytes = self.bytes.get() + payload.len() + 128;
-            if self.overflown.get() {
-                return;
-            }
-            if bytes > self.shared.settings.max_backlog_bytes {
-                self.overflown.set(true);
-                self.bytes.set(0);
-                let is_message = |item: &Item| matches!(item, Item::Event(LinkEvent::Message { .. }));
-                self.items.borrow_mut().retain(|item| !is_message(item));
-                self.shared.wake.notify_one();
-                return;
-            }
-            self.bytes.set(bytes);
-        }
-        self.put(Item::Event(event));
-    }
-
-    pub(super) fn put(&self, item: Item) {
-        let mut items = self.items.borrow_mut();
-        items.push_back(item);
-        if items.len() == 1 {
-            self.shared.wake.notify_one();
-        }
-    }
-
-    fn pop(&self) -> Option<Item> {
-        let item = self.items.borrow_mut().pop_front()?;
-        if let Item::Event(LinkEvent::Message { payload, .. }) = &item {
-            self.bytes.set(self.bytes.get().saturating_sub(payload.len() + 128));
-        }
-        Some(item)
-    }
-}
 
 /// What this node has seen of a space's numbers, and under which run of the server: how it proves that something was lost.
 pub(super) struct Seen {
@@ -158,10 +63,10 @@ pub(super) struct Entry {
     pub(super) space: follow::Space,
     pub(super) seen: Rc<RefCell<Seen>>,
     /// The link over which the counters were looked at before anything else was written.
-    touched: Option<LinkId>,
-    touch_at: Option<(Instant, u64)>,
-    touch_next: Instant,
-    refused: bool,
+    pub(super) touched: Option<LinkId>,
+    pub(super) touch_at: Option<(Instant, u64)>,
+    pub(super) touch_next: Instant,
+    pub(super) refused: bool,
 }
 
 pub(super) struct Engine {
@@ -169,27 +74,27 @@ pub(super) struct Engine {
     pub(super) links: Rc<Links>,
     pub(super) inbox: Rc<Inbox>,
     pub(super) keys: Keys,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     on_heard: OnHeard,
     pub(super) on_written: OnWritten,
     pub(super) spaces: Vec<Entry>,
     by_key: FxHashMap<Arc<SpaceKey>, usize>,
-    channels: FxHashMap<Bytes, (usize, Channel)>,
+    pub(super) channels: FxHashMap<Bytes, (usize, Channel)>,
     /// The channels of all nodes and of this one.
-    all: Bytes,
-    own: Bytes,
-    heard_all_before: bool,
+    pub(super) all: Bytes,
+    pub(super) own: Bytes,
+    pub(super) heard_all_before: bool,
     pub(super) leases: Leases,
     pub(super) sessions: Sessions,
     pause: Option<Pause>,
     outbox: VecDeque<Heard>,
-    gone: VecDeque<NodeId>,
+    pub(super) gone: VecDeque<NodeId>,
     /// The links whose servers know the scripts.
-    loaded: FxHashSet<LinkId>,
-    refresh: VecDeque<(usize, RoomName)>,
-    refresh_at: Instant,
-    told_at: Option<Instant>,
-    untold: u64,
+    pub(super) loaded: FxHashSet<LinkId>,
+    pub(super) refresh: VecDeque<(usize, RoomName)>,
+    pub(super) refresh_at: Instant,
+    pub(super) told_at: Option<Instant>,
+    pub(super) untold: u64,
 }
 
 impl Engine {
@@ -277,8 +182,7 @@ impl Engine {
                 self.pause = (self.on_heard)(heard);
                 continue;
             }
-            if self.inbox.overflown.get() && self.inbox.items.borrow().is_empty() {
-                self.inbox.overflown.set(false);
+            if self.inbox.take_overflow() {
                 self.catch_up_all();
                 continue;
             }
@@ -295,7 +199,7 @@ impl Engine {
         }
     }
 
-    fn catch_up_all(&mut self) {
+    pub(super) fn catch_up_all(&mut self) {
         for index in 0..self.spaces.len() {
             self.with_space(index, |space, out| space.catch_up(out));
         }
@@ -572,214 +476,6 @@ impl Engine {
             self.foreign(*kind);
         }
         Some(answer)
-    }
-
-    fn event(&mut self, event: LinkEvent) {
-        match event {
-            LinkEvent::Up { link, slots } => {
-                for name in [&self.all, &self.own] {
-                    if slots.contains(Slot::of(name)) {
-                        link.subscribe(std::slice::from_ref(name));
-                    }
-                }
-                for index in 0..self.spaces.len() {
-                    let Some(entry) = self.spaces.get(index) else { continue };
-                    if !slots.contains(entry.slot) {
-                        continue;
-                    }
-                    // What this node has seen is compared before anybody can hide a loss by going on.
-                    self.ready(index);
-                    self.with_space(index, follow::Space::found);
-                }
-                self.connected();
-                self.pump_sessions();
-                self.pump_leases();
-            }
-            LinkEvent::Down { slots, link } => {
-                // It may keep other slots: then the scripts are sent once more.
-                self.loaded.remove(&link);
-                for index in 0..self.spaces.len() {
-                    let Some(entry) = self.spaces.get_mut(index) else { continue };
-                    if slots.contains(entry.slot) {
-                        entry.touched = None;
-                        self.with_space(index, follow::Space::lost);
-                    }
-                }
-                self.connected();
-            }
-            LinkEvent::Subscribed { channel, .. } => {
-                if channel == self.all {
-                    if std::mem::replace(&mut self.heard_all_before, true) {
-                        // Which nodes have died meanwhile was not heard: who is in the rooms is looked at again.
-                        self.catch_up_all();
-                    }
-                } else if let Some((index, channel)) = self.channels.get(&channel).cloned() {
-                    self.with_space(index, |space, out| space.confirmed(channel, out));
-                }
-            }
-            LinkEvent::Refused { channels, .. } => {
-                for channel in channels {
-                    if let Some((index, _)) = self.channels.get(&channel)
-                        && let Some(entry) = self.spaces.get_mut(*index)
-                    {
-                        entry.refused = true;
-                    }
-                }
-            }
-            LinkEvent::Message { channel, payload, .. } => self.message(&channel, &payload),
-        }
-    }
-
-    fn connected(&mut self) {
-        let connected = self.links.is_connected();
-        if self.shared.connected.swap(connected, Ordering::AcqRel) != connected {
-            self.hear(Heard::Connected(connected));
-        }
-    }
-
-    fn message(&mut self, name: &Bytes, payload: &Bytes) {
-        let frame = match message::decode_frame(payload) {
-            Ok(frame) => frame,
-            Err(kind) => {
-                self.foreign(kind);
-                return;
-            }
-        };
-        if let Some((index, channel)) = self.channels.get(name) {
-            let (index, channel) = (*index, channel.clone());
-            match (frame, &channel) {
-                (Frame::Signal { from, .. }, _) if from == self.shared.node => {}
-                (Frame::Signal { from, body }, Channel::Room(room)) => {
-                    let Some(entry) = self.spaces.get(index) else { return };
-                    let to = Audience::Room(Arc::clone(&entry.key), room.clone());
-                    self.hear(Heard::Signal { from, to, body });
-                }
-                (frame, _) => {
-                    self.with_space(index, |space, out| space.frame(channel, frame, payload.len(), out));
-                    if let Some(entry) = self.spaces.get(index)
-                        && let Some(epoch) = entry.space.epoch()
-                    {
-                        entry.seen.borrow_mut().see(epoch, entry.space.heard());
-                    }
-                }
-            }
-            return;
-        }
-        let to = if *name == self.all {
-            Audience::Nodes
-        } else if *name == self.own {
-            Audience::Node(self.shared.node)
-        } else {
-            // A room that was left: what was on its way.
-            return;
-        };
-        match frame {
-            Frame::Signal { from, .. } if from == self.shared.node => {}
-            Frame::Signal { from, body } => self.hear(Heard::Signal { from, to, body }),
-            Frame::NodeGone(node) if to == Audience::Nodes => {
-                if !self.gone.contains(&node) {
-                    self.gone.push_back(node);
-                    if self.gone.len() > MOST_GONE {
-                        self.gone.pop_front();
-                    }
-                }
-                self.hear(Heard::NodeGone(node));
-            }
-            Frame::NodeGone(_) | Frame::Message(..) | Frame::Lease(_) | Frame::Mark(_) => {
-                self.foreign(Foreign::Corrupt)
-            }
-        }
-    }
-
-    /// Something that is not ours, or of another version: counted, and told now and then.
-    pub(super) fn foreign(&mut self, kind: Foreign) {
-        self.shared.corrupt.fetch_add(1, Ordering::Relaxed);
-        self.metrics.cluster_foreign(match kind {
-            Foreign::Version => tidegate_metrics::ForeignKind::Version,
-            Foreign::Corrupt => tidegate_metrics::ForeignKind::Corrupt,
-        });
-        self.tell(match kind {
-            Foreign::Version => "written by another program, or by another version of this one",
-            Foreign::Corrupt => "damaged, or not ours",
-        });
-    }
-
-    /// A script failed because of what it found under our keys.
-    pub(super) fn refused(&mut self, error: &LinkError) {
-        use super::resp::ErrorCode;
-        if matches!(error.code(), Some(ErrorCode::WrongType | ErrorCode::Other)) {
-            self.shared.corrupt.fetch_add(1, Ordering::Relaxed);
-            self.metrics.cluster_foreign(tidegate_metrics::ForeignKind::WrongType);
-            self.tell(&error.to_string());
-        }
-    }
-
-    fn tell(&mut self, what: &str) {
-        self.untold += 1;
-        let now = Instant::now();
-        if self.told_at.is_none_or(|at| now.duration_since(at) >= Duration::from_secs(10)) {
-            warn!(
-                count = self.untold,
-                "something in Redis under this cluster's keys or channels was not taken: {what}"
-            );
-            (self.told_at, self.untold) = (Some(now), 0);
-        }
-    }
-
-    fn tick(&mut self) {
-        let now = Instant::now();
-        for index in 0..self.spaces.len() {
-            let Some(entry) = self.spaces.get_mut(index) else { continue };
-            if let Some((_, attempt)) = entry.touch_at.filter(|(at, _)| *at <= now) {
-                entry.touch_at = None;
-                self.touch(index, Some(attempt));
-            } else if entry.touch_next <= now {
-                entry.touch_next = now + TOUCH_EVERY;
-                if std::mem::take(&mut entry.refused) {
-                    self.with_space(index, follow::Space::found);
-                } else if entry.space.follows() {
-                    self.touch(index, None);
-                }
-            }
-            self.with_space(index, follow::Space::again);
-        }
-        self.pump_sessions();
-        self.pump_leases();
-        self.refresh(now);
-    }
-
-    /// What is in use lives on.
-    fn refresh(&mut self, now: Instant) {
-        let settings = &self.shared.settings;
-        for (pid, space) in self.sessions.due(now, REFRESHED) {
-            let ttl = settings.live_session_ttl_ms();
-            let keys = self.keys.space(&space);
-            if let Ok(link) = self.links.link(Slot::of(keys.space().as_bytes())) {
-                drop(link.call(Call::new("PEXPIRE").arg(keys.session(&pid)).int(ttl)));
-            }
-        }
-        let ttl = settings.room_ttl_ms();
-        if now >= self.refresh_at {
-            self.refresh_at = now + Duration::from_millis(ttl / 3);
-            for (index, entry) in self.spaces.iter().enumerate() {
-                self.refresh.extend(entry.space.rooms().map(|room| (index, room.clone())));
-                if let Ok(link) = self.links.link(entry.slot) {
-                    drop(link.call(Call::new("PEXPIRE").arg(entry.keys.held(self.shared.node)).int(ttl)));
-                }
-            }
-            let index = self.keys.spaces_of(self.shared.node);
-            if let Ok(link) = self.links.link(Slot::of(index.as_bytes())) {
-                drop(link.call(Call::new("PEXPIRE").arg(index).int(ttl)));
-            }
-        }
-        let count = self.refresh.len().min(REFRESHED);
-        for (index, room) in self.refresh.drain(..count) {
-            let Some(entry) = self.spaces.get(index) else { continue };
-            let Ok(link) = self.links.link(entry.slot) else { continue };
-            for key in [entry.keys.room(&room), entry.keys.who(&room)] {
-                drop(link.call(Call::new("PEXPIRE").arg(key).int(ttl)));
-            }
-        }
     }
 }
 

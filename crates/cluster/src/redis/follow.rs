@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use tidegate_hub::{CaughtUp, RoomHead};
 use tidegate_types::{Epoch, NodeId, RoomName, SpaceKey, UserId};
 
 use super::answer::RoomAnswer;
+use super::catch_up::Reading;
 use super::message::{Frame, Head, LeaseFrame, publication};
 use crate::Heard;
 
@@ -20,9 +20,6 @@ use bytes::Bytes;
 
 /// Bytes of frames that may wait for an answer. Beyond it the space is read again from the logs.
 const MOST_HELD: usize = 8 << 20;
-/// Bytes of missed messages that one comeback hands over. Rooms beyond it are told that there is a gap.
-const MOST_MISSED: usize = 64 << 20;
-
 /// What the space wants done.
 #[derive(Debug, PartialEq)]
 pub(super) enum Do {
@@ -64,36 +61,36 @@ pub(super) enum Channel {
 
 /// One space.
 pub(super) struct Space {
-    key: Arc<SpaceKey>,
-    node: NodeId,
+    pub(super) key: Arc<SpaceKey>,
+    pub(super) node: NodeId,
     /// The life of the counters that the hub has been told.
-    epoch: Option<Epoch>,
+    pub(super) epoch: Option<Epoch>,
     /// The highest seq of any message that has been heard, or passed by in a catch-up.
-    heard: u64,
+    pub(super) heard: u64,
     connected: bool,
-    rooms: FxHashMap<RoomName, Room>,
+    pub(super) rooms: FxHashMap<RoomName, Room>,
     /// Subscriptions that are not confirmed yet. One channel may have several, if it was left and joined again meanwhile.
     unconfirmed: FxHashMap<Channel, u32>,
     has_marks: bool,
-    touch: Touch,
+    pub(super) touch: Touch,
     /// Frames behind one that waits for an answer, in order.
     held: VecDeque<(Channel, Frame, usize)>,
     held_bytes: usize,
     marks: FxHashMap<u64, RoomName>,
     next_mark: u64,
     /// Which comeback an answer belongs to.
-    attempt: u64,
+    pub(super) attempt: u64,
 }
 
 #[derive(Default)]
-struct Room {
-    stage: Stage,
+pub(super) struct Room {
+    pub(super) stage: Stage,
     /// How far it has been heard; `None` until the hub has been told that it is followed.
-    known: Option<Known>,
+    pub(super) known: Option<Known>,
 }
 
 #[derive(Default)]
-enum Stage {
+pub(super) enum Stage {
     #[default]
     Subscribing,
     Subscribed,
@@ -102,32 +99,24 @@ enum Stage {
 }
 
 #[derive(Clone, Copy)]
-struct Known {
+pub(super) struct Known {
     /// The last offset.
-    offset: u64,
+    pub(super) offset: u64,
     /// The last message's seq, 0 if there was none.
-    last_seq: u64,
+    pub(super) last_seq: u64,
     /// Everything up to this seq has been heard or need not be.
-    seq: u64,
+    pub(super) seq: u64,
     /// Of the leases.
-    version: u64,
+    pub(super) version: u64,
 }
 
-enum Touch {
+pub(super) enum Touch {
     In,
     /// Until every channel is confirmed on the new connection.
     Waiting,
     /// Until the counters are known.
     Touching,
     Reading(Reading),
-}
-
-struct Reading {
-    epoch: Epoch,
-    as_of: u64,
-    left: usize,
-    bytes: usize,
-    found: Vec<(CaughtUp, u64)>,
 }
 
 impl Space {
@@ -273,7 +262,7 @@ impl Space {
     }
 
     /// Takes whatever step has become possible.
-    fn advance(&mut self, out: &mut Vec<Do>) {
+    pub(super) fn advance(&mut self, out: &mut Vec<Do>) {
         if !self.connected {
             return;
         }
@@ -326,69 +315,6 @@ impl Space {
         }
     }
 
-    fn begin_reading(&mut self, epoch: Epoch, as_of: u64, out: &mut Vec<Do>) {
-        let goes_on = self.epoch == Some(epoch);
-        let mut left = 0;
-        for (name, room) in &self.rooms {
-            let Some(known) = room.known else { continue };
-            left += 1;
-            // In another life nothing that was missed has a place; what is newer than this comes over the channel.
-            let after = if goes_on { known.seq } else { as_of };
-            out.push(Do::Read { room: name.clone(), after, attempt: self.attempt });
-        }
-        self.touch = Touch::Reading(Reading { epoch, as_of, left, bytes: 0, found: Vec::new() });
-        self.finish_reading(out);
-    }
-
-    /// A room's messages since it was last heard. `None`: it could not be read.
-    pub(super) fn read(&mut self, name: &RoomName, attempt: u64, answer: Option<RoomAnswer>, out: &mut Vec<Do>) {
-        if attempt != self.attempt {
-            return;
-        }
-        let Touch::Reading(reading) = &mut self.touch else { return };
-        let Some(answer) = answer.filter(|answer| answer.epoch == reading.epoch) else {
-            self.attempt += 1;
-            self.touch = Touch::Touching;
-            out.push(Do::Touch { attempt: self.attempt, later: true });
-            return;
-        };
-        reading.left = reading.left.saturating_sub(1);
-        if let Some(known) = self.rooms.get(name).and_then(|room| room.known) {
-            let goes_on = self.epoch == Some(reading.epoch);
-            let version = answer.version;
-            let own = answer.kept.iter().filter(|(node, ..)| *node == self.node);
-            let kept = own.map(|(_, user, json)| (user.clone(), json.clone())).collect();
-            out.push(Do::OwnLeases { room: name.clone(), kept });
-            let room = missed(name, &known, answer, reading, goes_on, self.node);
-            reading.found.push((room, version));
-        }
-        self.finish_reading(out);
-    }
-
-    fn finish_reading(&mut self, out: &mut Vec<Do>) {
-        let Touch::Reading(reading) = &mut self.touch else { return };
-        if reading.left > 0 {
-            return;
-        }
-        let (epoch, as_of) = (reading.epoch, reading.as_of);
-        let found = std::mem::take(&mut reading.found);
-        let mut rooms = Vec::with_capacity(found.len());
-        for (caught_up, version) in found {
-            // Who left the room meanwhile, or left it and came again, is not told of what was missed.
-            let Some(room) = self.rooms.get_mut(&caught_up.room).filter(|room| room.known.is_some()) else { continue };
-            let RoomHead { offset, seq, .. } = caught_up.head;
-            room.known = Some(Known { offset, last_seq: seq, seq: as_of, version });
-            room.stage = Stage::Following;
-            rooms.push(caught_up);
-        }
-        self.heard = if self.epoch == Some(epoch) { self.heard.max(as_of) } else { as_of };
-        self.epoch = Some(epoch);
-        self.touch = Touch::In;
-        out.push(Do::Heard(Heard::CaughtUp { space: Arc::clone(&self.key), epoch, as_of, rooms }));
-        self.advance(out);
-        self.drain(out);
-    }
-
     /// What a look found. `None`: it could not be taken.
     pub(super) fn looked(&mut self, name: &RoomName, mark: u64, answer: Option<RoomAnswer>, out: &mut Vec<Do>) {
         let Some(room) = self.rooms.get_mut(name) else { return };
@@ -437,7 +363,7 @@ impl Space {
         self.held.push_back((channel, frame, bytes));
     }
 
-    fn drain(&mut self, out: &mut Vec<Do>) {
+    pub(super) fn drain(&mut self, out: &mut Vec<Do>) {
         while matches!(self.touch, Touch::In) {
             let Some((channel, frame, bytes)) = self.held.pop_front() else { return };
             self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -537,40 +463,4 @@ impl Space {
         let LeaseFrame { node, user, info, .. } = lease;
         out.push(Do::Heard(Heard::Leased { space: Arc::clone(&self.key), room: name.clone(), node, user, info }));
     }
-}
-
-/// What was missed in a room: all of it, in order and without a hole, or nothing and that there is a gap.
-fn missed(
-    name: &RoomName,
-    known: &Known,
-    answer: RoomAnswer,
-    reading: &mut Reading,
-    goes_on: bool,
-    node: NodeId,
-) -> CaughtUp {
-    let newer = answer.messages.iter().filter(|(head, _)| head.seq > reading.as_of).count() as u64;
-    let mut head = answer.head;
-    head.offset = head.offset.saturating_sub(newer);
-    if head.seq > reading.as_of {
-        let last = answer.messages.iter().rev().find(|(head, _)| head.seq <= reading.as_of);
-        head.seq = last.map_or(if goes_on { known.last_seq } else { reading.as_of }, |(head, _)| head.seq);
-    }
-    let mut next = known.offset;
-    let mut bytes = 0;
-    let complete = goes_on
-        && !answer.damaged
-        && answer.messages.iter().all(|(head, publication)| {
-            next += 1;
-            bytes += publication.payload_bytes() + 256;
-            head.offset == next
-        })
-        && next == answer.state.offset
-        && reading.bytes + bytes <= MOST_MISSED;
-    let mut missed = Vec::new();
-    if complete {
-        reading.bytes += bytes;
-        missed.extend(answer.messages.into_iter().filter(|(head, _)| head.seq <= reading.as_of).map(|(_, it)| it));
-    }
-    let leases = answer.leases.into_iter().filter(|lease| lease.node != node).collect();
-    CaughtUp { room: name.clone(), head, missed, gap: !complete, leases }
 }

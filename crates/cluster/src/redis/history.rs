@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use super::answer::{RoomAnswer, is_other_run};
 use super::broker::{BrokerSettings, Job, RedisBroker};
 use super::call::Call;
-use super::engine::{Engine, Item};
+use super::engine::Engine;
+use super::inbox::Item;
 use super::message::{self, Head};
 use super::resp::Value;
 use super::script;
@@ -220,7 +221,7 @@ fn by_offset(
     space: &Arc<SpaceKey>,
     room: &RoomKey,
     settings: &BrokerSettings,
-    inbox: &super::engine::Inbox,
+    inbox: &super::inbox::Inbox,
 ) -> Paged {
     let bad = || HistoryError::Store("Redis answered with something else than a page".into());
     let parts = value.array().ok_or_else(bad)?;
@@ -252,7 +253,7 @@ fn by_seq(
     after: u64,
     limit: usize,
     settings: &BrokerSettings,
-    inbox: &super::engine::Inbox,
+    inbox: &super::inbox::Inbox,
 ) -> Paged {
     let answer = RoomAnswer::read(value, space, &room.room, usize::MAX)
         .ok_or_else(|| HistoryError::Store("Redis answered with something else than a room".into()))?;

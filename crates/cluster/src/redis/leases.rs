@@ -10,8 +10,9 @@ use tidegate_types::{NodeId, RoomName, UserId};
 use tokio::sync::oneshot;
 
 use super::call::Call;
-use super::engine::{Engine, Item};
+use super::engine::Engine;
 use super::error::LinkError;
+use super::inbox::Item;
 use super::keys::{Keys, space_of_tag};
 use super::link::Link;
 use super::links::Links;

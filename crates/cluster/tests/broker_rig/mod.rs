@@ -225,6 +225,18 @@ pub fn offsets(heard: &[Heard], name: &str) -> Vec<u64> {
     messages(heard, name).iter().map(|message| message.position.unwrap().offset).collect()
 }
 
+/// The offset up to which a node knows the room now.
+pub fn stands(heard: &[Heard], name: &str) -> Option<u64> {
+    heard.iter().rev().find_map(|heard| match heard {
+        Heard::Published(message) if message.room.as_str() == name => message.position.map(|position| position.offset),
+        Heard::Followed { room, head, .. } if room.as_str() == name => Some(head.offset),
+        Heard::CaughtUp { rooms, .. } => {
+            rooms.iter().find(|room| room.room.as_str() == name).map(|room| room.head.offset)
+        }
+        _ => None,
+    })
+}
+
 pub fn followed<'a>(heard: &'a [Heard], name: &str) -> Option<&'a Heard> {
     heard.iter().find(|heard| matches!(heard, Heard::Followed { room, .. } if room.as_str() == name))
 }
