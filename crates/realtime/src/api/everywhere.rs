@@ -49,19 +49,21 @@ impl Wanted {
     }
 }
 
-/// Completes rooms, each with the node that has told of it, with what the others know. A room that a node before it has too
-/// is taken out: it stands where that node's rooms do.
+/// Completes rooms, each with the node that has told of it (if one has), with what the others know. A room that a node
+/// before that one has too is taken out: it stands where that node's rooms do.
 pub(super) async fn add_up(
     shard: &Rc<Shard>,
     caller: &Caller,
     space: &Arc<SpaceCell>,
     own: NodeId,
-    rooms: &mut Vec<(NodeId, Value)>,
+    rooms: &mut Vec<(Option<NodeId>, Value)>,
 ) -> Vec<Missing> {
     if rooms.is_empty() {
         return Vec::new();
     }
-    let names: Vec<RoomName> = rooms.iter().filter_map(|(_, room)| name(room)?.try_into().ok()).collect();
+    let mut names: Vec<RoomName> = rooms.iter().filter_map(|(_, room)| name(room)?.try_into().ok()).collect();
+    names.sort_unstable();
+    names.dedup();
     let now = now_ms();
     let here: Vec<Value> = {
         let space = space.lock();
@@ -82,10 +84,10 @@ pub(super) async fn add_up(
     }
     rooms.retain_mut(|(node, room)| {
         let Some(parts) = name(room).and_then(|name| parts.get(name)) else { return true };
-        if parts.iter().any(|(other, _)| other < node) {
+        if node.is_some_and(|node| parts.iter().any(|(other, _)| *other < node)) {
             return false;
         }
-        parts.iter().filter(|(other, _)| other != node).for_each(|(_, part)| add(room, part));
+        parts.iter().filter(|(other, _)| Some(*other) != *node).for_each(|(_, part)| add(room, part));
         true
     });
     answers.missing

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 use tidegate_auth::Scope;
 use tidegate_hub::RoomSummary;
-use tidegate_types::{NodeId, Position, RoomName};
+use tidegate_types::{Position, RoomName};
 
 use super::action::Done;
 use super::caller::Caller;
@@ -60,10 +60,11 @@ pub(super) async fn list(shard: &Rc<Shard>, caller: &Caller, query: Option<&str>
         format!("/rooms{}", request::query(&query))
     };
     let mut whole = pages::walk(shard, caller, own, (cursor, limit), "rooms", here, path).await?;
-    let missing = everywhere::add_up(shard, caller, &space, own, &mut whole.items).await;
+    let mut items = whole.items.into_iter().map(|(node, room)| (Some(node), room)).collect();
+    let missing = everywhere::add_up(shard, caller, &space, own, &mut items).await;
     whole.missing.extend(missing);
     whole.missing.dedup_by_key(|missing| missing.peer.id);
-    let rooms: Vec<Value> = whole.items.into_iter().map(|(_, room)| room).collect();
+    let rooms: Vec<Value> = items.into_iter().map(|(_, room)| room).collect();
     let mut answer = json!({ "rooms": rooms, "cursor": whole.next });
     across::mark(&mut answer, &whole.missing);
     Ok(Done::ok(&answer))
@@ -106,8 +107,7 @@ pub(super) async fn show(
     let mut answer = match shard.node.id().filter(|_| caller.asks_all(shard)) {
         None => summary(&found.unwrap_or(nobody)),
         Some(own) => {
-            // As of a node before all others, that has nobody: everybody's part is added.
-            let mut rooms = vec![(NodeId(0), summary(&nobody))];
+            let mut rooms = vec![(None, summary(&nobody))];
             missing = everywhere::add_up(shard, caller, &space, own, &mut rooms).await;
             rooms.pop().map(|(_, room)| room).unwrap_or_default()
         }

@@ -13,18 +13,21 @@ use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tidegate_auth::{Claims, KeySet, LiveKeys};
+use tidegate_auth::{ApiKey, ApiKeys, Claims, KeySet, LiveKeys, Scopes, Secret};
 use tidegate_cluster::model::Limits;
 use tidegate_cluster::{Broker, History, MemoryBroker, MemoryCluster, OnHeard, OnWritten, system_clock};
 use tidegate_metrics::Metrics;
-use tidegate_realtime::{Client as Caller, Node, Settings, Shard};
-use tidegate_testkit::{RawClient, WebSocket, patiently};
+use tidegate_outbound::Endpoint;
+use tidegate_realtime::{Client as Caller, Node, PeerAddress, Settings, Shard};
+use tidegate_testkit::{Message, RawClient, WebSocket, patiently};
 use tidegate_transport::Transport;
-use tidegate_types::{NodeId, Phase, ShardId};
+use tidegate_types::{NodeId, NodeNumber, Phase, ShardId, TenantId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 
+pub const API_KEY: &str = "backend-key-0123456789";
+pub const ACME_KEY: &str = "acme-key-0123456789abc";
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Several nodes of one cluster in this process, each with two workers on the test's thread.
@@ -35,8 +38,11 @@ pub struct Rig {
 
 pub struct Running {
     pub node: Arc<Node>,
+    pub metrics: Arc<Metrics>,
     broker: Arc<MemoryBroker>,
     pub address: SocketAddr,
+    /// Where its peers ask it.
+    internal: SocketAddr,
     /// Ends its listener and its connections, as the end of its process would.
     tasks: Rc<RefCell<Vec<tokio::task::AbortHandle>>>,
     pub phase: watch::Sender<Phase>,
@@ -54,12 +60,40 @@ impl Rig {
             let node = rig.start(NodeId(id)).await;
             rig.nodes.push(node);
         }
+        rig.introduce_all();
         rig
     }
 
+    /// One node more.
+    pub async fn add(&mut self) {
+        let node = self.start(Self::id(self.nodes.len())).await;
+        self.nodes.push(node);
+        self.introduce_all();
+    }
+
+    fn introduce_all(&self) {
+        (0..self.nodes.len()).for_each(|n| self.introduce(n, &[]));
+    }
+
+    /// A node knows all the others, and these.
+    pub fn introduce(&self, n: usize, beside: &[PeerAddress]) {
+        let others = self.nodes.iter().enumerate().filter(|(other, _)| *other != n);
+        let others = others.map(|(other, running)| peer(Self::id(other), &format!("node-{other}"), running.internal));
+        self.node(n).node.peers().set(others.chain(beside.iter().cloned()).collect());
+    }
+
     async fn start(&self, id: NodeId) -> Running {
-        let settings =
-            Settings { shards: 2, node_secret: Arc::from([7; 32]), drain_spread_ms: 0, ..Settings::default() };
+        let settings = Settings {
+            shards: 2,
+            node_secret: Arc::from([7; 32]),
+            drain_spread_ms: 0,
+            api_keys: ApiKeys::new([
+                ApiKey::new("backend", &Secret::from(API_KEY), None).with_scopes(Scopes::ALL),
+                ApiKey::new("acme", &Secret::from(ACME_KEY), Some(TenantId::try_from("acme").unwrap()))
+                    .with_scopes(Scopes::ALL),
+            ]),
+            ..Settings::default()
+        };
         let (sender, phase) = watch::channel(Phase::Serving);
         let cluster = self.cluster.clone();
         let mut of_node = None;
@@ -68,21 +102,32 @@ impl Rig {
             Ok((broker.clone() as Arc<dyn History>, broker.clone() as Arc<dyn Broker>))
         };
         let keys = LiveKeys::new(KeySet::hs256(SECRET));
-        let node = Node::open_in_cluster(settings, broker, keys, Metrics::new(), phase).unwrap();
+        let metrics = Metrics::new();
+        let node = Node::open_in_cluster(settings, broker, keys, metrics.clone(), phase).unwrap();
         let shards: Rc<[Rc<Shard>]> = (0..2).map(|of| node.shard(ShardId(of))).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tasks = Rc::new(RefCell::new(Vec::new()));
         let of_listener = tasks.clone();
-        let accepting = spawn_local(async move {
-            let mut turns = shards.iter().cycle();
-            while let Ok((stream, _)) = listener.accept().await {
-                let task = spawn_local(serve(stream, turns.next().unwrap().clone()));
-                of_listener.borrow_mut().push(task.abort_handle());
-            }
-        });
-        tasks.borrow_mut().push(accepting.abort_handle());
-        Running { node, broker: of_node.unwrap(), address, tasks, phase: sender }
+        let internal_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let internal = internal_listener.local_addr().unwrap();
+        for (listener, is_peer) in [(listener, false), (internal_listener, true)] {
+            let (shards, of_listener) = (shards.clone(), of_listener.clone());
+            let accepting = spawn_local(async move {
+                let mut turns = shards.iter().cycle();
+                while let Ok((stream, _)) = listener.accept().await {
+                    let task = spawn_local(serve(stream, turns.next().unwrap().clone(), is_peer));
+                    of_listener.borrow_mut().push(task.abort_handle());
+                }
+            });
+            tasks.borrow_mut().push(accepting.abort_handle());
+        }
+        Running { node, metrics, broker: of_node.unwrap(), address, internal, tasks, phase: sender }
+    }
+
+    /// Where the node's peers come in.
+    pub fn internal(&self, n: usize) -> SocketAddr {
+        self.nodes[n].internal
     }
 
     pub fn node(&self, n: usize) -> &Running {
@@ -120,6 +165,23 @@ impl Rig {
         self.nodes[n].tasks.borrow().iter().for_each(tokio::task::AbortHandle::abort);
     }
 
+    /// A backend's request of a node, with a JSON body or (`""`) none; more header fields end with CRLF each.
+    pub async fn api(&self, n: usize, method: &str, path: &str, body: &str, fields: &str) -> Message {
+        let request = format!(
+            "{method} /realtime{path} HTTP/1.1\r\nHost: a\r\nX-Api-Key: {API_KEY}\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut raw = RawClient::connect(self.node(n).address).await;
+        patiently("an answer", raw.request(request)).await
+    }
+
+    /// What a backend is answered that is not refused.
+    pub async fn asked(&self, n: usize, method: &str, path: &str, body: &str) -> Value {
+        let answer = self.api(n, method, path, body, "").await;
+        assert_eq!(answer.status(), 200, "{method} {path}: {}", answer.text());
+        answer.json()
+    }
+
     /// A request of the HTTP API, with a token of the user.
     pub async fn get(&self, n: usize, user: &str, target: &str, headers: &str) -> RawClient {
         let mut raw = RawClient::connect(self.node(n).address).await;
@@ -129,14 +191,20 @@ impl Rig {
     }
 }
 
-async fn serve(stream: TcpStream, shard: Rc<Shard>) {
+/// A node as its peers know it.
+pub fn peer(id: NodeId, name: &str, address: SocketAddr) -> PeerAddress {
+    let number = NodeNumber(u16::try_from(id.0).unwrap());
+    PeerAddress { id, number, name: name.into(), endpoint: Arc::new(Endpoint::at(address, None)) }
+}
+
+async fn serve(stream: TcpStream, shard: Rc<Shard>, is_peer: bool) {
     let service = service_fn(move |request: Request<Incoming>| {
         let shard = shard.clone();
         async move {
             let client = Caller {
                 address: [127, 0, 0, 1].into(),
                 request_id: "r".into(),
-                is_peer: false,
+                is_peer,
                 take_back,
                 on_end: Box::new(|_| {}),
             };
@@ -184,6 +252,11 @@ impl Client {
 
     async fn connect(&mut self, user: &str, mut auth: Value) {
         auth["token"] = token(user).into();
+        self.connect_with(auth).await;
+    }
+
+    /// Connects with that and nothing else to show.
+    pub async fn connect_with(&mut self, auth: Value) {
         self.socket.text(&format!("40{auth}")).await;
         let reply = patiently("the answer to CONNECT", self.socket.receive_text()).await;
         let body: Value = serde_json::from_str(reply.strip_prefix("40").expect(&reply)).unwrap();

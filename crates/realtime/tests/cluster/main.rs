@@ -3,5 +3,8 @@
 
 mod broker_gone;
 mod harness;
+mod http_api;
+mod kept;
 mod recovery;
 mod rooms;
+mod signals;
