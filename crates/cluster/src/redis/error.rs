@@ -128,8 +128,8 @@ fn explain(error: &ServerError) -> String {
         ErrorCode::NoAuth => "it wants a password; set `password`",
         ErrorCode::WrongPass => "the user or the password is wrong",
         ErrorCode::NoPerm => {
-            "the user may not do what is needed: give it the commands, keys and channels that the documentation lists \
-             (ACL SETUSER … ~PREFIX:* &PREFIX:* +@all -@dangerous +info, for a start)"
+            "the user may not do what is needed: ACL SETUSER USER ~PREFIX:* &PREFIX:* +@all -@dangerous +info permits it, with \
+             the prefix of the settings"
         }
         ErrorCode::NoProto => "it does not speak RESP3; Redis 7.0 or later (or Valkey) is needed",
         ErrorCode::Other if error.text.contains("unknown command") => {

@@ -140,7 +140,7 @@ fn a_user_of_the_acl_needs_no_more_than_is_documented() {
                 events.iter().any(refused).then_some(())
             })
             .await;
-        assert!(log.text().contains("give it the commands, keys and channels"), "{}", log.text());
+        assert!(log.text().contains("+@all -@dangerous +info permits it"), "{}", log.text());
         // The link is as good as before.
         observed.hears(&link, "tidegate:{a}1", "again").await;
 

@@ -1,6 +1,7 @@
 //! What must be so with either program. Compiled twice: as `redis` and as `valkey`.
 
 mod alone;
+mod chaos;
 mod cluster;
 mod sentinel;
 mod trouble;
