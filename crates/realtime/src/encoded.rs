@@ -3,6 +3,7 @@ use std::sync::{Arc, OnceLock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use tidegate_hub::GAP_EVENT;
 use tidegate_types::{Class, Publication};
 use tidegate_wire::{socket_io, sse, websocket};
 
@@ -170,7 +171,12 @@ impl Encoded {
     pub fn event(&self, id: EventId) -> &Bytes {
         let encode = |id: Option<String>| {
             let publication = &*self.publication;
-            let name = (self.kind == Kind::Presence).then_some(publication.event.as_str());
+            let name = match self.kind {
+                Kind::Presence => Some(publication.event.as_str()),
+                // What is lost to all who listen; one with a place stands for a message of the room.
+                _ if publication.position.is_none() && publication.event.as_str() == GAP_EVENT => Some("gap"),
+                Kind::Message | Kind::Broadcast => None,
+            };
             let mut data = String::with_capacity(publication.data.len());
             push_json_data(&mut data, publication);
             let mut out = Vec::with_capacity(data.len() + 64);

@@ -315,6 +315,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_to_all_who_listen_is_a_gap_and_is_not_dropped() {
+        let lost = Publication {
+            event: EventName::try_from("room:gap").unwrap(),
+            data: bytes::Bytes::from_static(br#"{"room":"r","from":2,"to":4}"#),
+            class: Class::Recoverable,
+            position: None,
+            seq: 0,
+            ..(*message(1)).clone()
+        };
+        let lost = Arc::new(Encoded::message(Arc::new(lost), true));
+        assert!(!lost.is_volatile());
+        let mut queue = EventQueue::new(EventId::Position, false);
+        assert_eq!(queue.push_run(&[&lost], 1_000), (1, Sent::Taken));
+        assert_eq!(sent(&queue), "event: gap\ndata: {\"room\":\"r\",\"from\":2,\"to\":4}\n\n");
+    }
+
+    #[test]
     fn presence_is_named_has_no_id_and_goes_to_whom_it_was_promised() {
         let presence = Publication {
             event: EventName::try_from("presence:leave").unwrap(),
