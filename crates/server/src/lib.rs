@@ -59,5 +59,5 @@ pub use error::{StartError, exit};
 pub use extras::{Extras, Local, Source};
 pub use logging::start_logging;
 pub use reload::Reloaded;
-pub use server::{Running, Server};
+pub use server::{Handle, Running, Server};
 pub use tidegate_realtime::app;

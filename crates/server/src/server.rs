@@ -173,6 +173,20 @@ impl Drop for Membership {
     }
 }
 
+/// Gives orders to a server that runs.
+#[derive(Clone)]
+pub struct Handle {
+    orders: mpsc::Sender<Order>,
+}
+
+impl Handle {
+    /// As [`Running::drain`].
+    pub fn drain(&self) {
+        // A full queue holds such an order already.
+        let _ = self.orders.try_send(Order::Drain);
+    }
+}
+
 /// How a worker thread ended.
 enum WorkerEnd {
     Done,
@@ -221,8 +235,12 @@ impl Running {
 
     /// Begins to drain, as on SIGTERM. Returns at once.
     pub fn drain(&self) {
-        // A full queue holds such an order already.
-        let _ = self.orders.try_send(Order::Drain);
+        self.handle().drain();
+    }
+
+    /// For another thread than the one that waits.
+    pub fn handle(&self) -> Handle {
+        Handle { orders: self.orders.clone() }
     }
 
     /// Puts another config in force, and blocks until it is: see [`Reloaded`].

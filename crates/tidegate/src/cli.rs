@@ -56,7 +56,8 @@ Examples:
     #[command(after_help = "\
 Examples:
   tidegate dev
-  tidegate dev --listen 127.0.0.1:3000 --data-dir /tmp/tidegate")]
+  tidegate dev --listen 127.0.0.1:3000 --data-dir /tmp/tidegate
+  tidegate dev --nodes 3      # a Redis and three realtime nodes behind one port, to kill one and see")]
     Dev(DevArgs),
     /// Mint a JWT for the realtime server; prints only the token.
     #[command(after_help = "\
@@ -95,6 +96,9 @@ pub struct RunArgs {
     /// `[drain] delay`.
     #[arg(long, value_parser = duration)]
     pub drain_delay: Option<Duration>,
+    /// Drains when standard input ends: for whoever starts this process and must not leave it behind.
+    #[arg(long, hide = true)]
+    pub end_with_stdin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -124,6 +128,12 @@ pub struct DevArgs {
     /// Speak TLS and HTTP/2, with a certificate for localhost that is made at the first start.
     #[arg(long)]
     pub tls: bool,
+    /// So many realtime nodes, processes of their own, behind this one as their gateway. Starts a Redis for them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=32))]
+    pub nodes: Option<u16>,
+    /// A Redis that runs already, for --nodes (`redis://[user:password@]host:port`).
+    #[arg(long, value_name = "URL", requires = "nodes")]
+    pub redis: Option<String>,
 }
 
 #[derive(Debug, Args)]

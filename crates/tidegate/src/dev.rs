@@ -4,6 +4,7 @@
 
 mod banner;
 mod certificate;
+mod nodes;
 mod page;
 mod sample;
 mod secrets;
@@ -58,6 +59,10 @@ pub fn run(args: &DevArgs) -> Result<u8, Failure> {
     let (sample_address, sample) = sample;
     sample::start(sample).map_err(|error| Failure::io("the sample backend cannot start", error))?;
 
+    let nodes = match args.nodes {
+        Some(count) => Some(nodes::Nodes::start(count, args.redis.as_deref(), &args.data_dir, &secrets)?),
+        None => None,
+    };
     let keys = KeySet::hs256(secrets.jwt.expose());
     let loopback = args.listen.is_none_or(|address| address.ip().is_loopback());
     let extras = Extras {
@@ -71,6 +76,13 @@ pub fn run(args: &DevArgs) -> Result<u8, Failure> {
         let mut config = config(args, log.clone(), &secrets, sample_address, address);
         for listener in &mut config.listeners {
             listener.tls = certificate.clone().map(|files| ListenerTls::new(vec![files]));
+        }
+        if let Some(nodes) = &nodes {
+            let (upstream, routes) = nodes::Nodes::routes();
+            config.realtime = None;
+            config.cluster = Some(nodes.cluster.clone());
+            config.upstreams.push(upstream);
+            config.routes.extend(routes);
         }
         config
     };
@@ -87,13 +99,18 @@ pub fn run(args: &DevArgs) -> Result<u8, Failure> {
         api_key: secrets.api_key.expose(),
         certificate: certificate.as_ref().map(|files| &*files.certificate),
     }))?;
+    if let Some(nodes) = &nodes {
+        print(&nodes.banner())?;
+    }
     if !loopback {
         eprintln!(
             "warning: {address} is not a loopback address: whoever reaches it gets a token from /dev/session. \
              Use `tidegate run` for anything but trying things out."
         );
     }
-    Ok(running.wait())
+    let code = running.wait();
+    drop(nodes);
+    Ok(code)
 }
 
 fn default_address() -> SocketAddr {

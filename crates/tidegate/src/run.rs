@@ -33,6 +33,18 @@ pub fn run(args: &RunArgs) -> Result<u8, Failure> {
     if let Some(address) = running.admin_address() {
         tracing::info!(%address, "admin on http://{address}");
     }
+    if args.end_with_stdin {
+        let handle = running.handle();
+        let watch = move || {
+            // Nothing is expected to come; an error is as good as an end.
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            handle.drain();
+        };
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(watch)
+            .map_err(|error| Failure::io("cannot start a thread", error))?;
+    }
     Ok(running.wait())
 }
 

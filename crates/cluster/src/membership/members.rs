@@ -297,7 +297,8 @@ impl Keeper {
             }
             Err(error) => {
                 self.state.failed(self.now());
-                if self.trouble.as_ref() != Some(&error) {
+                // That Redis cannot be reached, and why, is told by the links.
+                if error != LinkError::Unsent && self.trouble.as_ref() != Some(&error) {
                     tracing::warn!(%error, "the cluster cannot be told that this node lives; trying again");
                     self.trouble = Some(error);
                 }

@@ -108,6 +108,7 @@ pub(super) enum Job {
     Page(Arc<RoomKey>, Page, oneshot::Sender<super::history::Paged>),
     Session(Pid, oneshot::Sender<Option<tidegate_hub::SessionRecord>>),
     EndLeases(NodeId, oneshot::Sender<Result<(), Unavailable>>),
+    ComeBack(oneshot::Sender<Result<(), Unavailable>>),
     /// A session's record is to be written: see `sessions`.
     Write(Write),
     Call(Box<[u8]>, Call, oneshot::Sender<Result<Value, LinkError>>),
@@ -245,6 +246,12 @@ impl RedisBroker {
     /// that has claimed it. May be called again if it failed half-way.
     pub fn end_leases_of(&self, node: NodeId) -> oneshot::Receiver<Result<(), Unavailable>> {
         self.ask(|answer| Job::EndLeases(node, answer))
+    }
+
+    /// Says that this node lives, and all of its leases again: after another has taken it to be dead and ended them. May be
+    /// called again if it failed.
+    pub fn come_back(&self) -> oneshot::Receiver<Result<(), Unavailable>> {
+        self.ask(Job::ComeBack)
     }
 
     /// A call of one's own, to the server that has the key's slot.

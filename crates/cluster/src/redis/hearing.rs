@@ -122,6 +122,9 @@ impl Engine {
         match frame {
             Frame::Signal { from, .. } if from == self.shared.node => {}
             Frame::Signal { from, body } => self.hear(Heard::Signal { from, to, body }),
+            // Said by who took this node to be dead.
+            Frame::NodeGone(node) if node == self.shared.node => {}
+            Frame::NodeBack(node) if to == Audience::Nodes => self.gone.retain(|gone| *gone != node),
             Frame::NodeGone(node) if to == Audience::Nodes => {
                 if !self.gone.contains(&node) {
                     self.gone.push_back(node);
@@ -131,7 +134,7 @@ impl Engine {
                 }
                 self.hear(Heard::NodeGone(node));
             }
-            Frame::NodeGone(_) | Frame::Message(..) | Frame::Lease(_) | Frame::Mark(_) => {
+            Frame::NodeGone(_) | Frame::NodeBack(_) | Frame::Message(..) | Frame::Lease(_) | Frame::Mark(_) => {
                 self.foreign(Foreign::Corrupt)
             }
         }

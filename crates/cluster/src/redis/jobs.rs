@@ -56,6 +56,7 @@ impl Engine {
             Job::Page(room, page, answer) => self.page(room, page, answer),
             Job::Session(pid, answer) => self.session(&pid, answer),
             Job::EndLeases(node, answer) => self.end_leases(node, answer),
+            Job::ComeBack(answer) => self.come_back(answer),
             Job::Write(write) => match self.write_is_foreign(&write) {
                 Some(written) => {
                     self.shared.session_writes.fetch_sub(1, Ordering::AcqRel);

@@ -169,6 +169,28 @@ impl Engine {
         }
     }
 
+    /// All leases are said again, after this node has said that it lives.
+    pub(super) fn come_back(&mut self, answer: oneshot::Sender<Result<(), Unavailable>>) {
+        for of in self.leases.spaces.values_mut() {
+            if of.index == Index::There {
+                of.index = Index::Missing;
+            }
+            let held =
+                of.held.iter().flat_map(|(room, users)| users.keys().map(move |user| (room.clone(), user.clone())));
+            of.dirty.extend(held);
+        }
+        let all = self.keys.all();
+        let Ok(link) = self.links.link(Slot::of(all.as_bytes())) else {
+            let _ = answer.send(Err(Unavailable));
+            return;
+        };
+        let call = link.call(Call::new("SPUBLISH").arg(&all).arg(message::encode_node_back(self.shared.node)));
+        tokio::task::spawn_local(async move {
+            let _ = answer.send(call.await.map_err(|_| Unavailable).map(drop));
+        });
+        // The leases follow at the next tick: behind what has just been said.
+    }
+
     pub(super) fn end_leases(&mut self, dead: NodeId, answer: oneshot::Sender<Result<(), Unavailable>>) {
         let name = self.keys.spaces_of(dead);
         let all = self.keys.all();

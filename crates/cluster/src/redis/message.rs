@@ -22,6 +22,7 @@ const LEASE: u8 = 3;
 const SIGNAL: u8 = 4;
 const NODE_GONE: u8 = 5;
 const MARK: u8 = 6;
+const NODE_BACK: u8 = 7;
 
 /// The bytes of a message's head.
 pub(super) const HEAD_BYTES: usize = 38;
@@ -45,6 +46,8 @@ pub(super) enum Frame {
         body: Bytes,
     },
     NodeGone(NodeId),
+    /// One that was taken to be dead lives, and says what it holds again.
+    NodeBack(NodeId),
     /// Stands in the stream of a space where a look at one of its rooms was taken.
     Mark(u64),
 }
@@ -162,6 +165,7 @@ pub(super) fn decode_frame(value: &Bytes) -> Result<Frame, Foreign> {
         Some(RECOVERABLE | PERSISTENT) => Head::decode(value).ok().map(|head| Frame::Message(head, value.clone())),
         Some(LEASE) => lease(&mut reader).map(Frame::Lease),
         Some(SIGNAL) => reader.u64_be().map(|from| Frame::Signal { from: NodeId(from), body: value.slice(10..) }),
+        Some(NODE_BACK) => reader.u64_be().and_then(|node| reader.end(Frame::NodeBack(NodeId(node)))),
         Some(NODE_GONE) => reader.u64_be().and_then(|node| reader.end(Frame::NodeGone(NodeId(node)))),
         Some(MARK) => reader.u64_be().and_then(|mark| reader.end(Frame::Mark(mark))),
         // A kind that a later program of the same version may have added.
@@ -204,6 +208,12 @@ pub(super) fn encode_signal(from: NodeId, body: &[u8]) -> Vec<u8> {
 
 pub(super) fn encode_node_gone(node: NodeId) -> Vec<u8> {
     let mut out = vec![VERSION, NODE_GONE];
+    out.extend_from_slice(&node.0.to_be_bytes());
+    out
+}
+
+pub(super) fn encode_node_back(node: NodeId) -> Vec<u8> {
+    let mut out = vec![VERSION, NODE_BACK];
     out.extend_from_slice(&node.0.to_be_bytes());
     out
 }
@@ -310,6 +320,8 @@ mod tests {
         assert!(matches!(signal, Ok(Frame::Signal { from: NodeId(9), body }) if &body[..] == b"hi"));
         let gone = decode_frame(&encode_node_gone(NodeId(9)).into());
         assert!(matches!(gone, Ok(Frame::NodeGone(NodeId(9)))));
+        let back = decode_frame(&encode_node_back(NodeId(9)).into());
+        assert!(matches!(back, Ok(Frame::NodeBack(NodeId(9)))));
     }
 
     proptest! {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use rustc_hash::FxHashMap;
+use tidegate_cluster::Unavailable;
 use tidegate_cluster::membership::{Member, Members, MembersError, MembersThread, Membership, View};
 use tidegate_cluster::redis::RedisSettings;
 use tidegate_config as config;
@@ -26,7 +27,7 @@ use tidegate_realtime::{Node, PeerAddress};
 use tidegate_session::SidKey;
 use tidegate_transport::rustls::ServerConfig;
 use tidegate_types::{NodeId, NodeNumber};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::StartError;
@@ -64,9 +65,14 @@ pub(crate) struct Cluster {
     members: OnceLock<Members>,
     roster: RwLock<Arc<Roster>>,
     metrics: Arc<Metrics>,
-    /// How often this process became a member, as far as it has been acted upon.
+    /// Says all that this node holds again, if it holds anything.
+    come_back: OnceLock<ComeBack>,
+    /// How often this process became a member, as far as what it holds has been told.
     joins: AtomicU64,
 }
+
+/// Says all that a node holds again, after it was taken to be dead.
+pub(crate) type ComeBack = Box<dyn Fn() -> oneshot::Receiver<Result<(), Unavailable>> + Send + Sync>;
 
 /// The others, as requests need them.
 #[derive(Default)]
@@ -103,6 +109,7 @@ impl Cluster {
             members: OnceLock::new(),
             roster: RwLock::default(),
             metrics: metrics.clone(),
+            come_back: OnceLock::new(),
             joins: AtomicU64::new(0),
         })))
     }
@@ -145,6 +152,26 @@ impl Cluster {
     /// The TLS of the internal listener.
     pub fn server_tls(&self) -> &Arc<ServerConfig> {
         &self.identity.server
+    }
+
+    /// What is to be done when this node was taken to be dead, and is a member again.
+    pub fn when_back(&self, come_back: ComeBack) {
+        let _ = self.come_back.set(come_back);
+    }
+
+    /// Says again what this node holds, if that is necessary; tried again if it cannot be said now.
+    async fn come_back(&self, view: &View) {
+        let told = self.joins.load(Ordering::Relaxed);
+        if view.joins <= told || !view.is_member {
+            return;
+        }
+        if view.joins > 1
+            && let Some(come_back) = self.come_back.get()
+            && !matches!(come_back().await, Ok(Ok(())))
+        {
+            return;
+        }
+        self.joins.store(view.joins, Ordering::Relaxed);
     }
 
     /// Whether Redis answers.
@@ -240,6 +267,7 @@ pub(crate) async fn follow(cluster: Arc<Cluster>, mut plans: watch::Receiver<Arc
         if let Some(node) = &node {
             cluster.tell(node, &view);
         }
+        cluster.come_back(&view).await;
         loop {
             tokio::select! {
                 changed = views.changed() => match changed {
@@ -254,6 +282,7 @@ pub(crate) async fn follow(cluster: Arc<Cluster>, mut plans: watch::Receiver<Arc
                     if let Some(node) = &node {
                         members.load(u64::try_from(node.health().connections).unwrap_or(u64::MAX));
                     }
+                    cluster.come_back(&view).await;
                 }
             }
         }
@@ -272,9 +301,6 @@ impl Cluster {
         node.peers().set(view.others.iter().filter(|member| member.roles.realtime).map(peer).collect());
         if view.is_member {
             node.set_number(view.me.number);
-        }
-        if self.joins.swap(view.joins, Ordering::Relaxed) != view.joins && view.joins > 1 {
-            tracing::warn!(number = %view.me.number, "a member of the cluster again");
         }
     }
 }

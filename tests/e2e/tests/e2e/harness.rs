@@ -45,7 +45,7 @@ fn node_folder() -> PathBuf {
 }
 
 /// The secrets of a server with a config of its own.
-const JWT_SECRET: &str = "a secret of the tests, long enough for HS256";
+pub const JWT_SECRET: &str = "a secret of the tests, long enough for HS256";
 const API_KEY: &str = "a key of the tests";
 
 /// A running `tidegate dev`, or `tidegate run`, with its data directory. Killed when dropped.
@@ -320,7 +320,7 @@ fn push(log: &Mutex<VecDeque<String>>, line: &str) {
     log.push_back(line.to_owned());
 }
 
-fn keep_lines(from: impl Read + Send + 'static, log: Arc<Mutex<VecDeque<String>>>) {
+pub fn keep_lines(from: impl Read + Send + 'static, log: Arc<Mutex<VecDeque<String>>>) {
     thread::spawn(move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             push(&log, &line);

@@ -3,6 +3,7 @@
 
 mod auth;
 mod browser;
+mod cluster;
 mod compression;
 mod conformance;
 mod dialects;
