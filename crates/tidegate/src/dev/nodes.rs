@@ -50,7 +50,13 @@ impl Nodes {
         };
         let cluster = cluster(&url, &shared)?;
         let pid = std::fs::read_to_string(folder.join("redis.pid")).unwrap_or_default();
-        let mut this = Self { cluster, redis: redis_process, redis_pid: pid.trim().to_owned(), nodes: Vec::new(), given: redis.map(without_password) };
+        let mut this = Self {
+            cluster,
+            redis: redis_process,
+            redis_pid: pid.trim().to_owned(),
+            nodes: Vec::new(),
+            given: redis.map(without_password),
+        };
         for number in 1..=count {
             let address = free_address()?;
             let file = folder.join(format!("node-{number}.toml"));
