@@ -124,14 +124,16 @@ fn choose(visit: Visit<'_>) -> (Way, Option<Box<After>>) {
         let id = worker.ids.of(request.headers());
         let facts = || Facts { route: "realtime", ..visit.facts(&id) };
         return match admit(visit, site.realtime_gate.as_deref(), &facts) {
-            Ok(admitted) => match worker.cluster.as_ref().map_or(Owner::Anybody, |cluster| cluster.owner(request)) {
-                // Here nobody knows a session of nobody either, and says so as the page's origin may read it.
-                Owner::Anybody | Owner::Nobody => (Way::Realtime(shard.clone(), admitted), None),
-                Owner::Node(upstream) => {
-                    let exchange = cluster::pass_on(visit, id, admitted);
-                    (Way::Upstream(upstream, exchange, None, Aim::Owner), None)
+            Ok(admitted) => {
+                match worker.cluster.as_ref().map_or(Owner::Anybody, |cluster| cluster.owner(request, true)) {
+                    // Here nobody knows a session of nobody either, and says so as the page's origin may read it.
+                    Owner::Anybody | Owner::Nobody => (Way::Realtime(shard.clone(), admitted), None),
+                    Owner::Node(upstream) => {
+                        let exchange = cluster::pass_on(visit, id, admitted);
+                        (Way::Upstream(upstream, exchange, None, Aim::Owner), None)
+                    }
                 }
-            },
+            }
             Err(refusal) => (Answer::refused(id, None, &refusal).counted(&worker.realtime).into(), None),
         };
     }
@@ -295,7 +297,7 @@ fn forward<'a>(
         return Answer::error(id, Some(route), ErrorCode::PayloadTooLarge, message).keeping(kept).into();
     }
     let owner = match &visit.worker.cluster {
-        Some(cluster) if upstream.settings().discovered => cluster.owner(visit.request),
+        Some(cluster) if upstream.settings().discovered => cluster.owner(visit.request, false),
         Some(_) | None => Owner::Anybody,
     };
     let (aim, server) = match owner {

@@ -193,16 +193,16 @@ impl Cluster {
     fn take(&self, view: &View) {
         let before = self.roster();
         let mut roster = Roster { me: view.me.number.0, ..Roster::default() };
-        for member in view.others.iter().filter(|member| member.roles.realtime) {
+        let me = Some(&view.me).filter(|me| view.is_member && me.roles.realtime);
+        let all: Vec<&Member> = view.others.iter().chain(me).filter(|member| member.roles.realtime).collect();
+        for member in &all {
             let known = before.by_number.get(&member.number.0).filter(|(known, _)| known.address == member.address);
             let upstream = known.map_or_else(|| self.upstream_to(member), |(_, upstream)| upstream.clone());
-            roster.by_number.insert(member.number.0, (member.clone(), upstream));
+            roster.by_number.insert(member.number.0, ((*member).clone(), upstream));
         }
-        // This node's own clients are served here, without a hop; a gateway that is one too sends itself its share.
-        let me = Some(&view.me).filter(|me| view.is_member && me.roles.realtime);
-        let all: Vec<&Member> = view.others.iter().chain(me).filter(|it| it.roles.realtime && !it.draining).collect();
-        let near = all.iter().any(|member| !self.zone.is_empty() && member.zone == self.zone);
-        let chosen = all.iter().filter(|member| !near || member.zone == self.zone);
+        let open: Vec<&Member> = all.into_iter().filter(|member| !member.draining).collect();
+        let near = open.iter().any(|member| !self.zone.is_empty() && member.zone == self.zone);
+        let chosen = open.iter().filter(|member| !near || member.zone == self.zone);
         roster.open = chosen.map(|member| member.address).collect();
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
     }

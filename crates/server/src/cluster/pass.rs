@@ -39,13 +39,14 @@ pub(crate) enum Aim {
 }
 
 impl Cluster {
-    /// Which node has the session that a request names.
-    pub fn owner<B>(&self, request: &Request<B>) -> Owner {
+    /// Which node has the session that a request names. `here`: what nobody else has is served by this process itself; a
+    /// gateway that is a node too reaches its own sessions as any other's.
+    pub fn owner<B>(&self, request: &Request<B>, here: bool) -> Owner {
         let Some(sid) = request.uri().query().and_then(sid) else { return Owner::Anybody };
         // What no node has made is refused by whichever gets it.
         let Ok((_, tag)) = self.sid_key.verify(sid) else { return Owner::Anybody };
         let roster = self.roster();
-        if tag.node == roster.me && self.realtime {
+        if here && tag.node == roster.me {
             return Owner::Anybody;
         }
         match roster.by_number.get(&tag.node) {

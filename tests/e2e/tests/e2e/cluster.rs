@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tidegate_testkit::redis::RedisServer;
 
-use crate::harness::{self, JWT_SECRET, binary, keep_lines};
+use crate::harness::{self, JWT_SECRET, Process, binary, keep_lines};
 use crate::raw;
 
 const SECRET: &str = "a secret of the tests that all their nodes share";
@@ -271,4 +271,42 @@ fn without_its_redis_a_node_is_degraded_and_well_again_with_it() {
     wait("degraded", || health()["status"] == "degraded" && health()["redis"]["connected"] == false);
     redis.cont();
     wait("healthy", || health()["status"] == "healthy");
+}
+
+#[test]
+fn dev_shows_a_cluster_and_ends_with_all_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binary());
+    command.args(["dev", "--listen", "127.0.0.1:0", "--nodes", "3", "--data-dir"]).arg(folder.path());
+    let mut dev = Process::start(&mut command);
+    let address = dev.said("listening on http://");
+    let victim = dev.until_said("  kill -9 ");
+    let secret = std::fs::read_to_string(folder.path().join("jwt-secret")).unwrap().trim().to_owned();
+    let play = || {
+        let settings = [("TIDEGATE_TARGETS", address.to_string()), ("TIDEGATE_JWT_SECRET", secret.clone())];
+        harness::run("cluster", "everywhere", &settings, |order| panic!("{order}"));
+    };
+    play();
+    assert!(Command::new("kill").args(["-9", &victim]).status().unwrap().success());
+    play();
+    let output = dev.output();
+    let pids = output.lines().filter_map(|line| line.split_once(", pid ")?.1.split(' ').next());
+    let alive: Vec<_> =
+        pids.map(|pid| format!("/proc/{pid}/exe")).filter(|exe| std::fs::read_link(exe).is_ok()).collect();
+    assert_eq!(alive.len(), 3, "a Redis and two nodes: {output}");
+    // However it ends.
+    dev.signal("KILL");
+    dev.wait();
+    wait("all have ended", || alive.iter().all(|exe| std::fs::read_link(exe).is_err()));
+}
+
+#[test]
+fn dev_without_a_redis_says_how_to_get_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(binary());
+    command.args(["dev", "--listen", "127.0.0.1:0", "--nodes", "2", "--data-dir"]).arg(folder.path()).env("PATH", "");
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(64) && said.contains("apt-get install redis-server"), "{output:?}");
+    assert!(said.contains("--redis redis://"), "{said}");
 }
