@@ -83,7 +83,7 @@ pub use http::{Client, Streams, TakeBack};
 pub use limits::Limits;
 pub use namespaces::{Behaviour, Entrance, NamespaceSettings, Namespaces};
 pub use node::{Node, OnWritten, OpenError};
-pub use overview::{Cleaned, Health, Stats, TopRoom, Totals};
+pub use overview::{Cleaned, Health, PeerStats, Stats, TopRoom, Totals};
 pub use peers::{PeerAddress, Peers};
 pub use revoking::NotRevoked;
 pub use settings::Settings;

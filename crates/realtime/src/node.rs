@@ -311,6 +311,11 @@ impl Node {
         self.cluster.as_ref().map(|cluster| cluster.broker.node())
     }
 
+    /// Whether it is one of many.
+    pub fn is_in_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// The other nodes of the cluster that are asked where an answer is about all of them.
     pub fn peers(&self) -> &Peers {
         &self.peers

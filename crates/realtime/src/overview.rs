@@ -4,11 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{HeaderValue, Method};
 use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
 use tidegate_metrics::{DropReason, EventLabel, RateLimit};
-use tidegate_types::{Millis, SpaceKey, TenantId};
+use tidegate_types::{Millis, ShardId, SpaceKey, TenantId};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 
+use crate::across::{self, Question};
 use crate::node::{Node, now_ms};
+use crate::{api, ask};
 
 /// See [`Node::health`].
 #[derive(Clone, Debug)]
@@ -21,8 +28,17 @@ pub struct Health {
     pub store: bool,
 }
 
-/// See [`Node::stats`].
+/// See [`Node::stats_of_peers`].
 #[derive(Clone, Debug, Default)]
+pub struct PeerStats {
+    /// Each with the name of its node.
+    pub given: Vec<(Arc<str>, Stats)>,
+    /// The names of those that did not answer in time.
+    pub missing: Vec<Arc<str>>,
+}
+
+/// See [`Node::stats`].
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Sessions, event streams and plain WebSockets.
     pub connections: usize,
@@ -113,6 +129,34 @@ impl Node {
         }
         stats.by_namespace = by_namespace.into_iter().collect();
         stats.by_namespace.sort();
+        stats
+    }
+
+    /// The same of the other nodes of the cluster, as far as they answer in time. From any thread; it needs the first worker.
+    pub async fn stats_of_peers(self: &Arc<Self>) -> PeerStats {
+        let (teller, told) = oneshot::channel();
+        ask::tell_one(self, ShardId(0), move |shard| {
+            let shard = shard.clone();
+            spawn_local(async move {
+                let question = Question {
+                    method: Method::GET,
+                    path: api::PEER_STATS.to_owned(),
+                    body: Bytes::new(),
+                    key: HeaderValue::from_static(""),
+                };
+                let _ = teller.send(across::all(&shard, &question).await);
+            });
+        });
+        let mut stats = PeerStats::default();
+        // Without an answer the worker has ended, and so does everything else.
+        let answers = told.await.unwrap_or_default();
+        for (peer, answer) in answers.given {
+            match serde_json::from_value(answer) {
+                Ok(given) => stats.given.push((peer.name, given)),
+                Err(_) => stats.missing.push(peer.name),
+            }
+        }
+        stats.missing.extend(answers.missing.into_iter().map(|missing| missing.peer.name));
         stats
     }
 

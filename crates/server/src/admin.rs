@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use serde_json::{Map, Value, json};
 use tidegate_metrics::Metrics;
 use tidegate_realtime::Node;
@@ -73,6 +73,17 @@ impl Admin {
             _ => self.exposition(),
         };
         Some(response)
+    }
+
+    /// Answers what is about the whole cluster; `None` for any other request. For a process that is alone, what is its own
+    /// is all there is.
+    pub async fn answer_for_cluster(&self, method: &Method, uri: &Uri) -> Option<Response<Bytes>> {
+        let is_asked = uri.path() == "/stats"
+            && matches!(*method, Method::GET | Method::HEAD)
+            && uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "scope=cluster"));
+        let (Some(node), Some(cluster), true) = (&self.node, &self.cluster, is_asked) else { return None };
+        let name = cluster.members().map(|members| members.watch().borrow().me.name.clone()).unwrap_or_default();
+        Some(json_response(StatusCode::OK, &realtime_status::stats_of_cluster(node, &name).await))
     }
 
     fn of_realtime(&self, shown: impl Fn(&Node, f64) -> Value) -> Response<Bytes> {

@@ -327,6 +327,9 @@ async fn answer(
     api: Arc<Api>,
     request: http::Request<Incoming>,
 ) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    if let Some(response) = admin.answer_for_cluster(request.method(), request.uri()).await {
+        return Ok(response.map(Full::new));
+    }
     let response = match admin.answer(request.method(), request.uri().path()) {
         Some(response) => response,
         None => api.answer(request).await.unwrap_or_else(|| {

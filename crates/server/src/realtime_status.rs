@@ -1,5 +1,8 @@
 //! What the admin listener shows of the realtime server beyond metrics: `/stats` and the cases API's `/websocket/…`.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tidegate_realtime::{Node, Stats, TopRoom};
 
@@ -21,8 +24,46 @@ pub(crate) fn stats(node: Option<&Node>) -> Value {
         "rooms": rooms(&stats),
         "topRooms": node.map(top_rooms),
         "eventLoopLagMs": lag_ms(&stats),
-        "clustering": { "enabled": false, "nodes": 1 },
+        "clustering": clustering(node),
     })
+}
+
+fn clustering(node: Option<&Node>) -> Value {
+    let is_one_of_many = node.is_some_and(Node::is_in_cluster);
+    let others = node.map_or(0, |node| node.peers().living().len());
+    json!({ "enabled": is_one_of_many, "nodes": others + 1 })
+}
+
+/// `/stats?scope=cluster`: the sums, and each node with its own part. What a node did not tell in time is marked.
+pub(crate) async fn stats_of_cluster(node: &Arc<Node>, name: &str) -> Value {
+    let mut peers = node.stats_of_peers().await;
+    peers.given.insert(0, (name.into(), node.stats()));
+    peers.given.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut by_namespace: BTreeMap<String, usize> = BTreeMap::new();
+    for (namespace, open) in peers.given.iter().flat_map(|(_, stats)| &stats.by_namespace) {
+        *by_namespace.entry(namespace.clone()).or_default() += open;
+    }
+    let part = |(name, stats): &(Arc<str>, Stats)| {
+        json!({
+            "name": &**name,
+            "connections": stats.connections,
+            "namespaces": namespaces(stats),
+            "rooms": rooms(stats),
+            "eventLoopLagMs": lag_ms(stats),
+        })
+    };
+    let mut answer = json!({
+        "connections": peers.given.iter().map(|(_, stats)| stats.connections).sum::<usize>(),
+        "namespaces": by_namespace,
+        "nodes": peers.given.iter().map(part).collect::<Vec<_>>(),
+        "clustering": clustering(Some(node)),
+    });
+    if let (Some(answer), false) = (answer.as_object_mut(), peers.missing.is_empty()) {
+        peers.missing.sort();
+        answer.insert("partial".to_owned(), true.into());
+        answer.insert("missing".to_owned(), peers.missing.iter().map(|name| &**name).collect::<Vec<_>>().into());
+    }
+    answer
 }
 
 /// `GET /websocket/metrics`.

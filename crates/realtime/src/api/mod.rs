@@ -29,6 +29,7 @@ use std::rc::Rc;
 use ::http::{Method, Request, StatusCode};
 use bytes::Bytes;
 use hyper::body::Incoming;
+use serde_json::json;
 use tidegate_types::IdempotencyKey;
 
 use crate::http::{Answer, Client, bearer, full};
@@ -41,6 +42,8 @@ use request::{name, parse};
 
 const OPENAPI: &str = include_str!("../../../../docs/realtime-api.yaml");
 
+/// Where a node shows its own [`crate::Stats`] to its peers; below `api_path`.
+pub(crate) const PEER_STATS: &str = "/peer/stats";
 /// Where nodes ask what backends do not; below `api_path`.
 const PEERS: &str = "/peer/";
 /// The body of such a question, bytes: a page of rooms with the longest names.
@@ -104,6 +107,7 @@ async fn answer_peer(shard: &Rc<Shard>, path: &str, request: Request<Incoming>) 
             let body = request::body(request, MOST_PEER_BODY).await?;
             parse::<everywhere::Wanted>(&body)?.answer(shard, &caller)
         }
+        (&Method::GET, PEER_STATS) => Ok(Done::ok(&json!(shard.node.stats()))),
         _ => Err(Refused::nothing()),
     }
 }

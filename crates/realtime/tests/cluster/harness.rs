@@ -18,7 +18,7 @@ use tidegate_cluster::model::Limits;
 use tidegate_cluster::{Broker, History, MemoryBroker, MemoryCluster, OnHeard, OnWritten, system_clock};
 use tidegate_metrics::Metrics;
 use tidegate_outbound::Endpoint;
-use tidegate_realtime::{Client as Caller, Node, PeerAddress, Settings, Shard};
+use tidegate_realtime::{Client as Caller, Node, PeerAddress, Settings, Shard, WebhookSettings};
 use tidegate_testkit::{Message, RawClient, WebSocket, patiently};
 use tidegate_transport::Transport;
 use tidegate_types::{NodeId, NodeNumber, Phase, ShardId, TenantId};
@@ -34,6 +34,7 @@ pub const SECRET: &str = "0123456789abcdef0123456789abcdef";
 pub struct Rig {
     pub cluster: MemoryCluster,
     nodes: Vec<Running>,
+    webhooks: Vec<WebhookSettings>,
 }
 
 pub struct Running {
@@ -54,8 +55,17 @@ impl Rig {
     }
 
     pub async fn with(nodes: u64, limits: Limits) -> Self {
+        Self::start_all(nodes, limits, Vec::new()).await
+    }
+
+    /// Nodes that tell a backend what happens.
+    pub async fn telling(nodes: u64, webhook: WebhookSettings) -> Self {
+        Self::start_all(nodes, Limits::default(), vec![webhook]).await
+    }
+
+    async fn start_all(nodes: u64, limits: Limits, webhooks: Vec<WebhookSettings>) -> Self {
         let cluster = MemoryCluster::start(limits, system_clock()).unwrap();
-        let mut rig = Self { cluster, nodes: Vec::new() };
+        let mut rig = Self { cluster, nodes: Vec::new(), webhooks };
         for id in 0..nodes {
             let node = rig.start(NodeId(id)).await;
             rig.nodes.push(node);
@@ -87,6 +97,7 @@ impl Rig {
             shards: 2,
             node_secret: Arc::from([7; 32]),
             drain_spread_ms: 0,
+            webhooks: self.webhooks.clone(),
             api_keys: ApiKeys::new([
                 ApiKey::new("backend", &Secret::from(API_KEY), None).with_scopes(Scopes::ALL),
                 ApiKey::new("acme", &Secret::from(ACME_KEY), Some(TenantId::try_from("acme").unwrap()))
@@ -104,6 +115,7 @@ impl Rig {
         let keys = LiveKeys::new(KeySet::hs256(SECRET));
         let metrics = Metrics::new();
         let node = Node::open_in_cluster(settings, broker, keys, metrics.clone(), phase).unwrap();
+        spawn_local(node.clone().tell_backends(std::future::pending()));
         let shards: Rc<[Rc<Shard>]> = (0..2).map(|of| node.shard(ShardId(of))).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -370,6 +370,19 @@ fn a_question_between_nodes_is_believed_where_nodes_come_in_and_nowhere_else() {
 }
 
 #[test]
+fn operators_see_what_every_node_has_and_which_does_not_answer() {
+    local(async {
+        let rig = Rig::of(3).await;
+        let _clients = (rig.client(0, "ada").await, rig.client(1, "bob").await, rig.client(1, "eve").await);
+        rig.kill(2);
+        let stats = rig.node(0).node.stats_of_peers().await;
+        let given: Vec<_> = stats.given.iter().map(|(name, stats)| (&**name, stats.connections, stats.users)).collect();
+        assert_eq!(given, [("node-1", 2, 2)]);
+        assert_eq!(stats.missing.iter().map(|name| &**name).collect::<Vec<_>>(), ["node-2"]);
+    });
+}
+
+#[test]
 fn a_key_of_one_tenant_sees_nothing_of_another_on_any_node() {
     local(async {
         let rig = Rig::of(2).await;

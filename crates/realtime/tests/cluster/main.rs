@@ -8,3 +8,4 @@ mod kept;
 mod recovery;
 mod rooms;
 mod signals;
+mod told;
