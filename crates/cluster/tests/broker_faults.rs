@@ -277,6 +277,56 @@ fn a_failover_in_a_cluster_loses_nothing_without_a_word() {
 }
 
 #[test]
+fn thousands_of_rooms_are_followed_and_heard_again_after_a_cut() {
+    let server = RedisServer::start();
+    let node = |id| redis_node(standalone(&server), id, keeps_much()).1;
+    // One after the other: the server lists connections in this order.
+    let a = node(1);
+    a.until_connected();
+    let b = node(2);
+    b.until_connected();
+    let names: Vec<String> = (0..3_000).map(|n| format!("room-{n}")).collect();
+    for name in &names {
+        b.broker.follow(&space(), &room(name));
+    }
+    let count = |heard: &[Heard]| heard.iter().filter(|heard| matches!(heard, Heard::Followed { .. })).count();
+    b.ears.wait("followed all", |heard| count(heard) == names.len());
+    // The second one's only: the first goes on publishing.
+    server.kill_client(&server.clients("pubsub")[1]);
+    for name in names.iter().step_by(10) {
+        a.publish(name, "meanwhile");
+    }
+    b.ears.wait("heard all", |heard| {
+        let live = heard.iter().filter(|heard| matches!(heard, Heard::Published(_))).count();
+        let missed = heard.iter().map(|heard| match heard {
+            Heard::CaughtUp { rooms, .. } => rooms.iter().map(|room| room.missed.len()).sum(),
+            _ => 0,
+        });
+        live + missed.sum::<usize>() == names.len() / 10
+    });
+    check(&b.ears.all());
+}
+
+#[test]
+fn an_entry_that_is_not_ours_does_not_stop_a_room() {
+    let server = RedisServer::start();
+    let settings = BrokerSettings { ttl_ms: 50, ..BrokerSettings::default() };
+    let (_, a) = redis_node(standalone(&server), 1, settings);
+    a.until_connected();
+    a.publish("one", "first");
+    server.cli(&["XADD", "tidegate:{acme:/}:log:one", "1-5", "m", "garbage"]);
+    let until = Instant::now() + HANG;
+    let mut last = 0;
+    // Until the log has been looked through, and the entry is gone with what is too old.
+    while server.cli(&["XRANGE", "tidegate:{acme:/}:log:one", "-", "+"]).contains("garbage") {
+        let placed = a.publish("one", "next");
+        assert_eq!(placed.position.offset, if last == 0 { placed.position.offset } else { last + 1 });
+        last = placed.position.offset;
+        assert!(Instant::now() < until, "never removed");
+    }
+}
+
+#[test]
 fn after_redis_has_forgotten_them_leases_are_said_again() {
     let mut server = RedisServer::start();
     let settings = standalone(&server);

@@ -106,6 +106,7 @@ impl RoomAnswer {
             foreign,
             kept: Vec::new(),
         };
+        answer.damaged |= number(parts.get(9)) != Some(0);
         answer.who(parts.into_iter().nth(8)?)?;
         Some(answer)
     }

@@ -11,29 +11,43 @@ use crate::Heard;
 
 /// Bytes of missed messages that one comeback hands over. Rooms beyond it are told that there is a gap.
 const MOST_MISSED: usize = 64 << 20;
+/// Rooms that are read at once: answers are large, and others use the same connection.
+const MOST_READS: usize = 64;
 
 /// A comeback under way.
 pub(super) struct Reading {
     pub(super) epoch: Epoch,
     as_of: u64,
-    left: usize,
+    /// Rooms that have not been asked for yet, and how many have been and are not answered.
+    waiting: Vec<RoomName>,
+    asked: usize,
     bytes: usize,
     found: Vec<(CaughtUp, u64)>,
 }
 
 impl Space {
     pub(super) fn begin_reading(&mut self, epoch: Epoch, as_of: u64, out: &mut Vec<Do>) {
-        let goes_on = self.epoch == Some(epoch);
-        let mut left = 0;
-        for (name, room) in &self.rooms {
-            let Some(known) = room.known else { continue };
-            left += 1;
+        let known = self.rooms.iter().filter(|(_, room)| room.known.is_some());
+        let waiting = known.map(|(name, _)| name.clone()).collect();
+        self.touch = Touch::Reading(Reading { epoch, as_of, waiting, asked: 0, bytes: 0, found: Vec::new() });
+        self.read_on(out);
+    }
+
+    /// Asks for the next rooms; if there are none left, the space is in touch again.
+    fn read_on(&mut self, out: &mut Vec<Do>) {
+        let Touch::Reading(reading) = &mut self.touch else { return };
+        while reading.asked < MOST_READS
+            && let Some(name) = reading.waiting.pop()
+        {
+            let Some(known) = self.rooms.get(&name).and_then(|room| room.known) else { continue };
+            reading.asked += 1;
             // In another life nothing that was missed has a place; what is newer than this comes over the channel.
-            let after = if goes_on { known.seq } else { as_of };
-            out.push(Do::Read { room: name.clone(), after, attempt: self.attempt });
+            let after = if self.epoch == Some(reading.epoch) { known.seq } else { reading.as_of };
+            out.push(Do::Read { room: name, after, attempt: self.attempt });
         }
-        self.touch = Touch::Reading(Reading { epoch, as_of, left, bytes: 0, found: Vec::new() });
-        self.finish_reading(out);
+        if reading.asked == 0 {
+            self.finish_reading(out);
+        }
     }
 
     /// A room's messages since it was last heard. `None`: it could not be read.
@@ -48,7 +62,7 @@ impl Space {
             out.push(Do::Touch { attempt: self.attempt, later: true });
             return;
         };
-        reading.left = reading.left.saturating_sub(1);
+        reading.asked = reading.asked.saturating_sub(1);
         if let Some(known) = self.rooms.get(name).and_then(|room| room.known) {
             let goes_on = self.epoch == Some(reading.epoch);
             let version = answer.version;
@@ -58,14 +72,11 @@ impl Space {
             let room = missed(name, &known, answer, reading, goes_on, self.node);
             reading.found.push((room, version));
         }
-        self.finish_reading(out);
+        self.read_on(out);
     }
 
     fn finish_reading(&mut self, out: &mut Vec<Do>) {
         let Touch::Reading(reading) = &mut self.touch else { return };
-        if reading.left > 0 {
-            return;
-        }
         let (epoch, as_of) = (reading.epoch, reading.as_of);
         let found = std::mem::take(&mut reading.found);
         let mut rooms = Vec::with_capacity(found.len());

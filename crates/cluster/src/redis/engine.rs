@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use tidegate_metrics::Metrics;
 use tidegate_types::{Epoch, NodeId, RoomName, SpaceKey};
 use tokio::time::MissedTickBehavior;
@@ -46,11 +46,23 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn see(&mut self, epoch: Epoch, seq: u64) {
+    /// Numbers that a script answered under this run, after it compared them with what was seen before (`touch.lua`).
+    pub(super) fn see(&mut self, epoch: Epoch, seq: u64, run: &Rc<str>) {
         if self.epoch == Some(epoch) {
             self.seq = self.seq.max(seq);
         } else {
             (self.epoch, self.seq) = (Some(epoch), seq);
+        }
+        if self.run != *run {
+            self.run = Rc::clone(run);
+        }
+    }
+
+    /// Numbers that were heard under this run. If the scripts have not compared yet, they say nothing about what was lost
+    /// before: taken for numbers of the run before, they would prove a loss that there was not.
+    pub(super) fn hear(&mut self, epoch: Epoch, seq: u64, run: &Rc<str>) {
+        if self.run == *run {
+            self.see(epoch, seq, run);
         }
     }
 }
@@ -86,11 +98,10 @@ pub(super) struct Engine {
     pub(super) heard_all_before: bool,
     pub(super) leases: Leases,
     pub(super) sessions: Sessions,
+    wanted: Vec<Do>,
     pause: Option<Pause>,
     outbox: VecDeque<Heard>,
     pub(super) gone: VecDeque<NodeId>,
-    /// The links whose servers know the scripts.
-    pub(super) loaded: FxHashSet<LinkId>,
     pub(super) refresh: VecDeque<(usize, RoomName)>,
     pub(super) refresh_at: Instant,
     pub(super) told_at: Option<Instant>,
@@ -127,10 +138,10 @@ impl Engine {
             heard_all_before: false,
             leases: Leases::default(),
             sessions,
+            wanted: Vec::new(),
             pause: None,
             outbox: VecDeque::new(),
             gone: VecDeque::new(),
-            loaded: FxHashSet::default(),
             refresh: VecDeque::new(),
             refresh_at,
             told_at: None,
@@ -236,10 +247,36 @@ impl Engine {
     /// Lets the space take a step, and carries out what it wants.
     pub(super) fn with_space(&mut self, index: usize, step: impl FnOnce(&mut follow::Space, &mut Vec<Do>)) {
         let Some(entry) = self.spaces.get_mut(index) else { return };
-        let mut wanted = Vec::new();
+        // Used again and again: a message heard allocates nothing here.
+        let mut wanted = std::mem::take(&mut self.wanted);
         step(&mut entry.space, &mut wanted);
-        for what in wanted {
-            self.act(index, what);
+        let mut channels = Vec::new();
+        for what in wanted.drain(..) {
+            match what {
+                Do::Subscribe(channel) => channels.push(channel),
+                Do::Unsubscribe(_)
+                | Do::Touch { .. }
+                | Do::Look { .. }
+                | Do::Read { .. }
+                | Do::Heard(_)
+                | Do::OwnLeases { .. }
+                | Do::Corrupt => self.act(index, what),
+            }
+        }
+        self.wanted = wanted;
+        self.subscribe(index, channels);
+    }
+
+    fn subscribe(&mut self, index: usize, channels: Vec<Channel>) {
+        let Some(entry) = self.spaces.get(index).filter(|_| !channels.is_empty()) else { return };
+        let mut names = Vec::with_capacity(channels.len());
+        for channel in channels {
+            let name = name_of(&entry.keys, &channel, self.shared.node);
+            self.channels.insert(name.clone(), (index, channel));
+            names.push(name);
+        }
+        if let Ok(link) = self.links.link(entry.slot) {
+            link.subscribe(&names);
         }
     }
 
@@ -253,13 +290,7 @@ impl Engine {
                     self.hear(heard);
                 }
             }
-            Do::Subscribe(channel) => {
-                let name = name_of(&entry.keys, &channel, self.shared.node);
-                self.channels.insert(name.clone(), (index, channel));
-                if let Ok(link) = link {
-                    link.subscribe(&[name]);
-                }
-            }
+            Do::Subscribe(channel) => self.subscribe(index, vec![channel]),
             Do::Unsubscribe(channel) => {
                 let name = name_of(&entry.keys, &channel, self.shared.node);
                 self.channels.remove(&name);
@@ -369,13 +400,6 @@ impl Engine {
             return;
         };
         entry.touched = Some(link.id());
-        if self.loaded.insert(link.id()) {
-            // A script that the server does not know is sent again behind what was asked after it: then nothing could rely
-            // on the counters having been looked at before.
-            for script in script::all() {
-                drop(link.call(script.load()));
-            }
-        }
         let call = touch_call(entry, &link, fresh, self.shared.settings.space_ttl_ms());
         let (inbox, answer) = (Rc::clone(&self.inbox), link.call(call));
         tokio::task::spawn_local(async move {
@@ -437,9 +461,7 @@ impl Engine {
         let Some(entry) = self.spaces.get_mut(index) else { return };
         match counters {
             Some((epoch, seq)) => {
-                let mut seen = entry.seen.borrow_mut();
-                seen.see(epoch, seq);
-                seen.run = run;
+                entry.seen.borrow_mut().see(epoch, seq, &run);
             }
             None if entry.touched == Some(link) => entry.touched = None,
             None => {}
@@ -471,7 +493,9 @@ impl Engine {
             self.foreign(Foreign::Corrupt);
             return None;
         };
-        entry.seen.borrow_mut().see(answer.epoch, answer.seq);
+        if let Ok(link) = self.links.link(entry.slot) {
+            entry.seen.borrow_mut().hear(answer.epoch, answer.seq, link.run_id());
+        }
         for kind in &answer.foreign {
             self.foreign(*kind);
         }

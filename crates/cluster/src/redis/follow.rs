@@ -20,6 +20,8 @@ use bytes::Bytes;
 
 /// Bytes of frames that may wait for an answer. Beyond it the space is read again from the logs.
 const MOST_HELD: usize = 8 << 20;
+/// Looks that are taken at once: what waits behind them for the same connection is not to wait long.
+const MOST_LOOKS: usize = 256;
 /// What the space wants done.
 #[derive(Debug, PartialEq)]
 pub(super) enum Do {
@@ -72,6 +74,10 @@ pub(super) struct Space {
     /// Subscriptions that are not confirmed yet. One channel may have several, if it was left and joined again meanwhile.
     unconfirmed: FxHashMap<Channel, u32>,
     has_marks: bool,
+    /// Known rooms that are not subscribed to again yet.
+    cut_off: usize,
+    /// Rooms that are subscribed to and have to be looked at.
+    to_look: VecDeque<RoomName>,
     pub(super) touch: Touch,
     /// Frames behind one that waits for an answer, in order.
     held: VecDeque<(Channel, Frame, usize)>,
@@ -130,6 +136,8 @@ impl Space {
             rooms: FxHashMap::default(),
             unconfirmed: FxHashMap::default(),
             has_marks: false,
+            cut_off: 0,
+            to_look: VecDeque::new(),
             touch: Touch::In,
             held: VecDeque::new(),
             held_bytes: 0,
@@ -171,8 +179,9 @@ impl Space {
     }
 
     pub(super) fn unfollow(&mut self, name: &RoomName, out: &mut Vec<Do>) {
-        if self.rooms.remove(name).is_none() {
-            return;
+        let Some(room) = self.rooms.remove(name) else { return };
+        if room.known.is_some() && matches!(room.stage, Stage::Subscribing) {
+            self.cut_off = self.cut_off.saturating_sub(1);
         }
         if self.connected {
             out.push(Do::Unsubscribe(Channel::Room(name.clone())));
@@ -191,9 +200,11 @@ impl Space {
         self.connected = false;
         self.has_marks = false;
         self.unconfirmed.clear();
+        self.to_look.clear();
         for room in self.rooms.values_mut() {
             room.stage = Stage::Subscribing;
         }
+        self.cut_off = self.rooms.values().filter(|room| room.known.is_some()).count();
         self.out_of_touch(Touch::Waiting, out);
     }
 
@@ -215,9 +226,14 @@ impl Space {
 
     /// Reads everything again, although the connection holds: what was heard does not fit.
     pub(super) fn catch_up(&mut self, out: &mut Vec<Do>) {
-        for room in self.rooms.values_mut() {
-            if !matches!(room.stage, Stage::Subscribing) {
-                room.stage = Stage::Subscribed;
+        self.to_look.clear();
+        for (name, room) in &mut self.rooms {
+            if matches!(room.stage, Stage::Subscribing) {
+                continue;
+            }
+            room.stage = Stage::Subscribed;
+            if room.known.is_none() {
+                self.to_look.push_back(name.clone());
             }
         }
         self.out_of_touch(Touch::Waiting, out);
@@ -254,7 +270,14 @@ impl Space {
         match channel {
             Channel::Marks => self.has_marks = true,
             Channel::Room(name) => match self.rooms.get_mut(&name) {
-                Some(room) if matches!(room.stage, Stage::Subscribing) => room.stage = Stage::Subscribed,
+                Some(room) if matches!(room.stage, Stage::Subscribing) => {
+                    room.stage = Stage::Subscribed;
+                    if room.known.is_some() {
+                        self.cut_off = self.cut_off.saturating_sub(1);
+                    } else {
+                        self.to_look.push_back(name);
+                    }
+                }
                 _ => {}
             },
         }
@@ -268,19 +291,21 @@ impl Space {
         }
         match &self.touch {
             Touch::Waiting => {
-                let ready = |room: &Room| room.known.is_none() || !matches!(room.stage, Stage::Subscribing);
-                if self.has_marks && self.rooms.values().all(ready) || self.rooms.is_empty() {
+                if self.has_marks && self.cut_off == 0 || self.rooms.is_empty() {
                     self.touch = Touch::Touching;
                     out.push(Do::Touch { attempt: self.attempt, later: false });
                 }
             }
             Touch::In if self.has_marks => {
-                for (name, room) in &mut self.rooms {
+                while self.marks.len() < MOST_LOOKS
+                    && let Some(name) = self.to_look.pop_front()
+                {
+                    let Some(room) = self.rooms.get_mut(&name) else { continue };
                     if matches!(room.stage, Stage::Subscribed) && room.known.is_none() {
                         self.next_mark += 1;
                         room.stage = Stage::Looking(self.next_mark, None);
                         self.marks.insert(self.next_mark, name.clone());
-                        out.push(Do::Look { room: name.clone(), mark: self.next_mark });
+                        out.push(Do::Look { room: name, mark: self.next_mark });
                     }
                 }
             }
@@ -327,6 +352,7 @@ impl Space {
             None => {
                 room.stage = Stage::Subscribed;
                 self.marks.remove(&mark);
+                self.to_look.push_back(name.clone());
             }
         }
         self.drain(out);
@@ -401,6 +427,7 @@ impl Space {
         self.marks.remove(&mark);
         if self.epoch.is_some_and(|told| told != answer.epoch) {
             room.stage = Stage::Subscribed;
+            self.to_look.push_back(name);
             self.other_epoch(answer.epoch, out);
             self.advance(out);
             return None;
@@ -419,6 +446,7 @@ impl Space {
             head,
             leases,
         }));
+        self.advance(out);
         None
     }
 

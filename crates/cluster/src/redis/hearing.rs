@@ -41,9 +41,7 @@ impl Engine {
                 self.pump_sessions();
                 self.pump_leases();
             }
-            LinkEvent::Down { slots, link } => {
-                // It may keep other slots: then the scripts are sent once more.
-                self.loaded.remove(&link);
+            LinkEvent::Down { slots, .. } => {
                 for index in 0..self.spaces.len() {
                     let Some(entry) = self.spaces.get_mut(index) else { continue };
                     if slots.contains(entry.slot) {
@@ -104,8 +102,9 @@ impl Engine {
                     self.with_space(index, |space, out| space.frame(channel, frame, payload.len(), out));
                     if let Some(entry) = self.spaces.get(index)
                         && let Some(epoch) = entry.space.epoch()
+                        && let Ok(link) = self.links.link(entry.slot)
                     {
-                        entry.seen.borrow_mut().see(epoch, entry.space.heard());
+                        entry.seen.borrow_mut().hear(epoch, entry.space.heard(), link.run_id());
                     }
                 }
             }

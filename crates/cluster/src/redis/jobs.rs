@@ -96,10 +96,10 @@ impl Engine {
         let call = publish::call(message, &entry.keys, link.run_id(), &self.shared.settings);
         let (inbox, seen) = (Rc::clone(&self.inbox), Rc::clone(&entry.seen));
         let calling = link.call(call);
-        let id = link.id();
+        let (id, run) = (link.id(), Rc::clone(link.run_id()));
         tokio::task::spawn_local(publish::finish(calling, ready, answer, move |outcome| match outcome {
             Outcome::Placed(placed) if placed.duplicate.is_none() => {
-                seen.borrow_mut().see(placed.position.epoch, placed.seq);
+                seen.borrow_mut().see(placed.position.epoch, placed.seq, &run);
             }
             Outcome::OtherRun => inbox.put(Item::OtherRun { space: index, link: id }),
             Outcome::Foreign(error) => {

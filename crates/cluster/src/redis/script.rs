@@ -8,11 +8,6 @@ macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident = $file:literal;)+) => {
         $($(#[$doc])* pub(super) static $name: LazyLock<Script> =
             LazyLock::new(|| Script::new($file, include_str!(concat!("scripts/", $file, ".lua"))));)+
-
-        /// All of them.
-        pub(super) fn all() -> impl Iterator<Item = &'static Script> {
-            [$(&*$name),+].into_iter()
-        }
     };
 }
 

@@ -50,11 +50,15 @@ if now >= due or bytes - first >= most + most / 16 then
     local entries = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', 64)
     local keep
     for _, entry in ipairs(entries) do
-      local _, _, _, _, _, at, _, past = struct.unpack('>I1I1I6I6I6I6I6I6', entry[2][2])
-      if at + age > now and bytes - past < most then
-        keep = entry[1]
-        first = past
-        break
+      local kept = entry[2][2]
+      -- What is too short to be a message of ours goes with those before it.
+      if kept and #kept >= 38 then
+        local _, _, _, _, _, at, _, past = struct.unpack('>I1I1I6I6I6I6I6I6', kept)
+        if at + age > now and bytes - past < most then
+          keep = entry[1]
+          first = past
+          break
+        end
       end
       from = '(' .. entry[1]
     end
