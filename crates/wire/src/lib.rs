@@ -1,4 +1,4 @@
-//! Codecs: Engine.IO v4, Socket.IO v5, WebSocket frames, SSE events, JSON lines.
+//! Codecs: Engine.IO v4, Socket.IO v5, WebSocket frames, SSE events, JSON lines, messages of Node's Redis adapters.
 //!
 //! Pure functions and small state machines over bytes that somebody else reads and writes: no sockets, no clock, no
 //! randomness. What comes from a peer is hostile until decoded here.
@@ -18,6 +18,7 @@ pub mod engine_io;
 mod json;
 pub mod lines;
 mod members;
+pub mod node_adapter;
 pub mod socket_io;
 pub mod sse;
 pub mod websocket;

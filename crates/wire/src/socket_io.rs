@@ -187,7 +187,7 @@ fn check_payload(kind: Kind, payload: &str) -> Result<(), Error> {
     end(scanner)
 }
 
-fn check_event(payload: &str) -> Result<(), Error> {
+pub(crate) fn check_event(payload: &str) -> Result<(), Error> {
     let mut scanner = Scanner::new(payload);
     scanner.eat(b'[');
     scanner.space();
