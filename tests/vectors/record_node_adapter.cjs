@@ -47,7 +47,7 @@ const bytes = Buffer.from([0, 1, 254, 255]);
 const event = (payload, { rooms = [], except = [], volatile = false, attachments = [], ack = null } = {}) =>
   ({ broadcast: { payload, rooms, except, volatile, attachments: attachments.map((one) => one.toString("base64")), ack } });
 const placeholder = (num) => ({ _placeholder: true, num });
-const wild = { text: "ünï\u{1F980}\u0000\"", list: [1, -1, 127, 128, 255, 256, 65536, 4294967296, -32, -33, -129, -40000, -3000000000, 1.5, 1e21, null, true, false], deep: { a: [[]], b: {} } };
+const wild = { text: "ünï\u{1F980}\u0000\"", list: [1, -1, 127, 128, 255, 256, 65536, 4294967296, -32, -33, -129, -40000, -3000000000, 1.5, 0.1, null, true, false], deep: { a: [[]], b: {} } };
 
 async function commands(io, { ids }) {
   await record("to everybody", () => io.emit("hello", 1, "two", { three: 3 }), event(["hello", 1, "two", { three: 3 }]));

@@ -5,6 +5,7 @@ mod cluster;
 mod dialect;
 mod headers;
 mod health;
+mod interop;
 mod limit;
 mod listener;
 mod namespace;
@@ -79,7 +80,8 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
         .as_ref()
         .is_some_and(|realtime| realtime.value.enabled.as_ref().is_some_and(|enabled| !enabled.value));
     let dialects = dialect::dialects(reader, file.dialect);
-    let realtime = realtime::realtime(reader, file.realtime, known, &dialects);
+    let cluster = cluster::cluster(reader, file.cluster);
+    let realtime = realtime::realtime(reader, file.realtime, known, &dialects, cluster.as_ref());
     if let Some(realtime) = &realtime {
         overlap::shadowed(reader, &routes, &listeners, realtime);
     }
@@ -89,7 +91,6 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
     } else if !has_routes && switched_off && !redirects {
         reader.problem(0, "there is nothing to serve: [realtime] is switched off and there is no [[route]]");
     }
-    let cluster = cluster::cluster(reader, file.cluster);
     let store = store::store(reader, file.store, realtime.as_ref());
     Config {
         workers: u16::try_from(number(reader, file.workers, "workers", 0, 0..=u64::from(MAX_WORKERS))).unwrap_or(0),

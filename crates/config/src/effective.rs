@@ -2,6 +2,7 @@
 
 mod cluster;
 mod dialect;
+mod interop;
 mod listener;
 mod operation;
 mod realtime;

@@ -67,6 +67,7 @@ const fn key(field: &'static str) -> &'static str {
 
 mod cluster;
 mod dialect;
+mod interop;
 mod limit;
 mod listener;
 mod operation;
@@ -77,6 +78,7 @@ mod webhook;
 
 pub(crate) use cluster::*;
 pub(crate) use dialect::*;
+pub(crate) use interop::*;
 pub(crate) use limit::*;
 pub(crate) use listener::*;
 pub(crate) use operation::*;

@@ -144,6 +144,8 @@ catalogue! {
         "Bytes of WebSocket messages that were not sent because they were compressed";
     recoveries: Family<RecoveryLabels, Counter> = "tidegate_recoveries_total", "attempts",
         "Attempts of clients to recover their state after a cut, by outcome";
+    interop_messages: Family<InteropLabels, Counter> = "tidegate_interop_messages_total", "messages",
+        "Messages between this server and Node servers on the same Redis, by what became of them";
     key_fetches: Family<KeyFetchLabels, Counter> = "tidegate_jwks_fetches_total", "fetches",
         "Fetches of an issuer's keys (jwks_url), by outcome";
     store_latency_ms: Family<StoreLabels, Histogram<MillisBuckets>> = "tidegate_store_latency_ms", "milliseconds",

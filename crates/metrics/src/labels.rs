@@ -454,6 +454,24 @@ label_enum!(
 );
 
 label_enum!(
+    /// What became of something said between this server and Node servers on the same Redis.
+    Interop {
+        /// Another server said it, and it was done.
+        Received = "received",
+        /// Said to the others.
+        Sent = "sent",
+        /// Not a message of the adapter, or an event that clients do not take.
+        Invalid = "invalid",
+        /// Cannot be written in the adapter's way.
+        Unwritten = "unwritten",
+        /// Came faster than the workers could take it.
+        DroppedIn = "dropped_in",
+        /// The connection to Redis was broken, or too slow.
+        DroppedOut = "dropped_out",
+    }
+);
+
+label_enum!(
     /// An event's name as a label. Clients choose the names of events, so only those of the API are told apart.
     EventLabel {
         /// `presence:heartbeat`
@@ -638,6 +656,11 @@ labels! {
     StoreLabels {
         /// What was asked.
         operation "operation": StoreOperation,
+    }
+    /// `{outcome}`
+    InteropLabels {
+        /// What became of it.
+        outcome "outcome": Interop,
     }
     /// `{tenant,outcome}`
     RecoveryLabels {

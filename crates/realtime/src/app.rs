@@ -28,6 +28,7 @@
 //! # let _ = app;
 //! ```
 
+mod among;
 mod args;
 mod broadcast;
 mod endpoint;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use tidegate_auth::Principal;
 use tidegate_types::{CloseReason, Namespace as Name};
 
+pub use among::{Answers, Found};
 pub use args::{Args, BadArgs};
 pub use broadcast::Broadcast;
 pub use endpoint::{Endpoint, Link, Message};
@@ -53,7 +55,7 @@ pub use io::{Io, Past, PublishError, Remote};
 pub use namespace::{Applicant, Handlers, Namespace, Refusal};
 pub use socket::{JoinError, NoAnswer, Socket};
 
-pub(crate) use broadcast::{Deed, Order, Reach};
+pub(crate) use broadcast::{Deed, Order, Reach, Targets};
 pub(crate) use endpoint::{LinkState, message};
 pub(crate) use handshake::Head;
 pub(crate) use namespace::{answered, event};

@@ -55,7 +55,7 @@ impl ClusterLink {
         let space = cell.key.clone();
         let message =
             Publication { space, room, event, data, attachments, class, position: None, seq: 0, timestamp_ms: 0 };
-        Placing { answer, message }
+        Placing { answer, message, bridge: cell.bridge.clone() }
     }
 
     /// Tells the other nodes' members of a room what this node's have been told.

@@ -460,6 +460,9 @@ pub(crate) fn welcome(
     socket.space.metrics.connections.inc();
     socket.space.metrics.connected.inc();
     webhooks::connected(conn, &socket, missed.is_some());
+    if let Some(bridge) = &socket.space.bridge {
+        bridge.entered(socket.socket_id.as_str(), conn.id);
+    }
     conn.sockets.borrow_mut().push(socket);
     let replay = missed.unwrap_or_default();
     let held_back = !replay.is_empty();

@@ -28,6 +28,8 @@ pub(crate) struct Encoded {
     volatile: bool,
     /// Whether its packets carry the offset that recovery needs.
     offset: bool,
+    /// The number that clients answer with, where their answers are wanted.
+    ack_id: Option<u64>,
     frames: OnceLock<Bytes>,
     /// The same, compressed, if that makes it smaller.
     deflated: OnceLock<Option<Bytes>>,
@@ -66,6 +68,7 @@ impl Encoded {
             volatile: publication.class == Class::Volatile,
             publication,
             offset,
+            ack_id: None,
             frames: OnceLock::new(),
             deflated: OnceLock::new(),
             payload: OnceLock::new(),
@@ -83,6 +86,11 @@ impl Encoded {
     pub fn broadcast(publication: Arc<Publication>) -> Self {
         let volatile = publication.class == Class::Volatile;
         Self { kind: Kind::Broadcast, volatile, ..Self::message(publication, false) }
+    }
+
+    /// As [`Encoded::broadcast`], for clients that are to answer with that number.
+    pub fn question(publication: Arc<Publication>, ack_id: u64) -> Self {
+        Self { ack_id: Some(ack_id), ..Self::broadcast(publication) }
     }
 
     pub fn publication(&self) -> &Arc<Publication> {
@@ -108,7 +116,7 @@ impl Encoded {
     fn packet(&self, prefix: &[u8]) -> Vec<u8> {
         let mut packet = Vec::with_capacity(self.publication.data.len() + 96);
         packet.extend_from_slice(prefix);
-        push_packet(&mut packet, &self.publication, self.offset);
+        push_packet(&mut packet, &self.publication, self.offset, self.ack_id);
         packet
     }
 
@@ -196,7 +204,7 @@ impl Encoded {
 }
 
 /// Appends the Socket.IO packet of a publication, with the offset that recovery needs or without.
-fn push_packet(out: &mut Vec<u8>, publication: &Publication, offset: bool) {
+fn push_packet(out: &mut Vec<u8>, publication: &Publication, offset: bool, ack_id: Option<u64>) {
     let offset = publication.session_offset().filter(|_| offset).map(|offset| {
         let mut text = Vec::with_capacity(40);
         offset.push(&mut text);
@@ -206,10 +214,10 @@ fn push_packet(out: &mut Vec<u8>, publication: &Publication, offset: bool) {
     let namespace = publication.space.namespace.as_str();
     let name = publication.event.as_str();
     if publication.attachments.is_empty() {
-        socket_io::event(out, namespace, None, name, data, offset.as_deref());
+        socket_io::event(out, namespace, ack_id, name, data, offset.as_deref());
     } else {
         let count = publication.attachments.len();
-        socket_io::binary_event(out, count, namespace, None, name, data, offset.as_deref());
+        socket_io::binary_event(out, count, namespace, ack_id, name, data, offset.as_deref());
     }
 }
 
@@ -279,7 +287,7 @@ impl Replay {
         }
         self.packet.clear();
         self.packet.push(b'4');
-        push_packet(&mut self.packet, publication, offset);
+        push_packet(&mut self.packet, publication, offset, None);
         self.push_packet(&publication.attachments);
         for attachment in publication.attachments.iter() {
             match self.transport {

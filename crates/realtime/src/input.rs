@@ -4,11 +4,13 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use tidegate_session::{Bare, Input};
 use tidegate_types::{CloseReason, Namespace};
 use tidegate_wire::engine_io::Packet;
 
 use crate::app;
+use crate::bridge::Asked;
 use crate::connect;
 use crate::connection::{Conn, Protocol};
 use crate::dialect_api;
@@ -64,13 +66,26 @@ pub(crate) fn packet(shard: &Rc<Shard>, conn: &Rc<Conn>, packet: Packet<'_>) -> 
             }
         }
         Ok(Input::Ack { namespace, ack_id, payload, attachments }) => {
-            app::answered(conn, &namespace, ack_id, &payload, attachments);
+            if Asked::is_of(ack_id) {
+                answered_one_of_many(conn, &namespace, ack_id, &payload, attachments);
+            } else {
+                app::answered(conn, &namespace, ack_id, &payload, attachments);
+            }
             Handled::Done
         }
         Ok(Input::Disconnect { namespace }) => {
             disconnect(shard, conn, &namespace, CloseReason::ClientClosed);
             Handled::Done
         }
+    }
+}
+
+/// The client has answered a question that was asked of many.
+fn answered_one_of_many(conn: &Conn, namespace: &Namespace, ack_id: u64, payload: &str, attachments: Vec<Bytes>) {
+    let Some(space) = conn.with_socket(namespace.as_str(), |socket| socket.space.clone()) else { return };
+    let answer = space.asked.answered(conn.id, ack_id, payload, attachments);
+    if let (Some((to, message)), Some(bridge)) = (answer, &space.bridge) {
+        bridge.answer(to.as_deref(), &message);
     }
 }
 

@@ -22,6 +22,7 @@ mod api;
 pub mod app;
 mod ask;
 mod body;
+mod bridge;
 mod call;
 mod catch_up;
 mod cluster;
@@ -77,6 +78,7 @@ mod wheel;
 #[cfg(fuzzing)]
 pub use api::fuzz_body;
 pub use body::Body;
+pub use bridge::{AdapterSettings, BridgeSettings, InteropSettings};
 pub use connection::{OnEnd, StreamSummary};
 pub use door::DoorSettings;
 pub use http::{Client, Streams, TakeBack};

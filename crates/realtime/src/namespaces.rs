@@ -73,6 +73,15 @@ impl Namespaces {
         self
     }
 
+    /// From now on no session of the namespace recovers.
+    pub(crate) fn forgo_recovery(&mut self, namespace: &Namespace) {
+        if let Some(settings) = self.served.get_mut(namespace)
+            && settings.recovery
+        {
+            *settings = Arc::new(NamespaceSettings { recovery: false, ..(**settings).clone() });
+        }
+    }
+
     /// Whether a namespace takes tokens from the query.
     pub(crate) fn look_at_query(&self) -> bool {
         self.served.values().any(|settings| settings.token_in_query)

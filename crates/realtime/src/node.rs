@@ -21,6 +21,7 @@ use tidegate_types::{
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::app::Io;
+use crate::bridge::{self, Asked, Bridge};
 use crate::call::Call;
 use crate::cluster::ClusterLink;
 use crate::credentials::ShutOut;
@@ -54,6 +55,9 @@ pub enum OpenError {
     /// The history store cannot be opened or read.
     #[error(transparent)]
     History(#[from] HistoryError),
+    /// Node servers cannot be talked to.
+    #[error("[realtime.interop]: {0}")]
+    Interop(#[from] tidegate_cluster::redis::interop::StartError),
 }
 
 /// One (tenant, namespace) with its lock.
@@ -69,6 +73,10 @@ pub(crate) struct SpaceCell {
     pub opening: Opening,
     /// Told when it is in touch with the cluster again.
     pub in_touch: Notify,
+    /// The Node servers that serve the namespace as well.
+    pub bridge: Option<Arc<Bridge>>,
+    /// Questions to many clients at once.
+    pub asked: Asked,
     /// What this space last added to its tenant's gauge of rooms.
     rooms_shown: AtomicI64,
     space: Mutex<Space>,
@@ -142,6 +150,7 @@ pub struct Node {
     durable: bool,
     /// Other nodes, if this is one of many.
     pub(crate) cluster: Option<Box<ClusterLink>>,
+    bridges: Box<[Arc<Bridge>]>,
 }
 
 /// No space's counters have this life: what names it is recovered nowhere.
@@ -200,7 +209,7 @@ impl Node {
     }
 
     fn start(
-        settings: Settings,
+        mut settings: Settings,
         open: impl FnOnce(OnWritten, OnHeard) -> Result<(Arc<dyn History>, Option<Arc<dyn Broker>>), HistoryError>,
         durable: bool,
         keys: LiveKeys,
@@ -220,6 +229,9 @@ impl Node {
             let node = node.get().and_then(Weak::upgrade)?;
             heard::heard(&node, heard)
         });
+        let interop = settings.interop.take();
+        let bridges: Box<[Arc<Bridge>]> = interop.iter().flat_map(|interop| interop.bridges(&metrics)).collect();
+        bridges.iter().for_each(|bridge| settings.namespaces.forgo_recovery(&bridge.key.namespace));
         let (history, broker) = open(on_written, on_heard)?;
         let loaded = history.load()?;
         let webhooks = Webhooks::new(&settings.webhooks, &metrics);
@@ -251,6 +263,7 @@ impl Node {
             lags: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             durable,
             cluster: broker.map(|broker| Box::new(ClusterLink::new(broker))),
+            bridges,
         });
         for (key, start) in loaded {
             let mut spaces = node.spaces.write().unwrap_or_else(PoisonError::into_inner);
@@ -260,6 +273,9 @@ impl Node {
         let _ = late.set(Arc::downgrade(&node));
         if node.cluster.is_some() {
             node.exchange_revocations();
+        }
+        if let Some(interop) = interop {
+            bridge::start(&node, &interop, &node.bridges)?;
         }
         Ok(node)
     }
@@ -277,6 +293,7 @@ impl Node {
         };
         let metrics = self.metrics.tenant(&key.tenant);
         let webhooks = self.webhooks.of(&key);
+        let bridge = self.bridges.iter().find(|bridge| bridge.key == key).cloned();
         // A namespace that is no longer served keeps its messages; nobody can connect to it.
         let served = self.settings.namespaces.get(&key.namespace).cloned();
         let settings = served.unwrap_or_else(|| Arc::new(NamespaceSettings::new(Behaviour::Rooms)));
@@ -289,6 +306,8 @@ impl Node {
             settings,
             metrics,
             webhooks,
+            bridge,
+            asked: Asked::new(),
             opening: Opening::default(),
             in_touch: Notify::new(),
             rooms_shown: AtomicI64::new(0),

@@ -118,6 +118,9 @@ pub(crate) fn join(
         if let Some(socket) = socket {
             shard.add_member(conn, socket, joined.room_id, joined.seq);
             webhooks::room_changed(socket, WebhookEvent::Join, room);
+            if let Some(bridge) = &space.bridge {
+                bridge.joined(room);
+            }
         }
     }
     Ok(Entered(match opened {
@@ -169,6 +172,9 @@ pub(crate) fn leave(shard: &Rc<Shard>, conn: &Rc<Conn>, space: &Arc<SpaceCell>, 
             let mut sockets = conn.sockets.borrow_mut();
             sockets.iter_mut().find(|socket| socket.space.index == space.index).and_then(|socket| {
                 webhooks::room_changed(socket, WebhookEvent::Leave, room);
+                if let Some(bridge) = &space.bridge {
+                    bridge.parted(room);
+                }
                 let index = socket.rooms.iter().position(|membership| membership.room == room_id)?;
                 Some(socket.rooms.remove(index))
             })

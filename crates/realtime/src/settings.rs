@@ -5,6 +5,7 @@ use tidegate_balance::BucketSettings;
 use tidegate_types::Millis;
 
 use crate::app::App;
+use crate::bridge::InteropSettings;
 use crate::door::DoorSettings;
 use crate::namespaces::Namespaces;
 use crate::webhooks::WebhookSettings;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub api_keys: ApiKeys,
     /// Backends that are asked or told.
     pub webhooks: Vec<WebhookSettings>,
+    /// Node servers on the same Redis that serve some namespaces, too.
+    pub interop: Option<InteropSettings>,
     /// Secret that session ids are authenticated with; kept across restarts where a data directory is.
     pub node_secret: Arc<[u8]>,
     /// Number of this node in its cluster.
@@ -91,6 +94,7 @@ impl Default for Settings {
             expiry_notice_ms: 60_000,
             api_keys: ApiKeys::default(),
             webhooks: Vec::new(),
+            interop: None,
             node_secret: Arc::from([]),
             node: 0,
             shards: 1,

@@ -198,6 +198,14 @@ impl Shard {
         for membership in &socket.rooms {
             self.remove_member(space, *membership);
         }
+        socket.space.asked.forget(conn.id);
+        if let Some(bridge) = &socket.space.bridge {
+            bridge.left(socket.socket_id.as_str(), conn.id);
+            if bridge.follows_rooms() && !listening {
+                let rooms = socket.space.lock().rooms_of(conn.id);
+                rooms.iter().for_each(|room| bridge.parted(room));
+            }
+        }
         let metrics = &socket.space.metrics;
         if listening {
             metrics.listening.dec()

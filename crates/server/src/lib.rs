@@ -29,6 +29,7 @@ mod error;
 mod extras;
 mod health;
 mod http2;
+mod interop;
 mod json;
 mod leave;
 mod line;

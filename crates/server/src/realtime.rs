@@ -28,6 +28,7 @@ use crate::StartError;
 use crate::access_log::Entry;
 use crate::admission::{Admitted, Places};
 use crate::cluster::{self, Cluster};
+use crate::interop;
 use crate::line::Line;
 use crate::request_id::X_REQUEST_ID;
 use crate::slots::Held;
@@ -142,6 +143,11 @@ pub(crate) fn open(
         expiry_notice_ms: millis(realtime.auth.expiry_notice),
         webhooks: realtime.webhooks.iter().map(webhooks::settings).collect::<Result<_, _>>()?,
         api_keys: ApiKeys::new(realtime.auth.api_keys.iter().cloned()),
+        interop: realtime
+            .interop
+            .as_ref()
+            .map(|interop| interop::settings(interop, config.cluster.as_ref()))
+            .transpose()?,
         node_secret: Arc::from(node_secret),
         node: cluster.map_or(0, |cluster| cluster.number().0),
         shards,

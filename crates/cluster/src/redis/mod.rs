@@ -27,6 +27,7 @@ mod follow;
 mod hearing;
 mod history;
 mod inbox;
+pub mod interop;
 mod jobs;
 mod keys;
 mod leases;

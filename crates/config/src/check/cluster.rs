@@ -124,7 +124,7 @@ fn redis(reader: &Reader<'_>, found: &mut file::Cluster, place: usize) -> Redis 
         password: first.and_then(|first| first.password.clone()).or(password.map(|given| given.value)),
         sentinel_user: sentinel_user.map(|given| given.value.into()),
         sentinel_password: sentinel_password.map(|given| given.value),
-        tls: redis_tls(reader, found.redis_tls.take(), first),
+        tls: redis_tls(reader, found.redis_tls.take(), first, "[cluster.redis_tls]"),
         prefix: prefix.map_or(default.prefix, |given| given.value.into()),
     }
 }
@@ -148,15 +148,16 @@ fn agrees(reader: &Reader<'_>, url: &At<RedisUrl>, first: Option<&RedisLocation>
     }
 }
 
-fn redis_tls(
+pub(super) fn redis_tls(
     reader: &Reader<'_>,
     found: Option<At<file::RedisTls>>,
     first: Option<&RedisLocation>,
+    section: &str,
 ) -> Option<RedisTls> {
     let tls = first.is_some_and(|first| first.tls);
     let Some(At { value: found, place }) = found else { return tls.then(RedisTls::default) };
     if first.is_some() && !tls {
-        reader.problem(place, "[cluster.redis_tls] has no effect without \"rediss://\" in the URL");
+        reader.problem(place, format!("{section} has no effect without \"rediss://\" in the URL"));
     }
     Some(RedisTls {
         server_name: given(found.server_name).map(|name| name.value.0),

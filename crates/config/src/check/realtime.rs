@@ -4,10 +4,10 @@ use tidegate_dialect::Dialect;
 
 use crate::check::api_key::api_keys;
 use crate::check::tokens::{Found, name_or, origin_of_production, tokens};
-use crate::check::{Known, bytes, count, delay, namespace, period, small, webhook};
+use crate::check::{Known, bytes, count, delay, interop, namespace, period, small, webhook};
 use crate::file;
 use crate::reader::{At, List, Origin, Reader, UrlPath};
-use crate::{BrokerKind, Realtime, RealtimeAuth};
+use crate::{BrokerKind, Cluster, Realtime, RealtimeAuth};
 
 /// The realtime server, or `None` if there is none.
 pub(super) fn realtime(
@@ -15,6 +15,7 @@ pub(super) fn realtime(
     found: Option<At<file::Realtime>>,
     known: Known<'_>,
     dialects: &[At<Arc<Dialect>>],
+    cluster: Option<&Cluster>,
 ) -> Option<Realtime> {
     let At { value: found, place } = found?;
     let enabled = found.enabled.as_ref().is_none_or(|enabled| enabled.value);
@@ -128,6 +129,7 @@ pub(super) fn realtime(
             1,
         ),
         auth: default.auth,
+        interop: interop::interop(reader, found.interop, cluster),
         webhooks: webhook::webhooks(reader, found.webhook, enabled, &namespaces),
         namespaces,
     };

@@ -1,5 +1,5 @@
 use super::File;
-use crate::{Cluster, Redis};
+use crate::{Cluster, Redis, RedisTls};
 
 impl File {
     pub(super) fn cluster(&mut self, cluster: &Cluster) {
@@ -18,10 +18,7 @@ impl File {
         self.time("node_timeout", cluster.node_timeout);
         if let Some(tls) = &cluster.redis.tls {
             self.section("[cluster.redis_tls]");
-            self.optional("server_name", tls.server_name.as_ref());
-            self.optional("ca", tls.ca.as_ref().map(|path| path.display()));
-            self.optional("certificate", tls.certificate.as_ref().map(|pair| pair.certificate.display()));
-            self.optional("key", tls.certificate.as_ref().map(|pair| pair.key.display()));
+            self.redis_tls(tls);
         }
         if let Some(tls) = &cluster.internal_tls {
             self.section("[cluster.internal_tls]");
@@ -30,6 +27,13 @@ impl File {
             self.text("key", tls.certificate.key.display());
             self.text("server_name", &tls.server_name);
         }
+    }
+
+    pub(super) fn redis_tls(&mut self, tls: &RedisTls) {
+        self.optional("server_name", tls.server_name.as_ref());
+        self.optional("ca", tls.ca.as_ref().map(|path| path.display()));
+        self.optional("certificate", tls.certificate.as_ref().map(|pair| pair.certificate.display()));
+        self.optional("key", tls.certificate.as_ref().map(|pair| pair.key.display()));
     }
 
     fn redis(&mut self, redis: &Redis) {

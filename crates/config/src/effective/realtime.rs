@@ -61,6 +61,9 @@ impl File {
                 self.key("request_burst", rate.burst);
             }
         }
+        if let Some(interop) = &realtime.interop {
+            self.interop(interop);
+        }
         realtime.webhooks.iter().for_each(|webhook| self.webhook(webhook));
     }
 

@@ -1,6 +1,6 @@
 //! The realtime server and its store.
 
-use super::Webhook;
+use super::{Interop, Webhook};
 use crate::BrokerKind;
 use crate::reader::{
     AlgorithmName, Hidden, KeyScopes, List, NamespaceName, Optional, Origin, Size, Span, Token, Url, UrlPath,
@@ -78,6 +78,8 @@ sections! {
         auth: Auth,
         /// Namespaces beside those that are there by themselves, or otherwise than they are: [[realtime.namespace]].
         namespace: List<RealtimeNamespace>,
+        /// Node servers beside this one. Switched on by this section.
+        interop: Interop,
         /// Backends that are asked or told: [[realtime.webhook]].
         webhook: List<Webhook>,
     }

@@ -7,7 +7,7 @@ use tidegate_auth::{ApiKey, Secret};
 use tidegate_dialect::Dialect;
 use tidegate_types::Namespace;
 
-use crate::{BrokerKind, Tokens, Webhook};
+use crate::{BrokerKind, Interop, Tokens, Webhook};
 
 /// The realtime server. Its paths win over routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct Realtime {
     pub auth: RealtimeAuth,
     /// The namespaces that are served, names all different.
     pub namespaces: Vec<RealtimeNamespace>,
+    /// Node servers beside this one.
+    pub interop: Option<Interop>,
     /// Backends that are asked or told, names all different.
     pub webhooks: Vec<Webhook>,
 }
@@ -149,6 +151,7 @@ impl Realtime {
             tenant_message_burst: 10_000,
             auth,
             namespaces: crate::check::namespaces_by_default(),
+            interop: None,
             webhooks: Vec::new(),
         }
     }

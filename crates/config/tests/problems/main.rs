@@ -4,6 +4,7 @@
 mod cluster;
 mod dialects;
 mod gateway;
+mod interop;
 mod routing;
 mod tokens;
 mod webhooks;

@@ -9,6 +9,7 @@ use tidegate_cluster::Audience;
 use tidegate_hub::RoomId;
 use tidegate_metrics::DropReason;
 use tidegate_types::{Class, CloseReason, ConnId, EventName, Publication, RoomName, ShardId, ShardSet};
+use tidegate_wire::node_adapter::{Message, Names, Selection};
 use tidegate_wire::socket_io;
 
 use super::args::Args;
@@ -29,14 +30,14 @@ type Rooms = SmallVec<[RoomId; 2]>;
 #[derive(Clone)]
 #[must_use = "nothing is sent without `emit`"]
 pub struct Broadcast {
-    node: Arc<Node>,
-    space: Arc<SpaceCell>,
-    rooms: SmallVec<[RoomName; 1]>,
+    pub(super) node: Arc<Node>,
+    pub(super) space: Arc<SpaceCell>,
+    pub(super) rooms: SmallVec<[RoomName; 1]>,
     /// A name that no room can have was asked for: such a room is empty.
     nobody: bool,
     but: SmallVec<[RoomName; 1]>,
     except: Option<ConnId>,
-    volatile: bool,
+    pub(super) volatile: bool,
 }
 
 /// What a worker does to its clients.
@@ -47,12 +48,21 @@ pub(crate) enum Deed {
 
 /// A deed for the clients of one worker.
 pub(crate) struct Order {
+    targets: Targets,
+    deed: Deed,
+}
+
+/// Who is meant, as the workers know them.
+#[derive(Clone)]
+pub(crate) struct Targets {
     space: u32,
     /// `None`: everybody in the namespace.
     rooms: Option<Rooms>,
+    /// Beside the rooms' members.
+    conns: SmallVec<[ConnId; 1]>,
     but: Rooms,
+    but_conns: SmallVec<[ConnId; 1]>,
     except: Option<ConnId>,
-    deed: Deed,
 }
 
 impl Broadcast {
@@ -103,14 +113,30 @@ impl Broadcast {
             seq: 0,
             timestamp_ms: now_ms(),
         });
+        if let Some(bridge) = &self.space.bridge {
+            bridge.broadcast(&publication, self.selection(), self.volatile);
+        }
         self.far(|| FarDeed::Emit { said: Said::of(&publication), volatile: self.volatile });
         self.reach().carry_out(&self.node, &self.space, || Deed::Emit(Arc::new(Encoded::broadcast(publication))));
     }
 
     /// Takes them all out of the namespace.
     pub fn disconnect(&self) {
+        if let Some(bridge) = &self.space.bridge {
+            bridge.say(&Message::Disconnect { of: self.selection(), close: false });
+        }
         self.far(|| FarDeed::Disconnect);
         self.reach().carry_out(&self.node, &self.space, || Deed::Disconnect);
+    }
+
+    /// Whom that is to Node servers. A client that is passed over is none of theirs.
+    pub(super) fn selection(&self) -> Selection {
+        let mut rooms: Names = self.rooms.iter().map(RoomName::as_str).collect();
+        if self.nobody && rooms.is_empty() {
+            // No room at all would be everybody.
+            rooms = Names::from_iter([""]);
+        }
+        Selection { rooms, except: self.but.iter().map(RoomName::as_str).collect() }
     }
 
     fn reach(&self) -> Reach<'_> {
@@ -144,20 +170,33 @@ pub(crate) struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    pub fn carry_out(&self, node: &Node, cell: &SpaceCell, deed: impl FnOnce() -> Deed) {
-        let (rooms, but, shards) = {
-            let space = cell.lock();
-            let find = |room: &RoomName| space.find(room);
-            let but: Rooms = self.but.iter().filter_map(|room| Some(find(room)?.0)).collect();
-            match self.rooms {
-                None => (None, but, all(node)),
-                Some(rooms) => {
-                    let found: SmallVec<[(RoomId, ShardSet); 2]> = rooms.iter().filter_map(find).collect();
-                    let shards = ShardSet(found.iter().fold(0, |shards, (_, on)| shards | on.0));
-                    (Some(found.into_iter().map(|(room, _)| room).collect::<Rooms>()), but, shards)
-                }
-            }
+    /// Who that is, and on which workers they are.
+    pub fn find(&self, node: &Node, cell: &SpaceCell) -> (Targets, ShardSet) {
+        let mut targets = Targets {
+            space: cell.index,
+            rooms: None,
+            conns: SmallVec::new(),
+            but: SmallVec::new(),
+            but_conns: SmallVec::new(),
+            except: self.except,
         };
+        // Beside Node servers, the id of a socket names it as if it were a room.
+        if let Some(bridge) = &cell.bridge {
+            targets.conns = bridge.sockets(self.rooms.unwrap_or_default());
+            targets.but_conns = bridge.sockets(self.but);
+        }
+        let space = cell.lock();
+        targets.but = self.but.iter().filter_map(|room| Some(space.find(room)?.0)).collect();
+        let Some(rooms) = self.rooms else { return (targets, all(node)) };
+        let found: SmallVec<[(RoomId, ShardSet); 2]> = rooms.iter().filter_map(|room| space.find(room)).collect();
+        let mut shards = ShardSet(found.iter().fold(0, |shards, (_, on)| shards | on.0));
+        targets.conns.iter().for_each(|conn| shards.insert(conn.shard));
+        targets.rooms = Some(found.into_iter().map(|(room, _)| room).collect());
+        (targets, shards)
+    }
+
+    pub fn carry_out(&self, node: &Node, cell: &SpaceCell, deed: impl FnOnce() -> Deed) {
+        let (targets, shards) = self.find(node, cell);
         if shards.is_empty() {
             return;
         }
@@ -168,19 +207,16 @@ impl Reach<'_> {
                 cell.metrics.dropped(DropReason::MailboxFull).inc();
                 continue;
             }
-            mailbox.push(match (&deed, rooms.as_deref()) {
+            mailbox.push(match (&deed, targets.only_room()) {
                 // The way of every message of a room, which costs least.
-                (Deed::Emit(encoded), Some([room])) if but.is_empty() => Item::Deliver(Delivery {
+                (Deed::Emit(encoded), Some(room)) => Item::Deliver(Delivery {
                     space: cell.index,
-                    room: *room,
+                    room,
                     encoded: encoded.clone(),
                     except: self.except.map(Except::Conn),
                 }),
                 (deed, _) => Item::Order(Box::new(Order {
-                    space: cell.index,
-                    rooms: rooms.clone(),
-                    but: but.clone(),
-                    except: self.except,
+                    targets: targets.clone(),
                     deed: match deed {
                         Deed::Emit(encoded) => Deed::Emit(encoded.clone()),
                         Deed::Disconnect => Deed::Disconnect,
@@ -188,6 +224,40 @@ impl Reach<'_> {
                 })),
             });
         }
+    }
+}
+
+impl Targets {
+    /// The room whose members these are, if that is all there is to say.
+    fn only_room(&self) -> Option<RoomId> {
+        match self.rooms.as_deref() {
+            Some([room]) if self.but.is_empty() && self.but_conns.is_empty() && self.conns.is_empty() => Some(*room),
+            _ => None,
+        }
+    }
+
+    /// Those of one worker.
+    pub fn here(&self, shard: &Shard) -> Vec<ConnId> {
+        let members = |rooms: &Rooms| -> FxHashSet<ConnId> {
+            rooms.iter().flat_map(|room| shard.members((self.space, *room))).collect()
+        };
+        let mut but = members(&self.but);
+        but.extend(self.but_conns.iter().copied().chain(self.except));
+        let mut targets: Vec<ConnId> = match &self.rooms {
+            Some(rooms) => {
+                let mut found = members(rooms);
+                found.extend(self.conns.iter().filter(|conn| conn.shard == shard.id));
+                found.into_iter().collect()
+            }
+            None => shard.conn_ids(),
+        };
+        targets.retain(|conn| !but.contains(conn));
+        targets
+    }
+
+    /// The connection, if it is still in the namespace.
+    pub fn conn(&self, shard: &Shard, id: ConnId) -> Option<Rc<Conn>> {
+        shard.conn(id).filter(|conn| is_in(conn, self.space))
     }
 }
 
@@ -213,19 +283,10 @@ impl Order {
 
     /// Does it to the worker's own clients, in chunks.
     pub async fn carry_out(self, shard: &Rc<Shard>) {
-        let members = |rooms: &Rooms| -> FxHashSet<ConnId> {
-            rooms.iter().flat_map(|room| shard.members((self.space, *room))).collect()
-        };
-        let but = members(&self.but);
-        let targets: Vec<ConnId> = match &self.rooms {
-            Some(rooms) => members(rooms).into_iter().collect(),
-            None => shard.conn_ids(),
-        };
-        for chunk in targets.chunks(CHUNK) {
-            for id in chunk.iter().filter(|id| Some(**id) != self.except && !but.contains(*id)) {
-                if let Some(conn) = shard.conn(*id).filter(|conn| is_in(conn, self.space)) {
-                    self.deed.carry_out(shard, &conn, self.space);
-                }
+        let targets = &self.targets;
+        for chunk in targets.here(shard).chunks(CHUNK) {
+            for conn in chunk.iter().filter_map(|id| targets.conn(shard, *id)) {
+                self.deed.carry_out(shard, &conn, targets.space);
             }
             tokio::task::yield_now().await;
         }
@@ -237,7 +298,8 @@ fn is_in(conn: &Conn, space: u32) -> bool {
 }
 
 impl Deed {
-    fn carry_out(&self, shard: &Rc<Shard>, conn: &Rc<Conn>, space: u32) {
+    /// Does it to one client, on its worker.
+    pub fn carry_out(&self, shard: &Rc<Shard>, conn: &Rc<Conn>, space: u32) {
         match self {
             Self::Emit(encoded) => {
                 let (_, sent) = conn.deliver(&[encoded], shard.node.settings.outbox_bytes);

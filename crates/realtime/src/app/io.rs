@@ -19,7 +19,7 @@ use crate::signals::{self, Close, Closed};
 #[derive(Clone)]
 pub struct Io {
     node: Arc<Node>,
-    space: Arc<SpaceCell>,
+    pub(super) space: Arc<SpaceCell>,
 }
 
 /// Why a message is not published.

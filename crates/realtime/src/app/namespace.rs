@@ -14,9 +14,11 @@ use tidegate_types::{CloseReason, Namespace as Name};
 use tidegate_wire::socket_io;
 use tokio::task::spawn_local;
 
+use super::args::Args;
 use super::event::{Ack, Event};
 use super::guard::{Calmly, Local, calmly};
 use super::handshake::Handshake;
+use super::io::Io;
 use super::socket::Socket;
 use crate::connection::Conn;
 use crate::input::{Handled, Later};
@@ -74,6 +76,7 @@ type OnConnectLater = dyn Fn(Socket) -> Local + Send + Sync;
 type OnEvent = dyn Fn(&Socket, Event<'_>) + Send + Sync;
 type OnEventLater = dyn Fn(Socket, Event<'static>) -> Local + Send + Sync;
 type OnAny = dyn Fn(&Socket, &mut Event<'_>) + Send + Sync;
+type OnServerEvent = dyn Fn(&Io, Args<'static>) -> Option<Args<'static>> + Send + Sync;
 type OnDisconnect = dyn Fn(&Socket, CloseReason) + Send + Sync;
 
 enum Gate {
@@ -98,6 +101,7 @@ struct Table {
     events: FxHashMap<Box<str>, Handler>,
     any: Option<Box<OnAny>>,
     gone: Option<Box<OnDisconnect>>,
+    server_events: FxHashMap<Box<str>, Box<OnServerEvent>>,
 }
 
 /// What an application does in one namespace: handlers by event.
@@ -223,6 +227,19 @@ impl Namespace {
         self
     }
 
+    /// Called for each event of that name that another server sends to the servers (`io.serverSideEmit` in Node), where the
+    /// namespace is shared with Node servers. What comes back is the answer, if one is wanted; of several arguments the
+    /// first.
+    #[must_use]
+    pub fn on_server_event(
+        mut self,
+        event: &str,
+        handle: impl Fn(&Io, Args<'static>) -> Option<Args<'static>> + Send + Sync + 'static,
+    ) -> Self {
+        self.table.server_events.insert(event.into(), Box::new(handle));
+        self
+    }
+
     pub(crate) fn limits(&self) -> Option<Limits> {
         self.limits
     }
@@ -287,6 +304,12 @@ impl Handlers {
                 Some(Box::pin(run(socket.clone(), "on_connect", future)))
             }
         }
+    }
+
+    /// Has the application hear an event of another server.
+    pub(crate) fn server_event(&self, io: &Io, event: &str, args: Args<'static>) -> Option<Args<'static>> {
+        let handle = self.0.server_events.get(event)?;
+        calmly("on_server_event", || handle(io, args)).flatten()
     }
 
     /// Tells the application that a client is gone.

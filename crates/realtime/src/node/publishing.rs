@@ -10,6 +10,7 @@ use tidegate_types::{Class, Millis, Publication};
 use tokio::sync::oneshot;
 
 use super::{Node, SpaceCell};
+use crate::bridge::Bridge;
 use crate::mailbox::{Delivery, Except, Item};
 
 /// Messages of one space that may wait for the store.
@@ -41,6 +42,8 @@ pub(crate) struct Placing {
     pub answer: oneshot::Receiver<Result<Placed, PublishError>>,
     /// Without its numbers.
     pub message: Publication,
+    /// Who is to hear of it as well, once it has its place.
+    pub bridge: Option<Arc<Bridge>>,
 }
 
 /// Why a message is not published. Its sender may send it again.
@@ -88,11 +91,14 @@ impl Pending {
                 }
             }
             Self::Placing(placing) => {
-                let Placing { answer, message } = *placing;
+                let Placing { answer, message, bridge } = *placing;
                 // A broker that has gone without an answer may have taken the message all the same.
                 let placed = answer.await.unwrap_or(Err(PublishError::Unavailable))?;
                 let Placed { position, seq, timestamp_ms, duplicate } = placed;
                 let publication = Publication { position: Some(position), seq, timestamp_ms, ..message };
+                if let (Some(bridge), None) = (bridge, &duplicate) {
+                    bridge.publication(&publication);
+                }
                 Ok(Published { publication: Arc::new(publication), pending: false, duplicate })
             }
         }
@@ -133,6 +139,9 @@ impl Node {
             let persistent = message.class == Class::Persistent;
             let published = space.publish(message, now, effects);
             let key = (cell.index, published.publication.seq);
+            if let (Some(bridge), None) = (&cell.bridge, &published.duplicate) {
+                bridge.place(&published.publication, !persistent);
+            }
             let durable = if published.duplicate.is_some() {
                 // What has become of the first, if that is known; else what becomes of it.
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -164,6 +173,9 @@ impl Node {
             self.deliver_to_some(cell, effects, except);
             published
         });
+        if let (Some(bridge), None) = (&cell.bridge, &published.duplicate) {
+            bridge.publication(&published.publication);
+        }
         if let (Some(cluster), None) = (&self.cluster, &published.duplicate) {
             cluster.tell(&published.publication, except);
         }

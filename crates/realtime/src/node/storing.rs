@@ -81,11 +81,14 @@ impl Node {
     fn append_failed(&self, cell: &SpaceCell, seq: u64) {
         cell.metrics.dropped(DropReason::StoreFailed).inc();
         self.with_space(cell, |space, effects| space.append_failed(seq, effects));
-        self.settle(cell.index, seq, false);
+        self.settle(cell, seq, false);
     }
 
-    fn settle(&self, space: u32, seq: u64, durable: bool) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&(space, seq));
+    fn settle(&self, cell: &SpaceCell, seq: u64, durable: bool) {
+        if let Some(bridge) = &cell.bridge {
+            bridge.settled(seq, durable);
+        }
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&(cell.index, seq));
         for waiting in waiting.into_iter().flatten() {
             // The sender may have gone; then nobody waits for its ack.
             let _ = waiting.send(durable);
@@ -110,7 +113,7 @@ impl Node {
                     cell.metrics.messages_persisted.inc();
                     self.with_space(&cell, |space, effects| space.appended(*seq, effects));
                 }
-                Written::Synced { seq, .. } => self.settle(cell.index, *seq, true),
+                Written::Synced { seq, .. } => self.settle(&cell, *seq, true),
                 Written::Reserved { upto, .. } => {
                     self.with_space(&cell, |space, effects| space.reserved(*upto, effects));
                 }

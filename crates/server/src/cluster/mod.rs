@@ -34,6 +34,7 @@ use crate::StartError;
 use crate::plan::Plan;
 use identity::Identity;
 pub(crate) use pass::{Aim, Owner, inside, is_forwarded, pass_on, session_unknown, upgrades};
+pub(crate) use settings::redis;
 
 /// The name of the internal listener in logs and metrics.
 pub(crate) const LISTENER: &str = "cluster";
@@ -101,7 +102,7 @@ impl Cluster {
         let identity = Identity::new(cluster)?;
         Ok(Some(Arc::new(Self {
             id: NodeId(u64::from_ne_bytes(id)),
-            redis: settings::redis(&cluster.redis)?,
+            redis: settings::redis(&cluster.redis, "[cluster]")?,
             sid_key: SidKey::new(&identity.sid_secret),
             identity,
             zone: cluster.zone.as_deref().unwrap_or_default().into(),

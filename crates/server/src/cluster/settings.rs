@@ -14,11 +14,11 @@ use tidegate_types::{NodeId, NodeNumber};
 
 use crate::StartError;
 
-/// Where Redis is and how it is spoken to.
+/// Where Redis is and how it is spoken to. `section` is where the file says so.
 ///
 /// # Errors
 /// A file cannot be read, or is not what it should be.
-pub(crate) fn redis(redis: &Redis) -> Result<RedisSettings, StartError> {
+pub(crate) fn redis(redis: &Redis, section: &str) -> Result<RedisSettings, StartError> {
     let addresses = redis.servers.iter().map(|it| Address { host: (&*it.host).into(), port: it.port }).collect();
     let tls = redis.tls.as_ref();
     let topology = match redis.mode {
@@ -31,7 +31,7 @@ pub(crate) fn redis(redis: &Redis) -> Result<RedisSettings, StartError> {
             tls: tls.is_some(),
         },
     };
-    let fault = |what: &dyn Display| StartError::Config(format!("[cluster] redis_tls: {what}"));
+    let fault = |what: &dyn Display| StartError::Config(format!("{section} redis_tls: {what}"));
     let read = |file: &Path| std::fs::read(file).map_err(|error| fault(&format!("{}: {error}", file.display())));
     let tls = tls.map(|tls| {
         let certificate = tls.certificate.as_ref().map(|files| {
@@ -51,7 +51,7 @@ pub(crate) fn redis(redis: &Redis) -> Result<RedisSettings, StartError> {
         prefix: (&*redis.prefix).into(),
         ..RedisSettings::new(topology)
     };
-    settings.validate().map_err(|error| StartError::Config(format!("[cluster]: {error}")))?;
+    settings.validate().map_err(|error| StartError::Config(format!("{section}: {error}")))?;
     Ok(settings)
 }
 

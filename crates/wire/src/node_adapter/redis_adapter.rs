@@ -47,6 +47,20 @@ impl Channels {
         }
     }
 
+    /// What PSUBSCRIBE takes to hear all broadcasts.
+    pub fn pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.broadcasts.len() + 1);
+        for character in self.broadcasts.chars() {
+            // What is special in a pattern stands for itself in a name.
+            if matches!(character, '*' | '?' | '[' | ']' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern.push('*');
+        pattern
+    }
+
     /// The channel that a broadcast goes to.
     pub fn of_broadcast(&self, to: &Selection) -> String {
         match to.rooms.0.as_slice() {

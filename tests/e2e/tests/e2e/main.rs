@@ -15,6 +15,7 @@ mod hostile;
 mod hostile_crowd;
 mod hostile_realtime;
 mod http_api;
+mod interop;
 mod raw;
 mod rfc6455;
 mod scenarios;
