@@ -1,7 +1,7 @@
 // Node servers and Tidegate on one Redis: what either side does reaches the clients of the other. Every scenario has its
 // own Redis, two Node servers, and the example `interop` of the binary's package.
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import net from "node:net";
 import os from "node:os";
@@ -18,6 +18,9 @@ import { PATIENCE_MS, assert, atEnd, until, within } from "./lib.mjs";
 
 const bytes = Buffer.from([0, 1, 254, 255]);
 
+// What the adapters still had to say to a Redis that is gone, which they do not look after.
+process.on("unhandledRejection", (error) => { if (error?.message !== "Connection is closed.") throw error; });
+
 async function freePort() {
   const server = net.createServer();
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -31,7 +34,7 @@ function child(command, args, options) {
   const started = spawn(command, args, { stdio: ["ignore", "pipe", "inherit"], ...options });
   const ended = new Promise((resolve) => started.once("exit", resolve));
   atEnd(async () => { started.kill("SIGKILL"); await ended; });
-  return { kill: async (signal = "SIGKILL") => { started.kill(signal); await ended; }, out: started.stdout };
+  return { signal: (signal) => started.kill(signal), kill: async (signal = "SIGKILL") => { started.kill(signal); await ended; }, out: started.stdout };
 }
 
 async function redisServer() {
@@ -94,16 +97,20 @@ async function client(url, namespace = "") {
   return socket;
 }
 
+/** The example `interop` on that Redis. */
+async function startTidegate(kind, port) {
+  const running = child(process.env.TIDEGATE_INTEROP, [kind, String(port)]);
+  const { value } = await within(createInterface({ input: running.out })[Symbol.asyncIterator]().next(), "Tidegate to listen");
+  return { ...running, url: value.match(/http:\/\/\S+/)[0] };
+}
+
 /** Redis, two Node servers, a Tidegate, and a client on each: `n1`, `n2`, `t1`, `t2`, all in room "all", each in its own. */
 async function world(kind) {
   const redis = await redisServer();
   const running = await redis.start();
   const a = nodeServer(kind, redis.port);
   const b = nodeServer(kind, redis.port);
-  const tidegate = child(process.env.TIDEGATE_INTEROP, [kind, String(redis.port)]);
-  const lines = createInterface({ input: tidegate.out })[Symbol.asyncIterator]();
-  const { value } = await within(lines.next(), "Tidegate to listen");
-  const url = value.match(/http:\/\/\S+/)[0];
+  const { url } = await startTidegate(kind, redis.port);
   const all = { n1: await client(a.url), n2: await client(b.url), t1: await client(url), t2: await client(url) };
   for (const [who, socket] of Object.entries(all)) {
     socket.who = who;
@@ -393,4 +400,59 @@ export async function nodeServerDies() {
   await wish("emit", { event: "on", to: ["all"] });
   await here.settle();
   for (const socket of Object.values(all)) assert.equal(socket.of("on").length, 2);
+}
+
+/** The steps of docs/migrate-from-socketio.md behind nginx, there and back, with clients that come back by themselves. */
+export async function oneServerAtATime() {
+  const redis = await redisServer();
+  await redis.start();
+  const emitter = new Emitter(redisClient(redis.port));
+  const [a, b] = [nodeServer("redis", redis.port), nodeServer("redis", redis.port)];
+  const dir = mkdtempSync(path.join(os.tmpdir(), "tidegate-nginx-"));
+  atEnd(() => rmSync(dir, { recursive: true, force: true }));
+  const port = await freePort();
+  const write = (...servers) => writeFileSync(path.join(dir, "nginx.conf"), `daemon off; worker_processes 1; pid ${dir}/pid; error_log /dev/null; events {}
+    http { access_log off; upstream sockets { ${servers.map(({ url }) => `server ${new URL(url).host};`).join(" ")} }
+    server { listen 127.0.0.1:${port}; location / { proxy_pass http://sockets; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; proxy_set_header Host $host; } } }`);
+  write(a, b);
+  const nginx = child("nginx", ["-p", dir, "-c", path.join(dir, "nginx.conf")], { stdio: "ignore" });
+  const url = `http://127.0.0.1:${port}`;
+  await until(() => fetch(url).then(() => true, () => false), "nginx to listen");
+  const clients = Array.from({ length: 6 }, () => {
+    const socket = connect(url, { transports: ["websocket"], forceNew: true, reconnectionDelay: 20, reconnectionDelayMax: 100 });
+    atEnd(() => socket.disconnect());
+    socket.heard = new Set();
+    socket.onAny((event) => socket.heard.add(event));
+    socket.on("connect", () => socket.timeout(PATIENCE_MS).emitWithAck("join", "all").catch(() => {}));
+    return socket;
+  });
+  let round = 0;
+  /** A process that emits reaches all clients, and those that are there are on so many of Tidegate's. */
+  const allAreReached = async (what) => until(async () => {
+    emitter.to("all").emit(`${what}${++round}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    return clients.every((socket) => socket.heard.has(`${what}${round}`));
+  }, `all clients to be reached: ${what}`);
+  const onTidegate = async (server) => (await server.io.in("all").fetchSockets()).filter((socket) => socket.data.userId).length;
+  await allAreReached("node alone");
+  const tidegate = await startTidegate("redis", redis.port);
+  await until(async () => (await a.io.serverSideEmitWithAck("hey").catch(() => [])).includes("tidegate"), "Tidegate to take part");
+  write(a, tidegate);
+  nginx.signal("SIGHUP");
+  await new Promise((resolve) => b.io.close(resolve));
+  await allAreReached("one of each");
+  await until(async () => (await onTidegate(a)) > 0, "clients on Tidegate");
+  // Back: Tidegate goes, a Node server comes.
+  const c = nodeServer("redis", redis.port);
+  write(a, c);
+  nginx.signal("SIGHUP");
+  await tidegate.kill("SIGTERM");
+  await allAreReached("back on node");
+  assert.equal(await onTidegate(a), 0);
+  // And all the way.
+  const last = await startTidegate("redis", redis.port);
+  write(last);
+  nginx.signal("SIGHUP");
+  await Promise.all([a, c].map(({ io }) => new Promise((resolve) => io.close(resolve))));
+  await allAreReached("tidegate alone");
 }

@@ -49,6 +49,11 @@ fn the_death_of_a_node_server_leaves_the_others_complete() {
 }
 
 #[test]
+fn one_server_after_the_other_moves_behind_nginx_there_and_back() {
+    beside_node("oneServerAtATime");
+}
+
+#[test]
 fn with_the_sharded_adapter_each_side_reaches_the_clients_of_the_other() {
     beside_node("shardedAdapter");
 }
