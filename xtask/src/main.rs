@@ -19,7 +19,8 @@ usage: cargo xtask TASK
                   runs the fuzz targets, all by default, for so long each
   tidy            checks the invariants that a program can check
   screenshot      takes docs/screenshot.png with the browser test
-  bench …         measures beside nginx, HAProxy and Node (`cargo xtask bench --help`)";
+  bench …         measures beside nginx, HAProxy and Node (`cargo xtask bench --help`)
+  drill …         kills nodes and Redis under load and accounts for every message (`cargo xtask drill --help`)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "screenshot" => tests::screenshot(),
         "bench" => bench::run(&rest),
+        "drill" => bench::drill::run(&rest),
         "help" | "-h" | "--help" => {
             println!("{USAGE}");
             Ok(())

@@ -77,10 +77,18 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Adds requests to buckets that all nodes share, each of a limit's key, and says how far each is ahead of its rate then,
     /// in thousandths of a request, in the order of `told`. How a bucket counts: `tidegate_balance::Bucket`.
-    fn count(&self, told: Counted) -> oneshot::Receiver<Result<Vec<u64>, Unavailable>> {
-        drop(told);
-        oneshot::channel().1
-    }
+    fn count(&self, told: Counted) -> oneshot::Receiver<Result<Vec<u64>, Unavailable>>;
+
+    /// Says how many connections of a user (or, without one, of all users) of a space this node holds, and whether that is
+    /// allowed: with `most`, the number only becomes `held` if the sum over all nodes is not above it then. Numbers of a node
+    /// that dies go with it.
+    fn seat(
+        &self,
+        space: &Arc<SpaceKey>,
+        user: Option<&UserId>,
+        held: u32,
+        most: Option<u32>,
+    ) -> oneshot::Receiver<Result<bool, Unavailable>>;
 
     /// The names kept of one kind, in one tenant's drawer or that of all tenants, with their values: at most `most`.
     fn list(&self, kind: Kind, most: usize) -> oneshot::Receiver<Result<Vec<(String, Bytes)>, Unavailable>>;

@@ -13,7 +13,9 @@ use broker_rig::{
 use bytes::Bytes;
 use tidegate_cluster::model::Limits;
 use tidegate_cluster::redis::{BrokerSettings, RedisSettings, Topology};
-use tidegate_cluster::{Audience, Heard, Kind, MemoryCluster, Name, Outgoing, PublishError, Write, system_clock};
+use tidegate_cluster::{
+    Audience, Counted, Heard, Kind, MemoryCluster, Name, Outgoing, PublishError, Write, system_clock,
+};
 use tidegate_hub::Pid;
 use tidegate_testkit::redis::{RedisCluster, RedisOptions, RedisServer};
 use tidegate_types::{Class, NodeId, RoomKey};
@@ -69,6 +71,32 @@ macro_rules! contract {
 }
 
 contract! {
+    fn buckets_of_limits_count_for_all_nodes_and_leak(rig) {
+        let count = |member: &Member, requests: &[(&[u8], u32)]| {
+            let told = requests.iter().map(|(key, requests)| ((*key).into(), *requests)).collect();
+            wait(member.broker.count(Counted { limit: "api".into(), rate: 1_000, told })).unwrap()
+        };
+        assert_eq!(count(&rig.a, &[(b"ada", 3), (b"bob", 1)]), [2_000, 0], "the first of a key at rest is not ahead");
+        let ahead = count(&rig.b, &[(b"ada", 2)])[0];
+        assert!((3_000..=4_000).contains(&ahead), "one a second leaks away: {ahead}");
+        let other = Counted { limit: "other".into(), rate: 1_000, told: vec![((*b"ada").into(), 1)] };
+        assert_eq!(wait(rig.b.broker.count(other)), Ok(vec![0]), "another limit");
+        assert_eq!(count(&rig.a, &[]), Vec::<u64>::new());
+    }
+
+    fn connections_are_counted_over_all_nodes(rig) {
+        let seat = |member: &Member, user: Option<&str>, held: u32, most: Option<u32>| {
+            wait(member.broker.seat(&space(), user.map(broker_rig::user).as_ref(), held, most)).unwrap()
+        };
+        assert!(seat(&rig.a, Some("ada"), 1, Some(2)) && seat(&rig.b, Some("ada"), 1, Some(2)));
+        assert!(!seat(&rig.a, Some("ada"), 2, Some(2)), "a third is refused");
+        assert!(seat(&rig.a, Some("bob"), 1, Some(1)) && seat(&rig.a, None, 1, Some(1)), "counted apart");
+        assert!(seat(&rig.b, Some("ada"), 2, None), "what is, is");
+        assert!(!seat(&rig.a, Some("ada"), 1, Some(2)));
+        assert!(seat(&rig.b, Some("ada"), 0, None));
+        assert!(seat(&rig.a, Some("ada"), 2, Some(2)));
+    }
+
     fn a_message_comes_to_every_node_that_follows_its_room_the_sender_too(rig) {
         rig.a.follow("lobby");
         rig.b.follow("lobby");
@@ -447,7 +475,10 @@ fn the_leases_of_a_dead_node_end_at_once() {
         b.broker.lease(&space(), &room(name), &user("bob"), Some(presence("bob", 1)));
         b.ears.wait("heard of them", |heard| leases(heard, name).len() == 5);
     }
+    let seat = |member: &Member| wait(member.broker.seat(&space(), Some(&user("ada")), 1, Some(1))).unwrap();
+    assert!(seat(&a) && !seat(&b));
     wait(survivor.end_leases_of(NodeId(1))).unwrap();
+    assert!(seat(&b), "a dead node holds nobody's place");
     let heard = b.ears.wait("gone", |heard| heard.contains(&Heard::NodeGone(NodeId(1))));
     assert_eq!(heard.iter().filter(|it| matches!(it, Heard::NodeGone(_))).count(), 1);
     for name in ["one", "two"] {
@@ -455,5 +486,6 @@ fn the_leases_of_a_dead_node_end_at_once() {
         assert_eq!(look.leases.len(), 1, "bob's own");
     }
     assert_eq!(server.cli(&["KEYS", "*held:0000000000000001*"]).trim(), "");
+    assert_eq!(server.cli(&["KEYS", "*seated:0000000000000001*"]).trim(), "");
     assert_eq!(server.cli(&["KEYS", "*node:0000000000000001*"]).trim(), "");
 }

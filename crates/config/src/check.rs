@@ -68,7 +68,7 @@ pub(crate) fn config(reader: &Reader<'_>, file: file::TidegateConfig) -> Config 
     let has_realtime_section = !file.lacks("realtime");
     let has_jwt = !file.lacks("jwt");
     let has_cluster = !file.lacks("cluster");
-    let zones = limit::zones(reader, file.limit, has_jwt);
+    let zones = limit::zones(reader, file.limit, has_jwt, has_cluster);
     let listeners = listener::listeners(reader, file.listener, &zones);
     let admin = listener::admin(reader, file.admin, &listeners);
     let upstreams = upstream::upstreams(reader, file.upstream, has_jwt, has_cluster);

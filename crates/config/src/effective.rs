@@ -103,6 +103,9 @@ impl File {
         self.key("status", zone.status);
         self.key("dry_run", zone.dry_run);
         self.key("max_keys", zone.max_keys);
+        if let ZoneKind::Rate(_) = zone.kind {
+            self.key("shared", zone.shared);
+        }
     }
 }
 

@@ -4,25 +4,28 @@ use std::sync::Arc;
 
 use tidegate_cluster::{Audience, Broker, History, Outgoing};
 use tidegate_hub::{Message, SpaceStart};
-use tidegate_types::{Publication, SpaceKey};
+use tidegate_types::{Publication, SpaceKey, UserId};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::limits::Crowded;
 use crate::mailbox::Except;
 use crate::node::{Placing, SpaceCell};
 use crate::opening::PATIENCE;
 use crate::restoring::Restoring;
+use crate::seats::{Seated, Seats};
 use crate::signals::{self, Signal};
 
 /// A node's way to its cluster.
 pub(crate) struct ClusterLink {
     pub broker: Arc<dyn Broker>,
     pub restoring: Restoring,
+    pub seats: Arc<Seats>,
 }
 
 impl ClusterLink {
     pub fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, restoring: Restoring::default() }
+        Self { broker, restoring: Restoring::default(), seats: Arc::default() }
     }
 
     /// Where the counters of a space stand, if the broker says it in time.
@@ -37,6 +40,27 @@ impl ClusterLink {
             }
             Ok(Err(_)) | Err(_) => None,
         }
+    }
+
+    /// Whether connections to the space are counted over all nodes.
+    pub fn counts_connections(&self, space: &SpaceCell) -> bool {
+        let limits = &space.settings.limits;
+        limits.connections_per_user > 0 || limits.connections_per_tenant > 0
+    }
+
+    /// The places of a connection of the user, over all nodes; `None` where they are not counted.
+    pub fn seat(
+        &self,
+        space: &SpaceCell,
+        user: &UserId,
+        has_one: bool,
+    ) -> Option<impl Future<Output = Result<Seated, Crowded>> + use<>> {
+        let limits = space.settings.limits;
+        if !self.counts_connections(space) {
+            return None;
+        }
+        let (seats, broker, space, user) = (self.seats.clone(), self.broker.clone(), space.key.clone(), user.clone());
+        Some(async move { seats.take(&broker, &space, &user, &limits, has_one).await })
     }
 
     /// Gives the broker a message, in the order of the calls.

@@ -65,6 +65,7 @@ pub(crate) async fn come_back(
         socket_id,
         pid,
         limit: None,
+        seated: None,
         rooms: SmallVec::new(),
     };
     for of in &rooms {
@@ -81,6 +82,16 @@ pub(crate) async fn come_back(
     }
     if let Some(rest) = greet(shard, conn, space) {
         rest.await;
+    }
+    let seat = shard.node.cluster.as_ref().and_then(|cluster| cluster.seat(space, &principal.user, true));
+    if let Some(Ok(seated)) = match seat {
+        Some(seat) => Some(seat.await),
+        None => None,
+    } {
+        let mut sockets = conn.sockets.borrow_mut();
+        if let Some(socket) = sockets.iter_mut().find(|socket| socket.space.index == space.index) {
+            socket.seated = Some(Box::new(seated));
+        }
     }
     true
 }

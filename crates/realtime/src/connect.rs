@@ -24,6 +24,7 @@ use crate::namespaces::{Behaviour, Entrance, NamespaceSettings};
 use crate::node::{Node, SpaceCell, now_ms};
 use crate::operations;
 use crate::rooms_api;
+use crate::seats::Seated;
 use crate::shard::Shard;
 use crate::webhooks::{self, Admitted, NotAdmitted, WebhookEvent};
 use crate::{expiry, id};
@@ -221,29 +222,52 @@ pub(crate) fn let_in(
     applicant: Option<Rc<Applicant>>,
     comeback: Comeback,
 ) -> Handled {
-    let rest = match comeback {
-        None => enter(shard, conn, space, principal, applicant),
+    let comeback = match comeback {
+        Some((pid, Ok(offset))) => Some((pid, offset)),
         Some((_, Err(_))) => {
             space.metrics.recovery(Recovery::OtherEpoch);
-            enter(shard, conn, space, principal, applicant)
+            None
         }
-        Some((pid, Ok(offset))) => {
-            let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
-            return Handled::Later(Box::pin(async move {
-                let recovered =
-                    comeback::come_back(&shard, &conn, &space, &principal, applicant.clone(), pid, offset).await;
-                if !recovered
-                    && !conn.is_closed()
-                    && let Some(rest) = enter(&shard, &conn, &space, principal, applicant)
-                {
-                    rest.await;
-                }
-                // The workers may have looked for its like while the store was read.
-                expiry::part_if_revoked(&shard, &conn);
-            }));
-        }
+        None => None,
     };
-    rest.map_or(Handled::Done, Handled::Later)
+    let is_counted = shard.node.cluster.as_ref().is_some_and(|cluster| cluster.counts_connections(space));
+    if comeback.is_none() && !is_counted {
+        return enter(shard, conn, space, principal, applicant, None).map_or(Handled::Done, Handled::Later);
+    }
+    let (shard, conn, space) = (shard.clone(), conn.clone(), space.clone());
+    Handled::Later(Box::pin(async move {
+        let recovered = match comeback {
+            Some((pid, offset)) => {
+                comeback::come_back(&shard, &conn, &space, &principal, applicant.clone(), pid, offset).await
+            }
+            None => false,
+        };
+        if !recovered && !conn.is_closed() {
+            match seat(&shard, &space, &principal).await {
+                _ if conn.is_closed() => {}
+                Ok(seated) => {
+                    if let Some(rest) = enter(&shard, &conn, &space, principal, applicant, seated) {
+                        rest.await;
+                    }
+                }
+                Err(crowded) => {
+                    space.metrics.limited(RateLimit::Connection).inc();
+                    refuse_crowded(&shard, &conn, &space, crowded);
+                }
+            }
+        }
+        // The workers may have looked for its like while others were asked.
+        expiry::part_if_revoked(&shard, &conn);
+    }))
+}
+
+/// The connection's places among those of all nodes; nothing where they are not counted.
+async fn seat(shard: &Shard, space: &SpaceCell, principal: &Principal) -> Result<Option<Box<Seated>>, Crowded> {
+    let seat = shard.node.cluster.as_ref().and_then(|cluster| cluster.seat(space, &principal.user, false));
+    match seat {
+        Some(seat) => seat.await.map(|seated| Some(Box::new(seated))),
+        None => Ok(None),
+    }
 }
 
 /// As [`proceed`], with what backends give to the client.
@@ -413,6 +437,7 @@ fn enter(
     space: &Arc<SpaceCell>,
     principal: Arc<Principal>,
     applicant: Option<Rc<Applicant>>,
+    seated: Option<Box<Seated>>,
 ) -> Option<Later> {
     let pid = Pid::from(id::secret_id());
     let socket_id = SocketId::from(id::socket_id());
@@ -423,8 +448,16 @@ fn enter(
         SessionOffset { epoch: hub.epoch(), seq: hub.head_seq() }
     });
     let app = applicant.map(|applicant| Rc::new(Own::new(socket_id.clone(), applicant, false)));
-    let socket =
-        NamespaceSocket { space: space.clone(), principal, socket_id, pid, app, limit: None, rooms: SmallVec::new() };
+    let socket = NamespaceSocket {
+        space: space.clone(),
+        principal,
+        socket_id,
+        pid,
+        app,
+        limit: None,
+        seated,
+        rooms: SmallVec::new(),
+    };
     welcome(shard, conn, socket, offset, None);
     greet(shard, conn, space)
 }

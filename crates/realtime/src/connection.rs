@@ -23,6 +23,7 @@ use crate::lines;
 use crate::node::SpaceCell;
 use crate::outbox::{FrameSink, Sent};
 use crate::polling::PollState;
+use crate::seats::Seated;
 use crate::sse::EventQueue;
 
 /// What a stream did in its life, for the access log.
@@ -85,6 +86,8 @@ pub(crate) struct NamespaceSocket {
     pub pid: Pid,
     /// The user's budget, once something was sent.
     pub limit: Option<Arc<UserLimit>>,
+    /// Its places among the connections of the user and of the tenant, where a cluster limits them.
+    pub seated: Option<Box<Seated>>,
     /// What the embedding API keeps of it, where the namespace is an application's.
     pub app: Option<Rc<Own>>,
     pub rooms: SmallVec<[Membership; 1]>,

@@ -65,6 +65,7 @@ mod restoring;
 mod revoking;
 mod room;
 mod rooms_api;
+mod seats;
 mod settings;
 mod shard;
 mod signals;

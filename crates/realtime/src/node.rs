@@ -335,6 +335,11 @@ impl Node {
         self.cluster.is_some()
     }
 
+    /// What makes this node one of many; `None` if it is alone.
+    pub fn broker(&self) -> Option<Arc<dyn Broker>> {
+        self.cluster.as_ref().map(|cluster| cluster.broker.clone())
+    }
+
     /// The other nodes of the cluster that are asked where an answer is about all of them.
     pub fn peers(&self) -> &Peers {
         &self.peers

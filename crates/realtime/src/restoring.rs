@@ -1,11 +1,12 @@
-//! Sessions of connected clients, stored once more when the broker is back: it may have lost them, or missed their last
-//! change.
+//! Sessions of connected clients, and how many there are, stored once more when the broker is back: it may have lost them, or
+//! missed their last change.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tidegate_types::{ConnId, Millis};
 
 use crate::node::{Node, SpaceCell, steady_ms};
+use crate::seats::Whose;
 
 /// Records stored at each tick of the node (ten a second): all nodes do so at once when the broker is back.
 const AT_ONCE: usize = 256;
@@ -21,13 +22,15 @@ struct Walk {
     /// When to begin.
     due_at: Option<Millis>,
     left: Vec<(Arc<SpaceCell>, Vec<ConnId>)>,
+    /// Numbers of connections, told with the records.
+    seats: Vec<Whose>,
 }
 
 impl Restoring {
     /// The broker is back.
     pub fn begin_soon(&self) {
         let spread = u64::from_ne_bytes(crate::id::random()) % SPREAD_MS;
-        self.walk(|walk| *walk = Walk { due_at: Some(steady_ms().saturating_add(spread)), left: Vec::new() });
+        self.walk(|walk| *walk = Walk { due_at: Some(steady_ms().saturating_add(spread)), ..Walk::default() });
     }
 
     fn walk<T>(&self, go: impl FnOnce(&mut Walk) -> T) -> T {
@@ -39,7 +42,12 @@ impl Restoring {
         let now = steady_ms();
         if self.walk(|walk| walk.due_at.take_if(|at| *at <= now)).is_some() {
             let all = node.cells().into_iter().map(|cell| (cell.clone(), cell.lock().conn_ids())).collect();
-            self.walk(|walk| walk.left = all);
+            let of_all = node.cluster.as_ref().map(|cluster| cluster.seats.all()).unwrap_or_default();
+            self.walk(|walk| (walk.left, walk.seats) = (all, of_all));
+        }
+        if let Some(cluster) = &node.cluster {
+            let seats = self.walk(|walk| walk.seats.split_off(walk.seats.len().saturating_sub(AT_ONCE)));
+            seats.iter().for_each(|whose| cluster.seats.tell_again(&*cluster.broker, whose));
         }
         let mut most = AT_ONCE.saturating_sub(node.history.stats().queued_items);
         while most > 0

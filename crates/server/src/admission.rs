@@ -40,11 +40,15 @@ impl Limits {
     /// A config built in code has a key that is no template.
     pub fn new(config: &Config, before: Option<&Self>, metrics: &Metrics) -> Result<Self, StartError> {
         Ok(Self {
-            zones: zones::zones(&config.zones, before.map_or(&[], |before| &before.zones), metrics)?,
+            zones: zones::zones(&config.zones, secret(config), before.map_or(&[], |before| &before.zones), metrics)?,
             wave: Wave::of(config, before.and_then(|before| before.wave.as_ref()), metrics),
             connections: before.map(|before| before.connections.clone()).unwrap_or_default(),
         })
     }
+}
+
+fn secret(config: &Config) -> Option<&[u8]> {
+    config.cluster.as_ref().map(|cluster| cluster.secret.expose().as_bytes())
 }
 
 /// What is asked of a client before a request of a route is served.

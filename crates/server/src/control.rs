@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tidegate_cluster::Broker;
 use tidegate_config::Config;
 use tidegate_proxy::{LiveStreams, Upstream};
 use tidegate_realtime::Node;
@@ -72,6 +73,8 @@ pub(crate) struct Control {
     pub source: Option<Source>,
     pub node: Option<Arc<Node>>,
     pub cluster: Option<Arc<Cluster>>,
+    /// What the limits are told through that nodes share.
+    pub limits: Option<Arc<dyn Broker>>,
     pub socket: Option<StdListener>,
     pub phase: watch::Sender<Phase>,
     pub orders: mpsc::Receiver<Order>,
@@ -160,6 +163,9 @@ impl Control {
             // The sender's loss means the same as closing.
             spawn_local(exporter.run(async move { _ = phase.wait_for(|phase| *phase == Phase::Closing).await }))
         });
+        if let Some(broker) = self.limits.take() {
+            spawn_local(crate::shared_limits::keep(self.plans.subscribe(), broker));
+        }
         spawn_local(crate::token_keys::keep(self.plans.subscribe(), self.node.clone(), self.admin.metrics()));
         let telling = self.node.clone().map(|node| {
             let mut phase = self.phase.subscribe();

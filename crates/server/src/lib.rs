@@ -43,6 +43,7 @@ mod reload;
 mod request_id;
 mod route;
 mod server;
+mod shared_limits;
 mod slots;
 mod status;
 mod stream_terms;

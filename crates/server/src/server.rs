@@ -25,7 +25,7 @@ use crate::status::Status;
 use crate::stream_terms::Policies;
 use crate::trace::Tracing;
 use crate::worker::{self, Start};
-use crate::{Extras, StartError, exit, process, realtime};
+use crate::{Extras, StartError, exit, process, realtime, shared_limits};
 
 /// The server of a process. See [`Server::start`].
 #[derive(Debug)]
@@ -72,6 +72,7 @@ impl Server {
         // From here on, who fails must not be taken to live by the others.
         let membership = Membership { cluster: cluster.clone(), thread: membership };
         let node = realtime::open(config, workers, &metrics, &phase, extras.app, cluster.as_deref())?;
+        let limits = shared_limits::broker(config, node.as_deref(), cluster.as_deref(), &metrics)?;
         let (tracing, exporter) = match &config.trace {
             Some(settings) => {
                 let (tracing, exporter) = Tracing::new(settings, &metrics)?;
@@ -119,6 +120,7 @@ impl Server {
             source: extras.source,
             node: node.clone(),
             cluster: cluster.clone(),
+            limits,
             socket: admin_socket,
             phase: phase_sender,
             orders: received,

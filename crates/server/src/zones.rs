@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-use tidegate_balance::{ConnectionZone, Entrance, KeyHash, KeyHasher, Rate, RateUse, RateVerdict, RateZone};
+use ring::hmac;
+use tidegate_balance::{ConnectionZone, Entrance, KeyHash, KeyHasher, Rate, RateUse, RateVerdict, RateZone, Told};
 use tidegate_config::{Zone as Settings, ZoneKind};
 use tidegate_metrics::{Gauge, Metrics};
 use tidegate_rules::{Facts, Place as TemplatePlace, Template};
@@ -45,31 +46,34 @@ type Parts<T> = Box<[Mutex<T>]>;
 pub(crate) struct Zone {
     name: Arc<str>,
     /// What makes it the same zone after a reload.
-    same: (Arc<str>, ZoneKind, usize),
+    same: (Arc<str>, ZoneKind, usize, bool),
     key: Key,
     counts: Counts,
     began: Instant,
     keys: Gauge,
+    /// Of a zone that nodes share: what they all hash their keys with.
+    hasher: Option<KeyHasher>,
 }
 
-/// The zones of a config, after those of another one.
+/// The zones of a config, after those of another one. `secret` is that of the cluster.
 pub(crate) fn zones(
     settings: &[Settings],
+    secret: Option<&[u8]>,
     before: &[Arc<Zone>],
     metrics: &Metrics,
 ) -> Result<Vec<Arc<Zone>>, StartError> {
     let zone = |zone: &Settings| {
-        let same = (zone.key.clone(), zone.kind.clone(), zone.max_keys);
+        let same = (zone.key.clone(), zone.kind.clone(), zone.max_keys, zone.shared);
         match before.iter().find(|known| known.name == zone.name && known.same == same) {
             Some(known) => Ok(known.clone()),
-            None => Zone::new(zone, metrics).map(Arc::new),
+            None => Zone::new(zone, secret, metrics).map(Arc::new),
         }
     };
     settings.iter().map(zone).collect()
 }
 
 impl Zone {
-    fn new(settings: &Settings, metrics: &Metrics) -> Result<Self, StartError> {
+    fn new(settings: &Settings, secret: Option<&[u8]>, metrics: &Metrics) -> Result<Self, StartError> {
         let fault = |text: String| StartError::Config(format!("limit {:?}: {text}", settings.name));
         let key = if &*settings.key == "{client_ip}" {
             Key::ClientIp
@@ -83,7 +87,14 @@ impl Zone {
             ZoneKind::Rate(rate) => {
                 let rate = u32::try_from(rate.per_1000_seconds()).ok().and_then(Rate::thousandths);
                 let rate = rate.ok_or_else(|| fault("the rate is out of range".to_owned()))?;
-                Counts::Rate((0..parts).map(|_| Mutex::new(RateZone::new(rate, most))).collect())
+                let zone = || {
+                    let mut zone = RateZone::new(rate, most);
+                    if settings.shared {
+                        zone.share();
+                    }
+                    Mutex::new(zone)
+                };
+                Counts::Rate((0..parts).map(|_| zone()).collect())
             }
             ZoneKind::Connections(connections) => {
                 Counts::Connections((0..parts).map(|_| Mutex::new(ConnectionZone::new(most))).collect(), connections)
@@ -91,11 +102,12 @@ impl Zone {
         };
         Ok(Self {
             name: settings.name.clone(),
-            same: (settings.key.clone(), settings.kind.clone(), settings.max_keys),
+            same: (settings.key.clone(), settings.kind.clone(), settings.max_keys, settings.shared),
             key,
             counts,
             began: Instant::now(),
             keys: metrics.zone_keys(&settings.name),
+            hasher: secret.filter(|_| settings.shared).map(shared_hasher),
         })
     }
 
@@ -111,14 +123,55 @@ impl Zone {
     pub fn key<'a>(&self, client: SocketAddr, facts: &dyn Fn() -> Facts<'a>) -> Option<KeyHash> {
         match &self.key {
             Key::ClientIp => Some(match client.ip().to_canonical() {
-                IpAddr::V4(address) => HASHER.hash(&address.octets()),
-                IpAddr::V6(address) => HASHER.hash(&address.octets()),
+                IpAddr::V4(address) => self.hasher().hash(&address.octets()),
+                IpAddr::V6(address) => self.hasher().hash(&address.octets()),
             }),
             Key::Template(template) => {
                 let text = template.text(&facts());
-                (!text.is_empty()).then(|| HASHER.hash(&text))
+                (!text.is_empty()).then(|| self.hasher().hash(&text))
             }
         }
+    }
+
+    fn hasher(&self) -> &KeyHasher {
+        self.hasher.as_ref().unwrap_or(&HASHER)
+    }
+
+    /// What the other nodes are to be told, part by part; nothing in a zone that is not shared.
+    pub fn tell(&self) -> Vec<(usize, Told)> {
+        let (Counts::Rate(parts), Some(_)) = (&self.counts, &self.hasher) else { return Vec::new() };
+        let of_part = |(at, part): (usize, &Mutex<RateZone>)| {
+            let told = part.lock().unwrap_or_else(PoisonError::into_inner).tell();
+            told.into_iter().map(move |told| (at, told))
+        };
+        parts.iter().enumerate().flat_map(of_part).collect()
+    }
+
+    /// What came of telling: how far each key is ahead of the rate in all nodes, in the same order; `None`: it has to be
+    /// told again.
+    pub fn hear(&self, told: &[(usize, Told)], heard: Option<&[u64]>) {
+        let Counts::Rate(parts) = &self.counts else { return };
+        let now = self.now();
+        for (index, (at, told)) in told.iter().enumerate() {
+            let Some(part) = parts.get(*at) else { continue };
+            let mut zone = part.lock().unwrap_or_else(PoisonError::into_inner);
+            match heard.and_then(|heard| heard.get(index)) {
+                Some(excess) => zone.hear(told.key, *excess, now),
+                None => zone.untell(std::slice::from_ref(told)),
+            }
+        }
+    }
+
+    /// Thousandths of a request per second, in a zone that nodes share.
+    pub fn shared_rate(&self) -> Option<u64> {
+        match (&self.same.1, &self.hasher) {
+            (ZoneKind::Rate(rate), Some(_)) => Some(rate.per_1000_seconds()),
+            (ZoneKind::Rate(_) | ZoneKind::Connections(_), _) => None,
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// See [`RateZone::ask`]; `None` for a zone of connections.
@@ -138,7 +191,7 @@ impl Zone {
 
     fn rate(&self, key: KeyHash, act: impl FnOnce(&mut RateZone, u64) -> RateVerdict) -> Option<RateVerdict> {
         let Counts::Rate(parts) = &self.counts else { return None };
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = self.now();
         self.part(parts, key, RateZone::len, |zone| act(zone, now))
     }
 
@@ -190,6 +243,15 @@ impl Drop for Zone {
     fn drop(&mut self) {
         self.keys.dec_by(signed(self.len()));
     }
+}
+
+/// Nodes of one cluster have to give a client the same key.
+fn shared_hasher(secret: &[u8]) -> KeyHasher {
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let wide = hmac::sign(&secret, b"keys of shared limits");
+    let mut seed = [0; 16];
+    seed.iter_mut().zip(wide.as_ref()).for_each(|(to, from)| *to = *from);
+    KeyHasher::new(&seed)
 }
 
 fn signed(count: usize) -> i64 {

@@ -44,11 +44,11 @@ async function freePort() {
   return port;
 }
 
-async function listening(port, child, what) {
+async function listening(port, child, what, host = "127.0.0.1") {
   const end = Date.now() + 20_000;
   for (;;) {
     const open = await new Promise((resolve) => {
-      const socket = net.connect(port, "127.0.0.1", () => { socket.destroy(); resolve(true); });
+      const socket = net.connect(port, host, () => { socket.destroy(); resolve(true); });
       socket.on("error", () => resolve(false));
     });
     if (open) return;
@@ -60,13 +60,32 @@ async function listening(port, child, what) {
 const ended = (child) => new Promise((resolve) => (child.exitCode !== null || child.signalCode !== null ? resolve() : child.once("exit", resolve)));
 
 /** A real redis-server; `aof` keeps every write in a file that is flushed each second. */
-async function startRedis(dir, port, aof) {
-  const args = ["--bind", "127.0.0.1", "--port", String(port), "--save", "", "--dir", dir];
+async function startRedis(dir, port, aof, hosts) {
+  const args = ["--bind", ...hosts, "--protected-mode", "no", "--port", String(port), "--save", "", "--dir", dir];
   args.push("--appendonly", aof ? "yes" : "no", "--appendfsync", "everysec");
   const log = openSync(join(dir, "redis.log"), "a");
   const child = spawn("redis-server", args, { stdio: ["ignore", log, log] });
   await listening(port, child, "redis-server");
   return child;
+}
+
+/**
+ * A network namespace of its own for one node, joined to ours by a pair of devices that can be taken down: packets then go
+ * nowhere, and nobody is told. Needs root.
+ */
+function namespace() {
+  const name = `tgdrill${process.pid}`;
+  const third = process.pid % 250;
+  const [ours, theirs] = [`10.77.${third}.1`, `10.77.${third}.2`];
+  const ip = (...args) => execFileSync("ip", args);
+  ip("netns", "add", name);
+  ip("link", "add", `tgo${process.pid}`, "type", "veth", "peer", "name", "inside", "netns", name);
+  ip("addr", "add", `${ours}/24`, "dev", `tgo${process.pid}`);
+  ip("link", "set", `tgo${process.pid}`, "up");
+  ip("-n", name, "addr", "add", `${theirs}/24`, "dev", "inside");
+  ip("-n", name, "link", "set", "inside", "up");
+  ip("-n", name, "link", "set", "lo", "up");
+  return { name, ours, theirs, down: () => ip("link", "set", `tgo${process.pid}`, "down"), up: () => ip("link", "set", `tgo${process.pid}`, "up"), remove: () => ip("netns", "del", name) };
 }
 
 function startNode(place, at) {
@@ -76,8 +95,11 @@ function startNode(place, at) {
   if (place.server === "tidegate") {
     const config = join(place.dir, `node-${at}.toml`);
     writeFileSync(config, place.config(at));
-    return spawn(place.binary, ["run", "--config", config], { stdio });
+    const command = [place.binary, "run", "--config", config];
+    if (at === VICTIM && place.netns) command.unshift("ip", "netns", "exec", place.netns.name);
+    return spawn(command[0], command.slice(1), { stdio });
   }
+  if (place.netns) throw new Error("the fault `netns` is for tidegate");
   const adapter = place.server === "node" ? { RECOVERY: "redis" } : { ADAPTER: "pubsub" };
   const env = { ...process.env, NODE_ENV: "production", PORT: String(port), REDIS_PORT: String(place.links[at].port), ...adapter };
   return spawn("node", [join(ROOT, "bench/peers/node/server.js")], { stdio, env });
@@ -85,12 +107,15 @@ function startNode(place, at) {
 
 /** The shortest config of a node that is one of several. */
 function configOf(place, at) {
+  const apart = at === VICTIM ? place.netns : undefined;
+  // Nodes that reach one another over the pair of devices have to be told of each other's end of it.
+  const internal = place.netns ? `internal_listen = "${apart ? apart.theirs : place.netns.ours}:0"\n` : "";
   return `workers = 1
 [[listener]]
 name = "public"
-address = "127.0.0.1:${place.ports[at]}"
+address = "${place.hosts[at]}:${place.ports[at]}"
 [cluster]
-redis = "redis://127.0.0.1:${place.links[at].port}"
+${internal}redis = "redis://${apart ? `${apart.ours}:${place.redisPort}` : `127.0.0.1:${place.links[at].port}`}"
 node = "node-${at}"
 secret = "${SECRET}"
 [realtime]
@@ -117,7 +142,7 @@ async function relay(next) {
       const port = next(tried);
       if (port === undefined) { near.resetAndDestroy(); return; }
       tried.add(port);
-      const far = net.connect(port, "127.0.0.1");
+      const far = net.connect(port, state.hosts?.get(port) ?? "127.0.0.1");
       far.setNoDelay(true);
       let open = false;
       far.on("connect", () => {
@@ -225,7 +250,7 @@ const FAULTS = {
     place.redis.kill("SIGKILL");
     await ended(place.redis);
     await sleep(1_000);
-    place.redis = await startRedis(place.dir, place.redisPort, place.aof);
+    place.redis = await startRedis(place.dir, place.redisPort, place.aof, ["127.0.0.1"]);
     await sleep(5_000);
   },
   link: async (place) => {
@@ -236,25 +261,29 @@ const FAULTS = {
     await sleep(3_000);
   },
 };
+/** The victim is cut off from everything, longer than it takes to be declared dead, and comes back. */
+FAULTS.netns = async (place) => { place.netns.down(); await sleep(7_000); place.netns.up(); await sleep(5_000); };
 FAULTS["redis-kill-aof"] = FAULTS["redis-kill"];
 
 async function once({ server, binary, fault, rate, clients, transports }) {
   const dir = mkdtempSync(join(tmpdir(), "tidegate-drill-"));
   mkdirSync(dir, { recursive: true });
-  const place = { server, binary, dir, aof: fault === "redis-kill-aof", ports: [], links: [], children: [] };
+  const place = { server, binary, dir, aof: fault === "redis-kill-aof", ports: [], hosts: [], links: [], children: [] };
   place.config = (at) => configOf(place, at);
   const watchers = [];
   const senders = [];
   try {
     place.redisPort = await freePort();
-    place.redis = await startRedis(dir, place.redisPort, place.aof);
+    if (fault === "netns") place.netns = namespace();
+    place.redis = await startRedis(dir, place.redisPort, place.aof, ["127.0.0.1", ...(place.netns ? [place.netns.ours] : [])]);
     for (let at = 0; at < NODES; at++) {
       place.ports.push(await freePort());
+      place.hosts.push(place.netns && at === VICTIM ? place.netns.theirs : "127.0.0.1");
       // Each node has a way to Redis of its own that can be cut.
       place.links.push(await relay((tried) => (tried.has(place.redisPort) ? undefined : place.redisPort)));
     }
     place.children = Array.from({ length: NODES }, (_, at) => startNode(place, at));
-    await Promise.all(place.ports.map((port, at) => listening(port, place.children[at], `node ${at}`)));
+    await Promise.all(place.ports.map((port, at) => listening(port, place.children[at], `node ${at}`, place.hosts[at])));
     let turn = 0;
     place.front = await relay((tried) => {
       for (let step = 0; step < NODES; step++) {
@@ -263,6 +292,7 @@ async function once({ server, binary, fault, rate, clients, transports }) {
       }
       return undefined;
     });
+    place.front.hosts = new Map(place.ports.map((port, at) => [port, place.hosts[at]]));
     for (let at = 0; at < clients; at++) watchers.push(watch(`http://127.0.0.1:${place.front.port}`, `watcher-${at}`, transports));
     await until(() => watchers.every((one) => one.joined), "all clients to be in the room");
     for (let who = 0; who < SENDERS; who++) senders.push(await sender(`http://127.0.0.1:${place.ports[who % VICTIM]}`, who, rate / SENDERS));
@@ -280,6 +310,7 @@ async function once({ server, binary, fault, rate, clients, transports }) {
     place.front?.close();
     for (const link of place.links) link.close();
     for (const child of [...place.children, place.redis]) if (child && child.exitCode === null) { child.kill("SIGCONT"); child.kill("SIGKILL"); }
+    place.netns?.remove();
     if (!process.env.KEEP) rmSync(dir, { recursive: true, force: true });
     else console.error(dir);
   }

@@ -8,6 +8,7 @@
 //! Start reading at [`run`], then [`case`] for what is measured and [`peer`] for beside what.
 
 mod case;
+pub mod drill;
 mod h2;
 mod machine;
 mod peer;

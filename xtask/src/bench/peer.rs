@@ -371,7 +371,7 @@ impl Drop for Place {
 }
 
 /// Installs the Node modules of a folder, if this one of them is missing.
-fn install(dir: &Path, module: &str) -> anyhow::Result<()> {
+pub fn install(dir: &Path, module: &str) -> anyhow::Result<()> {
     if dir.join("node_modules").join(module).is_dir() {
         return Ok(());
     }

@@ -124,6 +124,16 @@ impl Broker for MemoryBroker {
         self.get_from(|core| core.server.take(&name, core.now))
     }
 
+    fn seat(
+        &self,
+        space: &Arc<SpaceKey>,
+        user: Option<&UserId>,
+        held: u32,
+        most: Option<u32>,
+    ) -> Answer<bool, Unavailable> {
+        self.get_from(|core| core.server.seat(self.node, space, user, held, most))
+    }
+
     fn count(&self, told: Counted) -> Answer<Vec<u64>, Unavailable> {
         self.get_from(|core| core.server.count(&told, core.now))
     }

@@ -167,6 +167,7 @@ impl Server {
 
     /// Takes all leases of a dead node back, and tells every node.
     pub(super) fn end_leases(&mut self, dead: NodeId, out: &mut Pushes) {
+        self.state.seats.values_mut().for_each(|seats| _ = seats.remove(&dead));
         for space in self.state.spaces.values_mut() {
             let space = Arc::make_mut(space);
             for room in space.rooms.values_mut() {

@@ -44,6 +44,8 @@ pub(super) struct State {
     pub spaces: BTreeMap<Arc<SpaceKey>, Arc<Space>>,
     pub sessions: BTreeMap<Pid, Arc<Session>>,
     pub values: BTreeMap<(u8, Box<str>), Value>,
+    /// Connections of a user, or of all, of each node.
+    pub seats: BTreeMap<(Arc<SpaceKey>, Option<UserId>), BTreeMap<NodeId, u32>>,
     /// By limit and key.
     pub buckets: BTreeMap<(Box<str>, Box<[u8]>), tidegate_balance::Bucket>,
     pub members: BTreeMap<NodeId, Member>,

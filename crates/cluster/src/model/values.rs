@@ -1,6 +1,8 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tidegate_balance::Rate;
-use tidegate_types::Millis;
+use tidegate_types::{Millis, NodeId, SpaceKey, UserId};
 
 use super::Server;
 use super::state::{Value, drawer};
@@ -54,6 +56,28 @@ impl Server {
             bucket.add(rate, *requests, now)
         };
         told.told.iter().map(&mut count).collect()
+    }
+
+    /// A node's number of connections of a user or of all; false if the sum would be above `most`, and nothing changes.
+    pub fn seat(
+        &mut self,
+        node: NodeId,
+        space: &Arc<SpaceKey>,
+        user: Option<&UserId>,
+        held: u32,
+        most: Option<u32>,
+    ) -> bool {
+        self.about_to_write();
+        let seats = self.state.seats.entry((space.clone(), user.cloned())).or_default();
+        let others: u64 = seats.iter().filter(|(of, _)| **of != node).map(|(_, held)| u64::from(*held)).sum();
+        if most.is_some_and(|most| others + u64::from(held) > u64::from(most)) {
+            return false;
+        }
+        match held {
+            0 => seats.remove(&node),
+            _ => seats.insert(node, held),
+        };
+        true
     }
 
     /// The names of a kind with their values, at most `most`.

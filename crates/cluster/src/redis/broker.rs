@@ -22,8 +22,8 @@ use super::resp::Value;
 use super::settings::{RedisSettings, SettingsError};
 use crate::queue::lock;
 use crate::{
-    Audience, Broker, Claimed, Full, Kind, Look, Name, OnHeard, OnWritten, Outgoing, Placed, PublishError, Unavailable,
-    Write,
+    Audience, Broker, Claimed, Counted, Full, Kind, Look, Name, OnHeard, OnWritten, Outgoing, Placed, PublishError,
+    Unavailable, Write,
 };
 
 /// What the broker keeps, and how much may wait.
@@ -104,6 +104,8 @@ pub(super) enum Job {
     Get(Name, oneshot::Sender<Result<Option<Bytes>, Unavailable>>),
     Take(Name, oneshot::Sender<Result<Option<Bytes>, Unavailable>>),
     List(Kind, usize, oneshot::Sender<Result<Vec<(String, Bytes)>, Unavailable>>),
+    Count(Counted, oneshot::Sender<Result<Vec<u64>, Unavailable>>),
+    Seat(Arc<SpaceKey>, Option<UserId>, u32, Option<u32>, oneshot::Sender<Result<bool, Unavailable>>),
     OpenSpace(Arc<SpaceKey>, oneshot::Sender<Result<tidegate_hub::SpaceStart, Unavailable>>),
     Page(Arc<RoomKey>, Page, oneshot::Sender<super::history::Paged>),
     Session(Pid, oneshot::Sender<Option<tidegate_hub::SessionRecord>>),
@@ -370,6 +372,20 @@ impl Broker for RedisBroker {
 
     fn take(&self, name: Name) -> oneshot::Receiver<Result<Option<Bytes>, Unavailable>> {
         self.ask(|answer| Job::Take(name, answer))
+    }
+
+    fn count(&self, told: Counted) -> oneshot::Receiver<Result<Vec<u64>, Unavailable>> {
+        self.ask(|answer| Job::Count(told, answer))
+    }
+
+    fn seat(
+        &self,
+        space: &Arc<SpaceKey>,
+        user: Option<&UserId>,
+        held: u32,
+        most: Option<u32>,
+    ) -> oneshot::Receiver<Result<bool, Unavailable>> {
+        self.ask(|answer| Job::Seat(Arc::clone(space), user.cloned(), held, most, answer))
     }
 
     fn list(&self, kind: Kind, most: usize) -> oneshot::Receiver<Result<Vec<(String, Bytes)>, Unavailable>> {

@@ -77,6 +77,8 @@ impl Engine {
     fn connected(&mut self) {
         let connected = self.links.is_connected();
         if self.shared.connected.swap(connected, Ordering::AcqRel) != connected {
+            // Redis may have forgotten what it was told.
+            self.seat_spaces.clear();
             self.hear(Heard::Connected(connected));
         }
     }

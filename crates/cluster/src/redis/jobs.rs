@@ -52,6 +52,8 @@ impl Engine {
             Job::Get(name, answer) => self.get(&name, answer),
             Job::Take(name, answer) => self.take(&name, answer),
             Job::List(kind, most, answer) => self.list(kind, most, answer),
+            Job::Count(told, answer) => self.count(&told, answer),
+            Job::Seat(space, user, held, most, answer) => self.seat(&space, user.as_ref(), held, most, answer),
             Job::OpenSpace(space, answer) => self.open_space(&space, answer),
             Job::Page(room, page, answer) => self.page(room, page, answer),
             Job::Session(pid, answer) => self.session(&pid, answer),

@@ -2,7 +2,7 @@
 //! `prefix:{tenant:namespace}:…`. Whatever a name holds, no two meet in one key.
 
 use tidegate_hub::{Idempotency, Pid};
-use tidegate_types::{NodeId, RoomName, SpaceKey};
+use tidegate_types::{NodeId, RoomName, SpaceKey, UserId};
 
 use crate::{Kind, Name};
 
@@ -68,6 +68,19 @@ impl Keys {
     /// The spaces in which a node holds leases: a set of tenant and namespace, as in the hash tag.
     pub(super) fn spaces_of(&self, node: NodeId) -> String {
         format!("{}:node:{node}:spaces", self.prefix)
+    }
+
+    /// The bucket of a key of a limit.
+    pub(super) fn bucket(&self, limit: &str, key: &[u8]) -> String {
+        let mut name = String::with_capacity(self.prefix.len() + limit.len() + 2 * key.len() + 8);
+        name.push_str(&self.prefix);
+        name.push_str(":{limit:");
+        push(&mut name, limit);
+        name.push_str("}:");
+        for byte in key {
+            name.extend([byte >> 4, byte & 0xf].into_iter().filter_map(|digit| char::from_digit(digit.into(), 16)));
+        }
+        name
     }
 
     /// The channel of the signals to one node.
@@ -142,6 +155,19 @@ impl SpaceKeys {
     /// The rooms in which a node holds leases, with their number: a hash.
     pub(super) fn held(&self, node: NodeId) -> String {
         self.of("held", &[&node.to_string()])
+    }
+
+    /// How many connections of a user, or of all users, each node holds: a hash.
+    pub(super) fn seats(&self, user: Option<&UserId>) -> String {
+        match user {
+            Some(user) => self.of("seats", &[user.as_str()]),
+            None => self.of("seats", &[]),
+        }
+    }
+
+    /// Whose connections a node has said a number of: a hash.
+    pub(super) fn seated(&self, node: NodeId) -> String {
+        self.of("seated", &[&node.to_string()])
     }
 
     /// A room's channel.

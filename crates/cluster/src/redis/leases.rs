@@ -236,6 +236,7 @@ async fn end(links: &Links, keys: &Keys, index: &Rc<Link>, name: &str, dead: Nod
                 }
             }
             link.call(Call::new("DEL").arg(&held)).await.ok()?;
+            super::limits::free_seats(links, &of, dead).await?;
         }
         index.call(Call::new("SREM").arg(name).arg(tag)).await.ok()?;
     }

@@ -31,6 +31,7 @@ pub mod interop;
 mod jobs;
 mod keys;
 mod leases;
+mod limits;
 mod link;
 mod links;
 mod message;

@@ -26,6 +26,10 @@ scripts! {
     END_LEASES = "end_leases";
     /// Stores, claims or drops a session.
     SESSION = "session";
+    /// Buckets of limits.
+    RATES = "rates";
+    /// How many connections a node holds.
+    SEAT = "seat";
     /// Values under names.
     VALUE = "value";
 }

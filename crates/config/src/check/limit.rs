@@ -9,12 +9,17 @@ use crate::{Admission, Zone, ZoneKind, ZoneUse};
 const MOST_KEYS: usize = 16_000_000;
 
 /// The zones, each at the place of its name.
-pub(super) fn zones(reader: &Reader<'_>, found: Option<At<Named<file::Limit>>>, has_jwt: bool) -> Vec<At<Zone>> {
+pub(super) fn zones(
+    reader: &Reader<'_>,
+    found: Option<At<Named<file::Limit>>>,
+    has_jwt: bool,
+    has_cluster: bool,
+) -> Vec<At<Zone>> {
     let found = found.map(|found| found.value.0).unwrap_or_default();
-    found.into_iter().map(|(key, found)| At::new(zone(reader, &key, found, has_jwt), key.place)).collect()
+    found.into_iter().map(|(key, found)| At::new(zone(reader, &key, found, has_jwt, has_cluster), key.place)).collect()
 }
 
-fn zone(reader: &Reader<'_>, key: &At<String>, found: file::Limit, has_jwt: bool) -> Zone {
+fn zone(reader: &Reader<'_>, key: &At<String>, found: file::Limit, has_jwt: bool, has_cluster: bool) -> Zone {
     let name = name(reader, &key.value, key.place, "a zone");
     let unread = found.rate.is_none() && !found.lacks("rate");
     let rate = given(found.rate);
@@ -48,6 +53,16 @@ fn zone(reader: &Reader<'_>, key: &At<String>, found: file::Limit, has_jwt: bool
             ZoneKind::Connections(0)
         }
     };
+    let shared_place = found.shared.as_ref().filter(|found| found.value).map(|found| found.place);
+    match (&kind, shared_place) {
+        (ZoneKind::Connections(_), Some(place)) => {
+            reader.problem(place, "connections are counted by each node: \"shared\" is for rates");
+        }
+        (ZoneKind::Rate(_), Some(place)) if !has_cluster => {
+            reader.problem(place, "\"shared\" needs a [cluster] section: it says through which Redis");
+        }
+        (ZoneKind::Rate(_) | ZoneKind::Connections(_), _) => {}
+    }
     let max_keys = count(reader, found.max_keys.clone(), "max_keys", 100_000, 1);
     if let Some(given) = found.max_keys.filter(|_| max_keys > MOST_KEYS) {
         reader.problem(given.place, format!("\"max_keys\" must be at most {MOST_KEYS}"));
@@ -62,6 +77,7 @@ fn zone(reader: &Reader<'_>, key: &At<String>, found: file::Limit, has_jwt: bool
         status: status(reader, found.status, 429, 400..=599),
         dry_run: flag(found.dry_run, false),
         max_keys,
+        shared: flag(found.shared, false),
     }
 }
 

@@ -23,6 +23,8 @@ sections! {
         dry_run: bool = false,
         /// The most keys; beyond, a rate zone forgets the one unused for longest, a connections zone refuses.
         max_keys: u64 = 100000,
+        /// Whether the nodes of a [cluster] count together. Not for connections.
+        shared: bool = false,
     }
 
     /// How fast new WebSockets, event streams and Socket.IO sessions are let in, in the whole process.

@@ -25,6 +25,8 @@ pub struct Zone {
     pub dry_run: bool,
     /// The most keys; beyond, a rate zone forgets the one unused for longest, a connections zone refuses.
     pub max_keys: usize,
+    /// Whether the nodes of the cluster count together; never in a connections zone.
+    pub shared: bool,
 }
 
 /// What a zone limits.

@@ -250,6 +250,13 @@ fn zones() {
         "[limit.a]\nrate = \"1r/s\"\nkey = \"{claim.sub}\"",
         &["3:7: {claim.NAME} needs tokens that are checked: add a [jwt] section with their secret"],
     );
+    expect(
+        "[limit.a]\nconnections = 1\nshared = true\n[limit.b]\nrate = \"1r/s\"\nshared = true",
+        &[
+            "3:10: connections are counted by each node: \"shared\" is for rates",
+            "6:10: \"shared\" needs a [cluster] section: it says through which Redis",
+        ],
+    );
     expect("[admission]\nburst = 5", &["2:9: \"burst\" has no effect without \"streams_per_second\""]);
 }
 

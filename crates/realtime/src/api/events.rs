@@ -199,6 +199,7 @@ fn enter(
         socket_id: SocketId::from(""),
         pid: Pid::from(""),
         limit: None,
+        seated: None,
         app: None,
         rooms: SmallVec::new(),
     });

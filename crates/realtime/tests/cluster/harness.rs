@@ -18,7 +18,7 @@ use tidegate_cluster::model::Limits;
 use tidegate_cluster::{Broker, History, MemoryBroker, MemoryCluster, OnHeard, OnWritten, system_clock};
 use tidegate_metrics::Metrics;
 use tidegate_outbound::Endpoint;
-use tidegate_realtime::{Client as Caller, Node, PeerAddress, Settings, Shard, WebhookSettings};
+use tidegate_realtime::{Client as Caller, Namespaces, Node, PeerAddress, Settings, Shard, WebhookSettings};
 use tidegate_testkit::{Message, RawClient, WebSocket, patiently};
 use tidegate_transport::Transport;
 use tidegate_types::{NodeId, NodeNumber, Phase, ShardId, TenantId};
@@ -35,6 +35,7 @@ pub struct Rig {
     pub cluster: MemoryCluster,
     nodes: Vec<Running>,
     webhooks: Vec<WebhookSettings>,
+    namespaces: Namespaces,
 }
 
 pub struct Running {
@@ -55,17 +56,22 @@ impl Rig {
     }
 
     pub async fn with(nodes: u64, limits: Limits) -> Self {
-        Self::start_all(nodes, limits, Vec::new()).await
+        Self::start_all(nodes, limits, Vec::new(), Namespaces::default()).await
     }
 
     /// Nodes that tell a backend what happens.
     pub async fn telling(nodes: u64, webhook: WebhookSettings) -> Self {
-        Self::start_all(nodes, Limits::default(), vec![webhook]).await
+        Self::start_all(nodes, Limits::default(), vec![webhook], Namespaces::default()).await
     }
 
-    async fn start_all(nodes: u64, limits: Limits, webhooks: Vec<WebhookSettings>) -> Self {
+    /// Nodes that serve these namespaces.
+    pub async fn serving(nodes: u64, limits: Limits, namespaces: Namespaces) -> Self {
+        Self::start_all(nodes, limits, Vec::new(), namespaces).await
+    }
+
+    async fn start_all(nodes: u64, limits: Limits, webhooks: Vec<WebhookSettings>, namespaces: Namespaces) -> Self {
         let cluster = MemoryCluster::start(limits, system_clock()).unwrap();
-        let mut rig = Self { cluster, nodes: Vec::new(), webhooks };
+        let mut rig = Self { cluster, nodes: Vec::new(), webhooks, namespaces };
         for id in 0..nodes {
             let node = rig.start(NodeId(id)).await;
             rig.nodes.push(node);
@@ -103,6 +109,7 @@ impl Rig {
                 ApiKey::new("acme", &Secret::from(ACME_KEY), Some(TenantId::try_from("acme").unwrap()))
                     .with_scopes(Scopes::ALL),
             ]),
+            namespaces: self.namespaces.clone(),
             ..Settings::default()
         };
         let (sender, phase) = watch::channel(Phase::Serving);
@@ -192,6 +199,15 @@ impl Rig {
         let answer = self.api(n, method, path, body, "").await;
         assert_eq!(answer.status(), 200, "{method} {path}: {}", answer.text());
         answer.json()
+    }
+
+    /// The answer to a CONNECT that may be refused.
+    pub async fn knock(&self, n: usize, user: &str) -> (Client, String) {
+        let mut client = Client::open(self.node(n).address).await;
+        let auth = json!({ "token": token(user) });
+        client.socket.text(&format!("40{auth}")).await;
+        let answer = patiently("the answer to CONNECT", client.socket.receive_text()).await;
+        (client, answer)
     }
 
     /// A request of the HTTP API, with a token of the user.

@@ -5,6 +5,7 @@ mod broker_gone;
 mod harness;
 mod http_api;
 mod kept;
+mod limits;
 mod recovery;
 mod rooms;
 mod signals;

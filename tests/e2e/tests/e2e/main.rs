@@ -8,6 +8,7 @@ mod compression;
 mod conformance;
 mod dialects;
 mod differential;
+mod drills;
 mod foreign;
 mod gateway;
 mod harness;

@@ -25,6 +25,7 @@ fn zone(name: &str, key: &str, kind: ZoneKind, burst: u32) -> (Zone, ZoneUse) {
         kind,
         status: 429,
         dry_run: false,
+        shared: false,
         max_keys: 100_000,
         burst,
         nodelay: true,
