@@ -9,9 +9,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
-use tidegate_auth::ApiKeys;
+use tidegate_auth::{ApiKeys, LiveKeys};
 use tidegate_balance::BucketSettings;
-use tidegate_cluster::{EmbeddedHistory, Fsync, History, HistorySettings, MemoryHistory};
+use tidegate_cluster::redis::{BrokerSettings, RedisBroker};
+use tidegate_cluster::{Broker, EmbeddedHistory, Fsync, History, HistoryError, HistorySettings, MemoryHistory};
 use tidegate_config::{BrokerKind, Config, RealtimeBehaviour, StoreKind};
 use tidegate_dialect::Dialect;
 use tidegate_metrics::Metrics;
@@ -168,6 +169,17 @@ pub(crate) fn open(
     };
     let keys = token_keys::open(&realtime.auth.tokens);
     let (metrics, phase) = (metrics.clone(), phase.clone());
+    if let Some(cluster) = cluster {
+        let broker = BrokerSettings {
+            ttl_ms: history.ttl_ms,
+            max_messages_per_room: history.max_messages_per_room,
+            max_bytes_per_room: history.max_bytes_per_room,
+            recovery_window_ms: settings.recovery_window_ms,
+            session_grace_ms: history.session_grace_ms,
+            ..BrokerSettings::default()
+        };
+        return open_in_cluster(settings, broker, cluster, keys, metrics, phase).map(Some);
+    }
     let node = match &store.kind {
         StoreKind::Memory => Node::open(
             settings,
@@ -194,6 +206,31 @@ pub(crate) fn open(
         }
     };
     node.map(Some).map_err(|error| StartError::Store(error.to_string()))
+}
+
+/// Opens the realtime server as one of many.
+fn open_in_cluster(
+    settings: Settings,
+    broker: BrokerSettings,
+    cluster: &Cluster,
+    keys: LiveKeys,
+    metrics: Arc<Metrics>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Arc<Node>, StartError> {
+    let (redis, id, of_broker) = (cluster.redis.clone(), cluster.id, metrics.clone());
+    let mut started = None;
+    let start = |on_written, on_heard| {
+        let broker = RedisBroker::start(redis, broker, id, of_broker, on_heard, on_written);
+        let broker = Arc::new(broker.map_err(|error| HistoryError::Store(error.to_string()))?);
+        started = Some(broker.clone());
+        Ok((broker.clone() as Arc<dyn History>, broker as Arc<dyn Broker>))
+    };
+    let node = Node::open_in_cluster(settings, start, keys, metrics, phase);
+    let node = node.map_err(|error| StartError::Store(error.to_string()))?;
+    if let (Some(members), Some(broker)) = (cluster.members(), started) {
+        members.bury_from_start(Arc::new(move |dead| broker.end_leases_of(dead)));
+    }
+    Ok(node)
 }
 
 /// The worker's part of the realtime server.
