@@ -389,6 +389,23 @@ impl Client {
         of_name
     }
 
+    /// Waits until exactly these users are in a room, as this client's node sees it. (Nodes tell each other of them ten
+    /// times a second.)
+    pub async fn sees(&mut self, room: &str, users: &[&str]) {
+        let deadline = std::time::Instant::now() + tidegate_testkit::PATIENCE;
+        loop {
+            let answer = self.ask("query:presence", json!({ "room": room })).await;
+            let mut seen: Vec<_> =
+                answer["presence"].as_array().unwrap().iter().map(|of| of["userId"].clone()).collect();
+            seen.sort_by_key(ToString::to_string);
+            if seen == users {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{seen:?} are in the room");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Whether the server ends the connection.
     pub async fn is_closed(&mut self) -> bool {
         while let Some(packet) = patiently("the end", self.packet()).await {

@@ -17,6 +17,7 @@ mod hostile_crowd;
 mod hostile_realtime;
 mod http_api;
 mod interop;
+mod nodes;
 mod raw;
 mod rfc6455;
 mod scenarios;
