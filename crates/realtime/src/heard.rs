@@ -99,3 +99,41 @@ fn settle(node: &Node, cell: &SpaceCell, received: Received) {
         Received::Taken | Received::Stale | Received::NotFollowed | Received::Opening | Received::OutOfTouch => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_auth::{KeySet, LiveKeys};
+    use tidegate_cluster::model::Limits;
+    use tidegate_cluster::{Broker, History, MemoryCluster, system_clock};
+    use tidegate_metrics::Metrics;
+    use tidegate_types::{NodeId, Phase, ShardId};
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::call::Call;
+    use crate::mailbox::Item;
+    use crate::settings::Settings;
+
+    #[tokio::test]
+    async fn a_worker_that_is_behind_has_the_broker_wait_until_it_is_not() {
+        let cluster = MemoryCluster::start(Limits::default(), system_clock()).unwrap();
+        let (_phase, phase) = watch::channel(Phase::Serving);
+        let broker = |on_written, on_heard| {
+            let broker = cluster.node(NodeId(1), on_heard, on_written);
+            Ok((broker.clone() as Arc<dyn History>, broker as Arc<dyn Broker>))
+        };
+        let keys = LiveKeys::new(KeySet::hs256([7; 32]));
+        let node = Node::open_in_cluster(Settings::default(), broker, keys, Metrics::new(), phase).unwrap();
+        let mailbox = node.mailbox(ShardId(0)).unwrap();
+        assert!(heard(&node, Heard::Connected(true)).is_none());
+        let mut pushed = 0;
+        while mailbox.has_room() {
+            mailbox.push(Item::Call(Box::new(Call::Nothing)));
+            pushed += 1;
+        }
+        let pause = heard(&node, Heard::Connected(true)).expect("a pause");
+        let drained = async { mailbox.take(&mut Vec::new(), pushed) };
+        tokio::join!(pause, drained);
+        assert!(heard(&node, Heard::Connected(true)).is_none());
+    }
+}

@@ -402,16 +402,22 @@ impl Node {
 
     /// Whether [`Node::learn`] has something to do.
     pub(crate) fn has_to_learn(&self, key: &SpaceKey) -> bool {
-        self.cluster.is_some() && self.known(key).is_none()
+        self.cluster.is_some() && self.known(key).is_none_or(|cell| cell.lock().epoch() == UNKNOWN)
     }
 
     /// Opens a space of a cluster where its counters stand, if the broker says it in time: so the first client that this
     /// node lets in can be recovered by the number that it is greeted with. Else that is found out later.
     pub(crate) async fn learn(&self, key: &SpaceKey) {
         let Some(cluster) = self.cluster.as_ref().filter(|cluster| cluster.broker.is_connected()) else { return };
-        if let Some(start) = cluster.start_of(&self.history, key).await {
-            self.insert(key, start);
-        }
+        let Some(start) = cluster.start_of(&self.history, key).await else { return };
+        let (epoch, seq) = (start.epoch, start.last_seq);
+        let cell = self.insert(key, start);
+        self.with_space(&cell, |space, effects| {
+            // It was opened when the broker did not say it. With a room that is being opened it is said with that.
+            if space.epoch() == UNKNOWN && space.stats().rooms == 0 {
+                space.caught_up(epoch, seq, Vec::new(), now_ms(), effects);
+            }
+        });
     }
 
     /// The space, if this tenant has been here.
@@ -588,6 +594,10 @@ impl Node {
     /// # Errors
     /// What the store says.
     pub fn close(&self) -> Result<(), HistoryError> {
+        if self.cluster.is_some() {
+            // Who has left is not to be shown to the other nodes until they find this one gone.
+            self.tick(now_ms());
+        }
         let spaces = self.cells().iter().map(|cell| ((*cell.key).clone(), cell.lock().save())).collect();
         self.history.close(spaces)
     }

@@ -29,9 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is read of a room.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Page {
-    /// After this offset.
+    /// After this offset, of both logs.
     After(u64, usize),
-    /// The newest, below this offset.
+    /// The newest, below this offset, of both logs.
     Before(Option<u64>, usize),
     /// After this seq, of both logs.
     Seq(u64, usize),
@@ -172,13 +172,20 @@ impl Engine {
             return;
         };
         let keys = &entry.keys;
-        let script = || Call::script(&script::PAGE, &[keys.space(), keys.room(&room.room), keys.log(&room.room)]);
-        let call = match page {
-            Page::After(offset, limit) => script().arg("after").int(offset).int(limit.min(MOST)),
-            Page::Before(Some(offset), limit) => script().arg("before").int(offset).int(limit.min(MOST)),
-            Page::Before(None, limit) => script().arg("before").arg("").int(limit.min(MOST)),
+        let script = |log: String| {
+            let call = Call::script(&script::PAGE, &[keys.space(), keys.room(&room.room), log]);
+            match page {
+                Page::After(offset, limit) => call.arg("after").int(offset).int(limit.min(MOST)),
+                Page::Before(Some(offset), limit) => call.arg("before").int(offset).int(limit.min(MOST)),
+                Page::Before(None, limit) | Page::Seq(_, limit) => call.arg("before").arg("").int(limit.min(MOST)),
+            }
+        };
+        let (call, of_ring) = match page {
+            Page::After(..) | Page::Before(..) => {
+                (script(keys.log(&room.room)), Some(link.call(script(keys.ring(&room.room)))))
+            }
             Page::Seq(after, limit) => {
-                self.room_call(entry, &room.room, link.run_id(), Some((after, limit.min(MOST))), None)
+                (self.room_call(entry, &room.room, link.run_id(), Some((after, limit.min(MOST))), None), None)
             }
         };
         let calling = link.call(call);
@@ -190,7 +197,18 @@ impl Engine {
                     Err(unreachable())
                 }
                 Ok(value) => match page {
-                    Page::After(..) | Page::Before(..) => by_offset(&value, &space, &room, &settings, &inbox),
+                    Page::After(_, limit) | Page::Before(_, limit) => {
+                        let mut found = by_offset(&value, &space, &room, &settings, &inbox);
+                        if let (Ok(Some(found)), Some(of_ring)) = (&mut found, of_ring) {
+                            // What is trimmed between the two calls is a hole, which is seen by whoever looks for one.
+                            let of_ring = of_ring.await.ok();
+                            let of_ring = of_ring.map(|value| by_offset(&value, &space, &room, &settings, &inbox));
+                            if let Some(Ok(Some(of_ring))) = of_ring {
+                                merge(found, of_ring, matches!(page, Page::Before(..)), limit);
+                            }
+                        }
+                        found
+                    }
                     Page::Seq(after, limit) => by_seq(value, &space, &room, after, limit, &settings, &inbox),
                 },
                 Err(error) => {
@@ -202,6 +220,17 @@ impl Engine {
             let _ = answer.send(paged);
         });
     }
+}
+
+/// Messages of both logs in the order of their offsets.
+fn merge(found: &mut Vec<Arc<Publication>>, more: Vec<Arc<Publication>>, newest_first: bool, limit: usize) {
+    let offset = |of: &Arc<Publication>| of.position.map_or(0, |position| position.offset);
+    found.extend(more);
+    found.sort_by_key(offset);
+    if newest_first {
+        found.reverse();
+    }
+    found.truncate(limit);
 }
 
 /// Messages that one read returns at most.
@@ -236,7 +265,11 @@ fn by_offset(
         let Some(bytes) = value.bytes() else { continue };
         match message::decode_entry(bytes, space, &room.room) {
             Ok((head, publication)) => {
-                if is_kept(&head, &state.log, now, settings) {
+                let log = match head.class {
+                    Class::Persistent => &state.log,
+                    Class::Recoverable | Class::Volatile => &state.ring,
+                };
+                if is_kept(&head, log, now, settings) {
                     found.push(Arc::new(publication));
                 }
             }

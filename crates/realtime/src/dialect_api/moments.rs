@@ -39,7 +39,9 @@ pub(crate) fn connected(
                 let data = data.as_ref().map(|data| data.text(&run.facts(None))).unwrap_or_default();
                 emit(shard, conn, run.namespace(), event.as_str(), &data, offset.take());
             }
-            Step::Join(_) | Step::Leave(_) | Step::Presence(_) | Step::Emit(_) if recovered => {}
+            // In a cluster the session does not know of a room that was not open yet when it was cut.
+            Step::Join(_) if recovered && shard.node.cluster.is_none() => {}
+            Step::Leave(_) | Step::Presence(_) | Step::Emit(_) if recovered => {}
             // Nobody waits for the record of these: who lost it starts afresh and comes here again.
             Step::Join(room) => {
                 if let Ok(room) = run.room_name(room, &nothing) {

@@ -1,5 +1,5 @@
--- Persistent messages of a room by offset.
--- KEYS: space, room, log
+-- Messages of one of a room's logs by offset.
+-- KEYS: space, room, log or ring
 -- ARGV: 1 'after' or 'before'  2 offset ('' for the newest)  3 most messages
 -- Answers: {epoch or '', room's state or '', now, {messages, oldest first for 'after', newest first for 'before'}}.
 local space = redis.call('HGET', KEYS[1], 'e')
