@@ -27,7 +27,7 @@ use crate::shard::Shard;
 /// only, so that a question goes one hop. Believed only if [`crate::Client::is_peer`].
 pub(crate) const FOR_KEY: HeaderName = HeaderName::from_static("tidegate-for-key");
 /// A peer has so long for its answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 /// For so long a peer that did not answer is not asked again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// The largest answer of a peer, bytes.
@@ -175,7 +175,10 @@ pub(crate) fn mark_others(answer: &mut Value, shard: &Shard) {
 pub(crate) fn mark(answer: &mut Value, missing: &[Missing]) {
     if let (Some(answer), false) = (answer.as_object_mut(), missing.is_empty()) {
         answer.insert("partial".to_owned(), true.into());
-        let names: Vec<&str> = missing.iter().map(|missing| &*missing.peer.name).collect();
+        let mut names: Vec<&str> = missing.iter().map(|missing| &*missing.peer.name).collect();
+        // It may have been asked twice for one answer.
+        names.sort_unstable();
+        names.dedup();
         answer.insert("missing".to_owned(), names.into());
     }
 }

@@ -84,13 +84,12 @@ impl Node {
         let node = self.clone();
         ask::tell_one(self, ShardId(0), move |_| {
             spawn_local(async move {
-                while node.read_and_store_revocations().await.is_err() {
-                    tracing::warn!("what the cluster has revoked cannot be read now");
+                // Without the broker it is done when that comes.
+                while node.cluster.as_ref().is_some_and(|cluster| cluster.broker.is_connected())
+                    && node.read_and_store_revocations().await.is_err()
+                {
+                    tracing::warn!("what the cluster has revoked cannot be read now; trying again");
                     sleep(PAUSE).await;
-                    // It is done when it comes back.
-                    if !node.cluster.as_ref().is_some_and(|cluster| cluster.broker.is_connected()) {
-                        break;
-                    }
                 }
             });
         });

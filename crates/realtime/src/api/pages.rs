@@ -8,6 +8,7 @@ use ::http::Method;
 use bytes::Bytes;
 use serde_json::Value;
 use tidegate_types::NodeId;
+use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::refused::Refused;
@@ -63,6 +64,7 @@ pub(super) async fn walk(
 ) -> Result<Whole, Refused> {
     let from = cursor.map(|cursor| read(cursor).ok_or_else(bad_cursor)).transpose()?;
     let mut whole = Whole::default();
+    let begun = Instant::now();
     for (id, peer) in nodes(shard, own) {
         let place = match from {
             Some((from, _)) if id < from => continue,
@@ -70,7 +72,8 @@ pub(super) async fn walk(
             _ => None,
         };
         let wanted = limit.saturating_sub(whole.items.len());
-        if wanted == 0 {
+        // Several nodes that hang must not add up: the page goes on here, which starts afresh.
+        if wanted == 0 || (peer.is_some() && begun.elapsed() >= across::PATIENCE) {
             whole.next = Some(id.to_string());
             break;
         }

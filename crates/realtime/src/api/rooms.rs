@@ -63,7 +63,6 @@ pub(super) async fn list(shard: &Rc<Shard>, caller: &Caller, query: Option<&str>
     let mut items = whole.items.into_iter().map(|(node, room)| (Some(node), room)).collect();
     let missing = everywhere::add_up(shard, caller, &space, own, &mut items).await;
     whole.missing.extend(missing);
-    whole.missing.dedup_by_key(|missing| missing.peer.id);
     let rooms: Vec<Value> = items.into_iter().map(|(_, room)| room).collect();
     let mut answer = json!({ "rooms": rooms, "cursor": whole.next });
     across::mark(&mut answer, &whole.missing);

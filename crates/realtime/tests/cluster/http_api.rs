@@ -282,16 +282,24 @@ fn a_node_that_hangs_costs_one_deadline_and_not_one_for_each_operation() {
         let _a = rig.client(1, "ada").await;
         // It takes connections (its kernel does), and never answers.
         let deaf = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        rig.introduce(0, &[peer(NodeId(9), "deaf", deaf.local_addr().unwrap())]);
+        let address = deaf.local_addr().unwrap();
+        rig.introduce(0, &[peer(NodeId(9), "deaf", address), peer(NodeId(10), "mute", address)]);
+        let mut b = rig.client(0, "bob").await;
+        b.join("quay").await;
+        let rooms = rig.asked(0, "GET", "/rooms", "").await;
+        assert_eq!(
+            (&rooms["missing"], texts(&rooms, "rooms", "room")),
+            (&json!(["deaf", "mute"]), vec!["quay".to_owned()])
+        );
         let operations: Vec<Value> = (0..20).map(|_| json!({ "join": { "room": "r", "user": "ada" } })).collect();
         let body = json!({ "operations": operations }).to_string();
         let answer = rig.asked(0, "POST", "/batch", &body).await;
         for result in answer["results"].as_array().unwrap() {
             let body = &result["body"];
-            assert_eq!((&body["connections"], &body["missing"]), (&json!(1), &json!(["deaf"])), "{result}");
+            assert_eq!((&body["connections"], &body["missing"]), (&json!(1), &json!(["deaf", "mute"])), "{result}");
         }
         let answer = rig.asked(0, "GET", "/users/ada/connections", "").await;
-        assert_eq!(answer["missing"], json!(["deaf"]));
+        assert_eq!(answer["missing"], json!(["deaf", "mute"]));
     });
 }
 
