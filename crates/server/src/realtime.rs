@@ -228,6 +228,8 @@ fn open_in_cluster(
     let node = Node::open_in_cluster(settings, start, keys, metrics, phase);
     let node = node.map_err(|error| StartError::Store(error.to_string()))?;
     if let (Some(members), Some(broker)) = (cluster.members(), started) {
+        let of_this_node = broker.clone();
+        cluster.when_back(Box::new(move || of_this_node.come_back()));
         members.bury_from_start(Arc::new(move |dead| broker.end_leases_of(dead)));
     }
     Ok(node)

@@ -116,3 +116,19 @@ export async function pausedOwner() {
   assert.equal((await session.post(second, `42["room:join",{"room":"late"}]`)).status, 200);
   assert.match(await (await session.poll(second)).text(), /./);
 }
+
+/** Who is in a room by way of a paused node goes, once, and is there again when it goes on. */
+export async function pausedPresence() {
+  const [first, second] = targets();
+  const bob = await joined("bob", "bridge", { url: `http://${second}` });
+  const ada = await joined("ada", "bridge", { url: `http://${first}` });
+  const times = (event) => bob.of(event).filter((body) => JSON.stringify(body).includes("ada")).length;
+  await until(() => times("presence:join") === 1, "ada to come");
+  await server("pause");
+  await until(() => times("presence:leave") === 1, "ada to be gone with her node");
+  await server("resume");
+  await until(() => times("presence:join") === 2, "ada to be there again");
+  assert.equal(times("presence:leave"), 1);
+  assert.equal((await bob.call("room:send", { room: "bridge", payload: "hello" })).success, true);
+  await until(() => ada.payloads().includes("hello"), "ada to hear bob");
+}

@@ -156,7 +156,6 @@ impl Cluster {
     }
 
     /// What is to be done when this node was taken to be dead, and is a member again.
-    #[allow(dead_code, reason = "for whoever opens the realtime server on the broker")]
     pub fn when_back(&self, come_back: ComeBack) {
         let _ = self.come_back.set(come_back);
     }

@@ -190,6 +190,20 @@ fn a_node_that_was_paused_comes_back_with_its_sessions() {
 }
 
 #[test]
+fn who_is_there_by_way_of_a_paused_node_goes_and_comes_back() {
+    let redis = RedisServer::start();
+    let nodes = [0; 2].map(|_| Node::realtime(&redis));
+    all_up(&nodes.iter().collect::<Vec<_>>());
+    let [first, second] = &nodes;
+    scenario("pausedPresence", &addresses(&[first, second]), None, |order| match order {
+        "pause" => first.signal("STOP"),
+        "resume" => first.signal("CONT"),
+        other => panic!("{other}"),
+    });
+    assert_eq!(second.metric("tidegate_cluster_burials_total"), 1.0);
+}
+
+#[test]
 fn clients_move_on_when_their_node_drains_or_dies() {
     let redis = RedisServer::start();
     let mut nodes = [0; 3].map(|_| Node::realtime(&redis));
