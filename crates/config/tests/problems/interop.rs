@@ -29,7 +29,7 @@ fn node_servers_have_an_adapter_and_one_redis() {
 fn a_namespace_is_shared_by_one_adapter() {
     interop(
         "redis = \"redis://r\"\nredis_adapter = { namespaces = [\"/\", \"/a\"] }\nsharded_adapter = { namespaces = [\"/a\"] }",
-        &["6:34: the namespace \"/a\" is shared with Node servers already: one adapter carries it"],
+        &["6:35: the namespace \"/a\" is shared with Node servers already: one adapter carries it"],
     );
     interop(
         "redis = \"redis://r\"\nredis_adapter = { namespaces = [], key = \"\" }",
