@@ -6,7 +6,7 @@ use tidegate_types::{Class, NodeId, PresenceInfo, RoomName, SpaceKey, UserId};
 use tokio::sync::oneshot;
 
 use super::{MemoryBroker, core::Core};
-use crate::model::Pushes;
+use crate::model::{OtherRun, Pushes};
 use crate::{Audience, Broker, Claimed, Counted, Kind, Look, Name, Outgoing, Placed, PublishError, Unavailable};
 
 /// What a call is answered by and by.
@@ -27,12 +27,24 @@ impl MemoryBroker {
         answer
     }
 
+    /// As [`MemoryBroker::ask`], for what is done to a space.
+    fn ask_about<T: Send + 'static>(
+        &self,
+        space: &Arc<SpaceKey>,
+        call: impl FnOnce(&mut Core) -> Result<T, OtherRun>,
+    ) -> Answer<T, Unavailable> {
+        self.ask(Unavailable, |core| {
+            core.touch(self.node, space);
+            let outcome = call(core).map_err(|_| Unavailable)?;
+            if core.loses_answers(self.node) { Err(Unavailable) } else { Ok(outcome) }
+        })
+    }
+
     /// As [`MemoryBroker::ask`], for what the broker always can do, and whose answer may be lost.
     fn get_from<T: Send + 'static>(&self, call: impl FnOnce(&mut Core) -> T) -> Answer<T, Unavailable> {
         self.ask(Unavailable, |core| {
             let outcome = call(core);
-            let is_lost = core.nodes.get(&self.node).is_some_and(|node| node.loses_answers);
-            if is_lost { Err(Unavailable) } else { Ok(outcome) }
+            if core.loses_answers(self.node) { Err(Unavailable) } else { Ok(outcome) }
         })
     }
 }
@@ -55,10 +67,10 @@ impl Broker for MemoryBroker {
             if message.class == Class::Volatile {
                 return Err(PublishError::Refused);
             }
-            let is_lost = node.is_some_and(|node| node.loses_answers);
-            let (fresh, now) = (core.fresh_epoch(), core.now);
-            let mut out = Pushes::new();
-            let placed = core.server.publish(&message, fresh, now, &mut out);
+            let is_lost = core.loses_answers(self.node);
+            core.touch(self.node, &message.space);
+            let (now, mut out) = (core.now, Pushes::new());
+            let placed = core.server.publish(&message, now, &mut out).map_err(|_| PublishError::Unavailable)?;
             core.spread(out);
             if is_lost {
                 return Err(PublishError::Unavailable);
@@ -94,18 +106,14 @@ impl Broker for MemoryBroker {
     }
 
     fn look(&self, space: &Arc<SpaceKey>, room: &RoomName) -> Answer<Look, Unavailable> {
-        self.get_from(|core| {
-            let (fresh, now) = (core.fresh_epoch(), core.now);
-            let look = core.server.peek(space, room, fresh, now);
-            Look { epoch: look.life.epoch, head: look.head, leases: look.leases }
+        self.ask_about(space, |core| {
+            let look = core.server.peek(space, room, core.now)?;
+            Ok(Look { epoch: look.life.epoch, head: look.head, leases: look.leases })
         })
     }
 
     fn claim(&self, space: &Arc<SpaceKey>, pid: &Pid, user: &UserId) -> Answer<Option<Claimed>, Unavailable> {
-        self.get_from(|core| {
-            let (fresh, now) = (core.fresh_epoch(), core.now);
-            core.server.claim(self.node, space, pid, user, fresh, now)
-        })
+        self.ask_about(space, |core| core.server.claim(self.node, space, pid, user, core.now))
     }
 
     fn keep(&self, name: Name, value: Bytes, ttl_ms: u64) -> Answer<Option<Bytes>, Unavailable> {

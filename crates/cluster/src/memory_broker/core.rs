@@ -35,7 +35,7 @@ pub(super) struct Node {
     leases: BTreeMap<(Arc<SpaceKey>, RoomName, UserId), PresenceInfo>,
     heard: Stream,
     answers: Stream,
-    pub loses_answers: bool,
+    loses_answers: bool,
     pub refuses: Option<PublishError>,
     /// Session records that wait for the broker.
     pub unsaved: VecDeque<Write>,
@@ -148,7 +148,7 @@ impl Core {
         }
         self.tell(id, Heard::Connected(true));
         self.repeat_leases(id);
-        spaces.iter().for_each(|space| self.prove(id, space));
+        spaces.iter().for_each(|space| _ = self.touch(id, space));
         spaces.iter().for_each(|space| self.catch_up(id, space));
         let spaces = self.nodes.get(&id).into_iter().flat_map(|node| &node.spaces);
         let asked = spaces.flat_map(|(space, of)| {
@@ -203,6 +203,10 @@ impl Core {
         }
     }
 
+    pub fn loses_answers(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.loses_answers)
+    }
+
     pub fn lose_answers(&mut self, id: NodeId, lost: bool) {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.loses_answers = lost;
@@ -230,7 +234,8 @@ impl Core {
 
     /// Says where a room stands that the node has just begun to follow.
     fn begin(&mut self, id: NodeId, space: &Arc<SpaceKey>, room: &RoomName) {
-        let look = self.look(space, room);
+        self.touch(id, space);
+        let Some(look) = self.look(space, room) else { return };
         self.believe(id, space, &look.life);
         if let Some(looked) = self.followed(id, space).and_then(|of| of.rooms.get_mut(room)) {
             *looked = true;
@@ -286,9 +291,8 @@ impl Core {
         user: &UserId,
         info: Option<PresenceInfo>,
     ) {
-        let (fresh, now) = (self.fresh_epoch(), self.now);
         let mut out = Pushes::new();
-        self.server.lease(space, room, id, user, info, fresh, now, &mut out);
+        self.server.lease(space, room, id, user, info, &mut out);
         self.spread(out);
     }
 
@@ -307,9 +311,9 @@ impl Core {
         }
     }
 
-    pub fn look(&mut self, space: &Arc<SpaceKey>, room: &RoomName) -> RoomLook {
-        let (fresh, now) = (self.fresh_epoch(), self.now);
-        self.server.look(space, room, fresh, now)
+    fn look(&mut self, space: &Arc<SpaceKey>, room: &RoomName) -> Option<RoomLook> {
+        let now = self.now;
+        self.server.look(space, room, None, now, &mut Pushes::new()).ok()
     }
 
     /// The node has seen this number in this life of the broker.
@@ -332,43 +336,47 @@ impl Core {
         of.seen = Some(Seen { epoch: life.epoch, seq: life.seq, run: life.run });
     }
 
-    /// Renews the space's epoch if this node knows that the broker has lost something of it; then everybody who follows
-    /// it is told.
-    fn prove(&mut self, id: NodeId, space: &Arc<SpaceKey>) {
-        let (fresh, now) = (self.fresh_epoch(), self.now);
-        let life = self.server.life(space, fresh, now);
-        let seen = self.nodes.get(&id).and_then(|node| node.spaces.get(space)).and_then(|of| of.seen);
-        if !seen.is_some_and(|seen| seen.proves_loss(&life)) {
-            if let Some(seen) = self.followed(id, space).and_then(|of| of.seen.as_mut()) {
-                *seen = Seen { epoch: life.epoch, seq: life.seq, run: life.run };
-            }
-            return;
-        }
+    /// Looks at the space's counters with what this node has seen. If that proves that the broker has lost something, they
+    /// begin another life, and everybody who follows the space is told.
+    pub fn touch(&mut self, id: NodeId, space: &Arc<SpaceKey>) -> Life {
         let fresh = self.fresh_epoch();
-        self.server.renew(space, life.epoch, fresh, now);
-        let others = self.nodes.iter().filter(|(of, node)| **of != id && node.link.is_some());
-        let others: Vec<_> = others.filter(|(_, node)| node.spaces.contains_key(space)).map(|(of, _)| *of).collect();
-        others.into_iter().for_each(|other| self.catch_up(other, space));
+        let seen = self.followed(id, space).and_then(|of| of.seen);
+        let life = self.server.touch(space, seen, fresh);
+        if seen.is_none_or(|seen| seen.epoch == life.epoch) {
+            self.saw(id, space, life.epoch, life.seq);
+            if let Some(seen) = self.followed(id, space).and_then(|of| of.seen.as_mut()) {
+                seen.run = life.run;
+            }
+            return life;
+        }
+        let renewed = Seen { epoch: life.epoch, seq: life.seq, run: life.run };
+        if let Some(of) = self.followed(id, space) {
+            of.seen = Some(renewed);
+        }
+        let linked = self.nodes.iter().filter(|(_, node)| node.link.is_some());
+        let behind = linked.filter(|(_, node)| node.spaces.get(space).is_some_and(|of| of.epoch.is_some()));
+        let behind: Vec<_> = behind.map(|(of, _)| *of).collect();
+        behind.into_iter().for_each(|node| self.catch_up(node, space));
+        life
     }
 
     pub fn start_over(&mut self, id: NodeId, space: &Arc<SpaceKey>) {
         // One that is cut off has been told, and catches up anyhow.
         if self.is_linked(id) && self.followed(id, space).is_some() {
             self.tell(id, Heard::OutOfTouch { space: Arc::clone(space) });
-            self.prove(id, space);
             self.catch_up(id, space);
         }
     }
 
     fn catch_up(&mut self, id: NodeId, space: &Arc<SpaceKey>) {
         let (fresh, now) = (self.fresh_epoch(), self.now);
-        let life = self.server.life(space, fresh, now);
+        let life = self.server.touch(space, None, fresh);
         let Some(of) = self.followed(id, space) else { return };
         let (is_same_life, after) = (of.epoch == Some(life.epoch), of.heard_seq);
         let names: Vec<_> = of.rooms.iter().filter(|(_, looked)| **looked).map(|(room, _)| room.clone()).collect();
         let mut rooms = Vec::new();
         for room in names {
-            let look = self.look(space, &room);
+            let Some(look) = self.look(space, &room) else { continue };
             let log = || self.server.log_by_seq(space, &room, after, life.seq, usize::MAX, now);
             let missed = if is_same_life { log() } else { None };
             let (head, leases) = (look.head, others(&look.leases, id));
@@ -397,6 +405,7 @@ impl Core {
                 Push::Leased { space, room, node, user, info, version: _ } => {
                     Heard::Leased { space, room, node, user, info }
                 }
+                Push::Mark { .. } => continue,
                 Push::Signal { from, to, body } => Heard::Signal { from, to, body },
                 Push::Gone(node) if node == id => continue,
                 Push::Gone(node) => Heard::NodeGone(node),

@@ -62,8 +62,7 @@ impl History for MemoryBroker {
 
     fn open_space(&self, key: &SpaceKey) -> Result<SpaceStart, HistoryError> {
         self.read_from(|core| {
-            let (fresh, now) = (core.fresh_epoch(), core.now);
-            let life = core.server.life(&Arc::new(key.clone()), fresh, now);
+            let life = core.touch(self.node, &Arc::new(key.clone()));
             SpaceStart { last_seq: life.seq, ..SpaceStart::fresh(life.epoch) }
         })
     }

@@ -52,52 +52,46 @@ pub struct Seen {
 impl Seen {
     /// Whether what has been seen proves that the server has lost something, or that nobody can say so any more: then the
     /// epoch must be renewed before anything else of the space is believed.
-    pub fn proves_loss(&self, life: &Life) -> bool {
-        if self.epoch != life.epoch || self.run == life.run {
-            // Another epoch says already that something was lost. Within one life nothing is.
+    fn proves_loss(&self, life: &Life) -> bool {
+        if self.epoch != life.epoch {
+            // Another epoch says already that something was lost.
             return false;
         }
         // What this life has handed out itself says nothing about what the one before had.
-        self.run != life.prev || self.seq > life.base
+        let is_of_another = self.run != life.run && self.seq > 0;
+        self.seq > life.seq || (is_of_another && (self.run != life.prev || self.seq > life.base))
     }
 }
 
+/// The space was last written in another life of the server, or there is none: it must be looked at ([`Server::touch`])
+/// before anything is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherRun;
+
 impl Server {
-    /// The server dies and comes back as `run`: all connections end.
+    /// The server dies and comes back as `run`: all connections end. [`Server::writes`] goes back with what is lost.
     pub fn restart(&mut self, run: RunId, loss: Loss) {
         self.run = run;
         self.hang_up_all();
         match loss {
             Loss::Nothing => {}
             Loss::Last(writes) => {
-                let keep = self.before.len().saturating_sub(writes);
-                if let Some(state) = self.before.get(keep) {
+                let lost = writes.min(self.before.len());
+                if let Some(state) = self.before.get(self.before.len() - lost) {
                     self.state = state.clone();
+                    self.writes -= lost as u64;
                 }
             }
-            Loss::Everything => self.state = State::default(),
+            Loss::Everything => (self.state, self.writes) = (State::default(), 0),
         }
         self.before.clear();
     }
 
-    /// Where the space's counters stand. A space that there is none of begins with the epoch `fresh`.
-    pub fn life(&mut self, space: &Arc<SpaceKey>, fresh: Epoch, now: Millis) -> Life {
+    /// Looks at a space's counters, from a connection to this life of the server, before anything is written there and now
+    /// and then after. What the caller has seen may prove that the server has lost something: then the counters begin
+    /// another life, `fresh`. So does a space that there is none of.
+    pub fn touch(&mut self, key: &Arc<SpaceKey>, seen: Option<Seen>, fresh: Epoch) -> Life {
         self.about_to_write();
-        self.enter(space, fresh, now).life()
-    }
-
-    /// Begins a new life of the counters, if it is still the one that the caller means.
-    pub fn renew(&mut self, space: &Arc<SpaceKey>, meant: Epoch, fresh: Epoch, now: Millis) -> Life {
-        self.about_to_write();
-        let space = self.enter(space, fresh, now);
-        if space.epoch == meant {
-            space.epoch = fresh;
-        }
-        space.life()
-    }
-
-    /// The space, in this life of the server.
-    pub(super) fn enter(&mut self, key: &Arc<SpaceKey>, fresh: Epoch, now: Millis) -> &mut Space {
         let run = self.run;
         let space = self.state.spaces.entry(Arc::clone(key)).or_insert_with(|| Arc::new(Space::new(fresh, run)));
         let space = Arc::make_mut(space);
@@ -106,9 +100,20 @@ impl Server {
             space.base = space.seq;
             space.run = run;
         }
+        if seen.is_some_and(|seen| seen.proves_loss(&space.life())) {
+            space.epoch = fresh;
+        }
+        space.life()
+    }
+
+    /// The space, unless it has to be looked at first.
+    pub(super) fn space(&mut self, key: &SpaceKey, now: Millis) -> Result<&mut Space, OtherRun> {
+        let run = self.run;
+        let space = self.state.spaces.get_mut(key).filter(|space| space.run == run).ok_or(OtherRun)?;
+        let space = Arc::make_mut(space);
         space.rooms.retain(|_, room| room.expires_at > now);
         space.once.retain(|_, once| once.until > now);
-        space
+        Ok(space)
     }
 }
 

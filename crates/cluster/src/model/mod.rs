@@ -21,7 +21,7 @@ mod sessions;
 mod state;
 mod values;
 
-pub use lives::{Life, Loss, RunId, Seen};
+pub use lives::{Life, Loss, OtherRun, RunId, Seen};
 pub use members::Member;
 pub use rooms::RoomLook;
 pub use server::{Channel, Push, Pushes, Server, Subscriber};

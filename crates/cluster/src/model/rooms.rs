@@ -1,12 +1,12 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tidegate_hub::{Lease, RoomHead};
-use tidegate_types::{Epoch, Millis, NodeId, Position, PresenceInfo, Publication, RoomName, SpaceKey, UserId};
+use tidegate_types::{Millis, NodeId, Position, PresenceInfo, Publication, RoomName, SpaceKey, UserId};
 
 use super::server::{Channel, Push, Pushes};
 use super::state::{Once, Room, Space};
-use super::{Life, Limits, Server};
+use super::{Life, Limits, OtherRun, Server};
 use crate::{Outgoing, Placed};
 
 /// A room at one moment.
@@ -24,15 +24,19 @@ pub struct RoomLook {
 
 impl Server {
     /// Gives the message its place, keeps it and publishes it.
-    pub fn publish(&mut self, message: &Outgoing, fresh: Epoch, now: Millis, out: &mut Pushes) -> Placed {
+    ///
+    /// # Errors
+    /// The space has to be looked at first.
+    pub fn publish(&mut self, message: &Outgoing, now: Millis, out: &mut Pushes) -> Result<Placed, OtherRun> {
+        self.space(&message.space, now)?;
         self.about_to_write();
         let limits = self.limits;
-        let space = self.enter(&message.space, fresh, now);
+        let space = self.space(&message.space, now)?;
         let once = message.idempotency.as_ref().map(|of| {
             ((message.room.clone(), of.sender.clone(), of.key.clone()), Arc::clone(&of.message_id), of.window_ms)
         });
         if let Some(first) = once.as_ref().and_then(|(key, ..)| space.once.get(key)) {
-            return Placed { duplicate: Some(Arc::clone(&first.message_id)), ..first.placed.clone() };
+            return Ok(Placed { duplicate: Some(Arc::clone(&first.message_id)), ..first.placed.clone() });
         }
         let epoch = space.epoch;
         let room = space.room(&message.room, &limits, now);
@@ -64,35 +68,61 @@ impl Server {
         }
         let channel = Channel::Room(Arc::clone(&message.space), message.room.clone());
         self.push(&channel, &Push::Published(publication), out);
-        placed
+        Ok(placed)
     }
 
     /// Where a room stands and who is in it, for a node that begins to follow it: the room's record is made, so that the
-    /// first message after this can be told from one that was missed.
-    pub fn look(&mut self, space: &Arc<SpaceKey>, room: &RoomName, fresh: Epoch, now: Millis) -> RoomLook {
+    /// first message after this can be told from one that was missed. The mark goes to the node's own channel: what was
+    /// published before it is in here, what comes after it is not.
+    ///
+    /// # Errors
+    /// The space has to be looked at first.
+    pub fn look(
+        &mut self,
+        key: &Arc<SpaceKey>,
+        name: &RoomName,
+        mark: Option<(NodeId, u64)>,
+        now: Millis,
+        out: &mut Pushes,
+    ) -> Result<RoomLook, OtherRun> {
+        self.space(key, now)?;
         self.about_to_write();
         let limits = self.limits;
-        let space = self.enter(space, fresh, now);
+        let space = self.space(key, now)?;
         let life = space.life();
-        let room = space.room(room, &limits, now);
+        let room = space.room(name, &limits, now);
         room.trim(&limits, now);
-        room.look(life)
+        let (head, (version, leases)) = (room.head, self.leases_in(key, name));
+        if let Some((node, mark)) = mark {
+            self.push(&Channel::Marks(Arc::clone(key), node), &Push::Mark { space: Arc::clone(key), mark }, out);
+        }
+        Ok(RoomLook { life, head, version, leases })
     }
 
     /// As [`Server::look`], and changes nothing. A room that nothing is known of stands where its next message would be
     /// counted from.
-    pub fn peek(&mut self, space: &Arc<SpaceKey>, room: &RoomName, fresh: Epoch, now: Millis) -> RoomLook {
+    ///
+    /// # Errors
+    /// The space has to be looked at first.
+    pub fn peek(&mut self, key: &Arc<SpaceKey>, name: &RoomName, now: Millis) -> Result<RoomLook, OtherRun> {
         let limits = self.limits;
-        let space = self.enter(space, fresh, now);
+        let space = self.space(key, now)?;
         let life = space.life();
-        match space.rooms.get_mut(room) {
+        let head = match space.rooms.get_mut(name).map(Arc::make_mut) {
             Some(room) => {
-                let room = Arc::make_mut(room);
                 room.trim(&limits, now);
-                room.look(life)
+                room.head
             }
-            None => Room::fresh(life.seq, 0).look(life),
-        }
+            None => Room::fresh(life.seq, 0).head,
+        };
+        let (version, leases) = self.leases_in(key, name);
+        Ok(RoomLook { life, head, version, leases })
+    }
+
+    fn leases_in(&self, key: &Arc<SpaceKey>, room: &RoomName) -> (u64, Vec<Lease>) {
+        let Some(of) = self.state.leases.get(&(Arc::clone(key), room.clone())) else { return (0, Vec::new()) };
+        let held = of.held.iter().map(|((node, _), info)| Lease { node: *node, info: info.clone() });
+        (of.version, held.collect())
     }
 
     /// The messages of the room after `after_seq` up to `upto_seq`, at most `limit`, oldest first; `None` if some of them
@@ -124,57 +154,51 @@ impl Server {
         room.map(|room| room.kept(&self.limits, now).cloned().collect()).unwrap_or_default()
     }
 
-    /// Says that a user is in the room by way of the node, how present, or (`None`) no more.
-    #[expect(clippy::too_many_arguments, reason = "one argument for each field of the script")]
+    /// Says that a user is in the room by way of the node, how present, or (`None`) no more. A room's leases are kept
+    /// whatever has become of its space's counters.
     pub fn lease(
         &mut self,
-        space: &Arc<SpaceKey>,
+        key: &Arc<SpaceKey>,
         room: &RoomName,
         node: NodeId,
         user: &UserId,
         info: Option<PresenceInfo>,
-        fresh: Epoch,
-        now: Millis,
         out: &mut Pushes,
     ) {
         self.about_to_write();
-        let limits = self.limits;
-        let of = self.enter(space, fresh, now).room(room, &limits, now);
-        let key = (node, user.clone());
+        let of = self.state.leases.entry((Arc::clone(key), room.clone())).or_default();
+        let of = Arc::make_mut(of);
+        let holder = (node, user.clone());
         match &info {
-            Some(info) => drop(of.leases.insert(key, info.clone())),
-            None if of.leases.remove(&key).is_none() => return,
+            Some(info) => drop(of.held.insert(holder, info.clone())),
+            None if of.held.remove(&holder).is_none() => return,
             None => {}
         }
         of.version += 1;
         let version = of.version;
-        let push =
-            Push::Leased { space: Arc::clone(space), room: room.clone(), node, user: user.clone(), info, version };
-        self.push(&Channel::Room(Arc::clone(space), room.clone()), &push, out);
+        let push = Push::Leased { space: Arc::clone(key), room: room.clone(), node, user: user.clone(), info, version };
+        self.push(&Channel::Room(Arc::clone(key), room.clone()), &push, out);
     }
 
     /// The leases that the node holds.
     pub fn leases_of(&self, node: NodeId) -> Vec<(Arc<SpaceKey>, RoomName, UserId)> {
         let mut held = Vec::new();
-        for (space, of) in &self.state.spaces {
-            for (room, of) in &of.rooms {
-                let users = of.leases.keys().filter(|(by, _)| *by == node);
-                held.extend(users.map(|(_, user)| (Arc::clone(space), room.clone(), user.clone())));
-            }
+        for ((space, room), of) in &self.state.leases {
+            let users = of.held.keys().filter(|(by, _)| *by == node);
+            held.extend(users.map(|(_, user)| (Arc::clone(space), room.clone(), user.clone())));
         }
         held
     }
 
     /// Takes all leases of a dead node back, and tells every node.
-    pub(super) fn end_leases(&mut self, dead: NodeId, out: &mut Pushes) {
+    pub fn end_leases(&mut self, dead: NodeId, out: &mut Pushes) {
+        self.about_to_write();
         self.state.seats.values_mut().for_each(|seats| _ = seats.remove(&dead));
-        for space in self.state.spaces.values_mut() {
-            let space = Arc::make_mut(space);
-            for room in space.rooms.values_mut() {
-                let held = room.leases.keys().filter(|(node, _)| *node == dead).count();
-                if held > 0 {
-                    Arc::make_mut(room).leases.retain(|(node, _), _| *node != dead);
-                }
+        for of in self.state.leases.values_mut() {
+            if of.held.keys().any(|(node, _)| *node == dead) {
+                let of = Arc::make_mut(of);
+                of.held.retain(|(node, _), _| *node != dead);
+                of.version += 1;
             }
         }
         self.push(&Channel::Nodes, &Push::Gone(dead), out);
@@ -195,19 +219,7 @@ impl Space {
 
 impl Room {
     fn fresh(seq: u64, expires_at: Millis) -> Self {
-        Self {
-            head: RoomHead { offset: seq, seq: 0, trimmed_seq: seq },
-            bytes: 0,
-            log: VecDeque::new(),
-            version: 0,
-            leases: BTreeMap::new(),
-            expires_at,
-        }
-    }
-
-    fn look(&self, life: Life) -> RoomLook {
-        let leases = self.leases.iter().map(|((node, _), info)| Lease { node: *node, info: info.clone() }).collect();
-        RoomLook { life, head: self.head, version: self.version, leases }
+        Self { head: RoomHead { offset: seq, seq: 0, trimmed_seq: seq }, bytes: 0, log: VecDeque::new(), expires_at }
     }
 
     /// Forgets what is too much or too old.

@@ -20,6 +20,8 @@ pub enum Channel {
     Nodes,
     /// Signals for one node.
     Node(NodeId),
+    /// One node's marks in the stream of a space.
+    Marks(Arc<SpaceKey>, NodeId),
 }
 
 /// What a subscriber is sent.
@@ -41,6 +43,13 @@ pub enum Push {
         info: Option<PresenceInfo>,
         /// Counts the changes of the room's leases; a hole is a loss.
         version: u64,
+    },
+    /// Here a look at one of the space's rooms was taken ([`Server::look`]).
+    Mark {
+        /// Tenant and namespace.
+        space: Arc<SpaceKey>,
+        /// Which look.
+        mark: u64,
     },
     /// A node's signal.
     Signal {
@@ -67,7 +76,7 @@ pub struct Server {
     pub(super) before: VecDeque<State>,
     pub(super) remembered_writes: usize,
     subscribers: BTreeMap<Channel, BTreeSet<Subscriber>>,
-    /// How many calls wrote something.
+    /// How many writes `state` consists of.
     pub(super) writes: u64,
 }
 
@@ -90,7 +99,7 @@ impl Server {
         self.run
     }
 
-    /// How many calls wrote something.
+    /// How many writes what is kept consists of.
     pub fn writes(&self) -> u64 {
         self.writes
     }

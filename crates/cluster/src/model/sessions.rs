@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
 use tidegate_hub::{Pid, SessionRecord};
-use tidegate_types::{Epoch, Millis, NodeId, SessionOffset, SpaceKey, UserId};
+use tidegate_types::{Millis, NodeId, SessionOffset, SpaceKey, UserId};
 
-use super::Server;
 use super::state::Session;
+use super::{OtherRun, Server};
 use crate::Claimed;
 
 impl Server {
@@ -30,16 +30,35 @@ impl Server {
     }
 
     /// Takes a session's record for the node: nobody else can until it has stored it again.
+    ///
+    /// # Errors
+    /// The space has to be looked at first.
     pub fn claim(
         &mut self,
         node: NodeId,
-        space: &Arc<SpaceKey>,
+        space: &SpaceKey,
         pid: &Pid,
         user: &UserId,
-        fresh: Epoch,
         now: Millis,
-    ) -> Option<Claimed> {
-        let life = self.life(space, fresh, now);
+    ) -> Result<Option<Claimed>, OtherRun> {
+        let life = self.space(space, now)?.life();
+        self.about_to_write();
+        let as_of = SessionOffset { epoch: life.epoch, seq: life.seq };
+        Ok(self.take_session(node, space, pid, user, now).map(|(record, was_live_on)| Claimed {
+            record,
+            was_live_on,
+            as_of,
+        }))
+    }
+
+    fn take_session(
+        &mut self,
+        node: NodeId,
+        space: &SpaceKey,
+        pid: &Pid,
+        user: &UserId,
+        now: Millis,
+    ) -> Option<(SessionRecord, Option<NodeId>)> {
         let known = self.live_session(pid, now).filter(|known| {
             let record = &known.record;
             !known.taken && record.tenant == space.tenant && record.namespace == space.namespace && record.user == *user
@@ -48,7 +67,7 @@ impl Server {
         let was_live_on = record.expires_at.is_none().then_some(known.owner);
         let taken = Session { owner: node, taken: true, ..known.clone() };
         self.state.sessions.insert(pid.clone(), Arc::new(taken));
-        Some(Claimed { record, was_live_on, as_of: SessionOffset { epoch: life.epoch, seq: life.seq } })
+        Some((record, was_live_on))
     }
 
     /// The session's record, left where it is.

@@ -42,6 +42,7 @@ impl Default for Limits {
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub spaces: BTreeMap<Arc<SpaceKey>, Arc<Space>>,
+    pub leases: BTreeMap<(Arc<SpaceKey>, RoomName), Arc<Leases>>,
     pub sessions: BTreeMap<Pid, Arc<Session>>,
     pub values: BTreeMap<(u8, Box<str>), Value>,
     /// Connections of a user, or of all, of each node.
@@ -70,10 +71,15 @@ pub(super) struct Room {
     /// Payload bytes of `log`.
     pub bytes: u64,
     pub log: VecDeque<Arc<Publication>>,
-    /// How often the leases have changed.
-    pub version: u64,
-    pub leases: BTreeMap<(NodeId, UserId), PresenceInfo>,
     pub expires_at: Millis,
+}
+
+/// Who is in a room.
+#[derive(Clone, Default)]
+pub(super) struct Leases {
+    /// How often they have changed.
+    pub version: u64,
+    pub held: BTreeMap<(NodeId, UserId), PresenceInfo>,
 }
 
 /// What the first send of a message was answered.
