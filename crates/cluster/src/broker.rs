@@ -273,7 +273,18 @@ pub enum Heard {
         /// All rooms of the space that this node follows.
         rooms: Vec<CaughtUp>,
     },
-    /// A node has died or left, and all that it held has been taken back: its leases end.
+    /// All leases of another node in a followed room have ended: it was taken for dead.
+    LeasesEnded {
+        /// Tenant and namespace.
+        space: Arc<SpaceKey>,
+        /// The room.
+        room: RoomName,
+        /// The node.
+        node: NodeId,
+    },
+    /// A node has died or left, and all that it held has been taken back. It may come back, under the same id, and say its
+    /// leases again; in a room the end of the old ones ([`Heard::LeasesEnded`]) and the new ones come in order, with this
+    /// they do not.
     NodeGone(NodeId),
     /// Whether the broker can be reached has changed.
     Connected(bool),

@@ -482,6 +482,7 @@ fn the_leases_of_a_dead_node_end_at_once() {
     let heard = b.ears.wait("gone", |heard| heard.contains(&Heard::NodeGone(NodeId(1))));
     assert_eq!(heard.iter().filter(|it| matches!(it, Heard::NodeGone(_))).count(), 1);
     for name in ["one", "two"] {
+        assert_eq!(leases(&heard, name), [], "each room was told, before it was said that the node is gone");
         let look = wait(b.broker.look(&space(), &room(name))).unwrap();
         assert_eq!(look.leases.len(), 1, "bob's own");
     }

@@ -188,7 +188,8 @@ fn leases_are_heard_by_the_others_and_end_with_their_node() {
     assert!(matches!(&heard[..], [Heard::Followed { leases, .. }] if leases.len() == 2), "{heard:?}");
     rig.cluster.kill(NodeId(1));
     rig.cluster.bury(NodeId(1));
-    assert_eq!(rig.heard(0), [Heard::NodeGone(NodeId(1))]);
+    let ended = Heard::LeasesEnded { space: space(), room: room(), node: NodeId(1) };
+    assert_eq!(rig.heard(0), [ended, Heard::NodeGone(NodeId(1))]);
     rig.cluster.restart(Loss::Everything);
     let heard = rig.heard(2);
     let Some(Heard::CaughtUp { rooms, .. }) = heard.last() else { panic!("{heard:?}") };

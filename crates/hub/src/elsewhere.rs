@@ -152,12 +152,6 @@ impl Users {
         let elsewhere = self.get(key).map_or(&[][..], |user| &user.elsewhere);
         elsewhere.iter().filter(move |elsewhere| elsewhere.rooms.contains(&room)).map(|elsewhere| elsewhere.node)
     }
-
-    /// All that a node holds.
-    pub fn held_by(&self, node: NodeId) -> Vec<(UserKey, SmallVec<[RoomId; 2]>)> {
-        let of_node = |user: &User| user.elsewhere.iter().find(|held| held.node == node).map(|held| held.rooms.clone());
-        self.iter().filter_map(|(key, user)| Some((key, of_node(user)?))).collect()
-    }
 }
 
 #[cfg(test)]

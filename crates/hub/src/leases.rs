@@ -34,12 +34,14 @@ impl Space {
         }
     }
 
-    /// A node has died or left: all that it held ends.
-    pub fn node_gone(&mut self, node: NodeId, now: Millis, fx: &mut Effects) {
-        for (key, rooms) in self.users.held_by(node) {
-            for id in rooms {
-                self.end_elsewhere(id, node, key, now, fx);
-            }
+    /// All that a node held in a room ends: it has died or left.
+    pub fn leases_ended(&mut self, room: &RoomName, node: NodeId, now: Millis, fx: &mut Effects) {
+        let Some(id) = self.rooms.id(room) else { return };
+        let Some(room) = self.rooms.get(id) else { return };
+        let held: Vec<UserKey> =
+            room.presence.users().filter(|key| self.users.nodes_holding(*key, id).any(|of| of == node)).collect();
+        for key in held {
+            self.end_elsewhere(id, node, key, now, fx);
         }
     }
 

@@ -155,10 +155,6 @@ impl Users {
         self.here
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (UserKey, &User)> {
-        self.slots.iter().map(|(key, user)| (key as UserKey, user))
-    }
-
     pub fn key(&self, id: &UserId) -> Option<UserKey> {
         self.by_id.get(id).copied()
     }

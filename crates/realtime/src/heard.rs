@@ -58,11 +58,11 @@ fn take_in(node: &Arc<Node>, heard: Heard) {
         Heard::CaughtUp { space, epoch, as_of, rooms } => caught_up(node, &space, |cell| {
             node.with_space(cell, |space, effects| space.caught_up(epoch, as_of, rooms, now, effects));
         }),
-        Heard::NodeGone(gone) => {
-            for cell in node.cells() {
-                node.with_space(&cell, |space, effects| space.node_gone(gone, now, effects));
-            }
+        Heard::LeasesEnded { space, room, node: of } => {
+            let Some(cell) = node.known(&space) else { return };
+            node.with_space(&cell, |space, effects| space.leases_ended(&room, of, now, effects));
         }
+        Heard::NodeGone(gone) => tracing::info!(node = %gone, "a node of the cluster is gone"),
         Heard::Connected(connected) => {
             let Some(cluster) = &node.cluster else { return };
             if connected {

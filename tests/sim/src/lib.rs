@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+pub mod cluster;
 mod ground;
 mod link;
 mod rng;

@@ -407,7 +407,8 @@ impl Core {
                 }
                 Push::Mark { .. } => continue,
                 Push::Signal { from, to, body } => Heard::Signal { from, to, body },
-                Push::Gone(node) if node == id => continue,
+                Push::LeasesEnded { node, .. } | Push::Gone(node) if node == id => continue,
+                Push::LeasesEnded { space, room, node, .. } => Heard::LeasesEnded { space, room, node },
                 Push::Gone(node) => Heard::NodeGone(node),
             };
             self.tell(id, heard);

@@ -23,7 +23,8 @@ impl Core {
         let on_written = Arc::clone(&node.on_written);
         match write {
             Write::SaveSession(record) => {
-                self.server.save_session(id, &record, now);
+                let ttl_ms = record.expires_at.map(|at| at.saturating_sub(now));
+                self.server.save_session(id, &record, ttl_ms, now);
                 let saved = Written::Saved { pid: record.pid };
                 self.answer(id, move || on_written(&[saved]));
             }

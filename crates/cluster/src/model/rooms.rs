@@ -194,12 +194,18 @@ impl Server {
     pub fn end_leases(&mut self, dead: NodeId, out: &mut Pushes) {
         self.about_to_write();
         self.state.seats.values_mut().for_each(|seats| _ = seats.remove(&dead));
-        for of in self.state.leases.values_mut() {
+        let mut ended = Vec::new();
+        for ((space, room), of) in &mut self.state.leases {
             if of.held.keys().any(|(node, _)| *node == dead) {
                 let of = Arc::make_mut(of);
                 of.held.retain(|(node, _), _| *node != dead);
                 of.version += 1;
+                ended.push((Arc::clone(space), room.clone(), of.version));
             }
+        }
+        for (space, room, version) in ended {
+            let channel = Channel::Room(Arc::clone(&space), room.clone());
+            self.push(&channel, &Push::LeasesEnded { space, room, node: dead, version }, out);
         }
         self.push(&Channel::Nodes, &Push::Gone(dead), out);
     }

@@ -60,6 +60,17 @@ pub enum Push {
         /// What.
         body: Bytes,
     },
+    /// A dead node's leases in a room have been taken back.
+    LeasesEnded {
+        /// Tenant and namespace.
+        space: Arc<SpaceKey>,
+        /// The room.
+        room: RoomName,
+        /// The node.
+        node: NodeId,
+        /// As in [`Push::Leased`].
+        version: u64,
+    },
     /// A node is dead, and its leases have ended.
     Gone(NodeId),
 }

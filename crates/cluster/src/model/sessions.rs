@@ -8,14 +8,15 @@ use super::{OtherRun, Server};
 use crate::Claimed;
 
 impl Server {
-    /// Stores a session's record. False: another node has taken the session over, and nothing is changed.
-    pub fn save_session(&mut self, node: NodeId, record: &SessionRecord, now: Millis) -> bool {
+    /// Stores a session's record. When it dies is said from now on (`None`: its client is connected), because the node's
+    /// clock may be another. False: another node has taken the session over, and nothing is changed.
+    pub fn save_session(&mut self, node: NodeId, record: &SessionRecord, ttl_ms: Option<u64>, now: Millis) -> bool {
         self.about_to_write();
         let known = self.live_session(&record.pid, now);
         if known.is_some_and(|known| known.owner != node) {
             return false;
         }
-        let expires_at = record.expires_at.unwrap_or_else(|| now.saturating_add(self.limits.live_session_ms));
+        let expires_at = now.saturating_add(ttl_ms.unwrap_or(self.limits.live_session_ms));
         let session = Session { record: record.clone(), owner: node, taken: false, expires_at };
         self.state.sessions.insert(record.pid.clone(), Arc::new(session));
         true

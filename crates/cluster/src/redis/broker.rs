@@ -244,14 +244,14 @@ impl RedisBroker {
         }
     }
 
-    /// Takes back all leases of a node that is dead, then tells every node ([`crate::Heard::NodeGone`]). For the one node
+    /// Takes back all leases of a node that is dead ([`crate::Heard::LeasesEnded`]), then tells every node
+    /// ([`crate::Heard::NodeGone`]). For the one node
     /// that has claimed it. May be called again if it failed half-way.
     pub fn end_leases_of(&self, node: NodeId) -> oneshot::Receiver<Result<(), Unavailable>> {
         self.ask(|answer| Job::EndLeases(node, answer))
     }
 
-    /// Says that this node lives, and all of its leases again: after another has taken it to be dead and ended them. May be
-    /// called again if it failed.
+    /// Says all leases of this node again: after another has taken it to be dead and ended them.
     pub fn come_back(&self) -> oneshot::Receiver<Result<(), Unavailable>> {
         self.ask(Job::ComeBack)
     }

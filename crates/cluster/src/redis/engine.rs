@@ -95,14 +95,12 @@ pub(super) struct Engine {
     /// The channels of all nodes and of this one.
     pub(super) all: Bytes,
     pub(super) own: Bytes,
-    pub(super) heard_all_before: bool,
     pub(super) leases: Leases,
     pub(super) seat_spaces: super::limits::Indexed,
     pub(super) sessions: Sessions,
     wanted: Vec<Do>,
     pause: Option<Pause>,
     outbox: VecDeque<Heard>,
-    pub(super) gone: VecDeque<NodeId>,
     pub(super) refresh: VecDeque<(usize, RoomName)>,
     pub(super) refresh_at: Instant,
     pub(super) told_at: Option<Instant>,
@@ -136,14 +134,12 @@ impl Engine {
             channels: FxHashMap::default(),
             all,
             own,
-            heard_all_before: false,
             leases: Leases::default(),
             seat_spaces: super::limits::Indexed::default(),
             sessions,
             wanted: Vec::new(),
             pause: None,
             outbox: VecDeque::new(),
-            gone: VecDeque::new(),
             refresh: VecDeque::new(),
             refresh_at,
             told_at: None,
@@ -286,12 +282,7 @@ impl Engine {
         let Some(entry) = self.spaces.get_mut(index) else { return };
         let link = self.links.link(entry.slot);
         match what {
-            Do::Heard(heard) => {
-                let heard = self.believed(heard);
-                if let Some(heard) = heard {
-                    self.hear(heard);
-                }
-            }
+            Do::Heard(heard) => self.hear(heard),
             Do::Subscribe(channel) => self.subscribe(index, vec![channel]),
             Do::Unsubscribe(channel) => {
                 let name = name_of(&entry.keys, &channel, self.shared.node);
@@ -327,32 +318,6 @@ impl Engine {
             Do::OwnLeases { room, kept } => self.own_leases(index, &room, &kept),
             Do::Corrupt => self.foreign(Foreign::Corrupt),
         }
-    }
-
-    /// What is still heard of a node that is gone is not believed.
-    fn believed(&self, heard: Heard) -> Option<Heard> {
-        if self.gone.is_empty() {
-            return Some(heard);
-        }
-        let is_gone = |node: &NodeId| self.gone.contains(node);
-        if let Heard::Leased { node, .. } = &heard
-            && is_gone(node)
-        {
-            return None;
-        }
-        let mut heard = heard;
-        if let Heard::Followed { leases, .. } = &mut heard {
-            leases.retain(|lease| !is_gone(&lease.node));
-        } else if let Heard::CaughtUp { rooms, .. } = &mut heard {
-            for room in rooms {
-                room.leases.retain(|lease| !is_gone(&lease.node));
-            }
-        }
-        Some(heard)
-    }
-
-    pub(super) fn gone(&self) -> impl Iterator<Item = NodeId> {
-        self.gone.iter().copied()
     }
 
     /// A look at a room. With a mark the room's record is made or lives on; a mark of 0 is not told.

@@ -407,6 +407,7 @@ impl Space {
             (Channel::Marks, Frame::Mark(mark)) => return self.mark(mark, out),
             (Channel::Room(name), Frame::Message(head, value)) => self.message(name, &head, &value, out),
             (Channel::Room(name), Frame::Lease(lease)) => self.lease(name, lease, out),
+            (Channel::Room(name), Frame::LeasesEnded { version, node }) => self.leases_ended(name, version, node, out),
             // Signals pass by the order; nothing else belongs on these channels.
             (Channel::Marks | Channel::Room(_), _) => out.push(Do::Corrupt),
         }
@@ -477,6 +478,18 @@ impl Space {
         (known.offset, known.last_seq, known.seq) = (head.offset, head.seq, head.seq);
         self.heard = self.heard.max(head.seq);
         out.push(Do::Heard(Heard::Published(Arc::new(publication))));
+    }
+
+    fn leases_ended(&mut self, name: &RoomName, version: u64, node: NodeId, out: &mut Vec<Do>) {
+        let Some(known) = self.rooms.get_mut(name).and_then(|room| room.known.as_mut()) else { return };
+        if version <= known.version {
+            return;
+        }
+        known.version = version;
+        // This node lives: what it holds is said again when it is a member again.
+        if node != self.node {
+            out.push(Do::Heard(Heard::LeasesEnded { space: Arc::clone(&self.key), room: name.clone(), node }));
+        }
     }
 
     fn lease(&mut self, name: &RoomName, lease: LeaseFrame, out: &mut Vec<Do>) {

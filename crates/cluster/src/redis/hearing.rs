@@ -16,9 +16,6 @@ use super::resp::ErrorCode;
 use super::slot::Slot;
 use crate::{Audience, Heard};
 
-/// Dead nodes that are remembered: what is still heard of them is not believed.
-const MOST_GONE: usize = 1_024;
-
 impl Engine {
     pub(super) fn event(&mut self, event: LinkEvent) {
         match event {
@@ -52,12 +49,7 @@ impl Engine {
                 self.connected();
             }
             LinkEvent::Subscribed { channel, .. } => {
-                if channel == self.all {
-                    if std::mem::replace(&mut self.heard_all_before, true) {
-                        // Which nodes have died meanwhile was not heard: who is in the rooms is looked at again.
-                        self.catch_up_all();
-                    }
-                } else if let Some((index, channel)) = self.channels.get(&channel).cloned() {
+                if let Some((index, channel)) = self.channels.get(&channel).cloned() {
                     self.with_space(index, |space, out| space.confirmed(channel, out));
                 }
             }
@@ -125,17 +117,10 @@ impl Engine {
             Frame::Signal { from, body } => self.hear(Heard::Signal { from, to, body }),
             // Said by who took this node to be dead.
             Frame::NodeGone(node) if node == self.shared.node => {}
-            Frame::NodeBack(node) if to == Audience::Nodes => self.gone.retain(|gone| *gone != node),
             Frame::NodeGone(node) if to == Audience::Nodes => {
-                if !self.gone.contains(&node) {
-                    self.gone.push_back(node);
-                    if self.gone.len() > MOST_GONE {
-                        self.gone.pop_front();
-                    }
-                }
                 self.hear(Heard::NodeGone(node));
             }
-            Frame::NodeGone(_) | Frame::NodeBack(_) | Frame::Message(..) | Frame::Lease(_) | Frame::Mark(_) => {
+            Frame::NodeGone(_) | Frame::LeasesEnded { .. } | Frame::Message(..) | Frame::Lease(_) | Frame::Mark(_) => {
                 self.foreign(Foreign::Corrupt)
             }
         }

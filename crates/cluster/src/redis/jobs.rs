@@ -58,7 +58,10 @@ impl Engine {
             Job::Page(room, page, answer) => self.page(room, page, answer),
             Job::Session(pid, answer) => self.session(&pid, answer),
             Job::EndLeases(node, answer) => self.end_leases(node, answer),
-            Job::ComeBack(answer) => self.come_back(answer),
+            Job::ComeBack(answer) => {
+                self.come_back();
+                let _ = answer.send(Ok(()));
+            }
             Job::Write(write) => match self.write_is_foreign(&write) {
                 Some(written) => {
                     self.shared.session_writes.fetch_sub(1, Ordering::AcqRel);
@@ -138,7 +141,6 @@ impl Engine {
         };
         let calling = link.call(self.room_call(entry, &room, link.run_id(), None, None));
         let (inbox, space, id) = (Rc::clone(&self.inbox), Arc::clone(space), link.id());
-        let gone: Vec<_> = self.gone().collect();
         tokio::task::spawn_local(async move {
             let value = calling.await;
             let read = |value: Value| RoomAnswer::read(value, &space, &room, usize::MAX);
@@ -150,10 +152,8 @@ impl Engine {
                 Ok(value) => read(value).ok_or(Unavailable),
                 Err(_) => Err(Unavailable),
             };
-            let _ = answer.send(looked.map(|mut looked| {
-                looked.leases.retain(|lease| !gone.contains(&lease.node));
-                Look { epoch: looked.epoch, head: looked.head, leases: looked.leases }
-            }));
+            let look = |looked: RoomAnswer| Look { epoch: looked.epoch, head: looked.head, leases: looked.leases };
+            let _ = answer.send(looked.map(look));
         });
     }
 

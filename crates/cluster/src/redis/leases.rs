@@ -92,6 +92,19 @@ impl Engine {
         // Said at the next tick: the nodes do not come back at one moment.
     }
 
+    /// Says all leases of this node again: another node has taken it to be dead and ended them. They stand behind that in
+    /// each room's channel.
+    pub(super) fn come_back(&mut self) {
+        for of in self.leases.spaces.values_mut() {
+            let held = of.held.iter().flat_map(|(room, users)| users.keys().map(|user| (room.clone(), user.clone())));
+            of.dirty.extend(held);
+            if of.index == Index::There {
+                of.index = Index::Missing;
+            }
+        }
+        self.pump_leases();
+    }
+
     pub(super) fn pump_leases(&mut self) {
         let spaces: Vec<usize> = self.leases.spaces.keys().copied().collect();
         for index in spaces {
@@ -169,28 +182,6 @@ impl Engine {
         }
     }
 
-    /// All leases are said again, after this node has said that it lives.
-    pub(super) fn come_back(&mut self, answer: oneshot::Sender<Result<(), Unavailable>>) {
-        for of in self.leases.spaces.values_mut() {
-            if of.index == Index::There {
-                of.index = Index::Missing;
-            }
-            let held =
-                of.held.iter().flat_map(|(room, users)| users.keys().map(move |user| (room.clone(), user.clone())));
-            of.dirty.extend(held);
-        }
-        let all = self.keys.all();
-        let Ok(link) = self.links.link(Slot::of(all.as_bytes())) else {
-            let _ = answer.send(Err(Unavailable));
-            return;
-        };
-        let call = link.call(Call::new("SPUBLISH").arg(&all).arg(message::encode_node_back(self.shared.node)));
-        tokio::task::spawn_local(async move {
-            let _ = answer.send(call.await.map_err(|_| Unavailable).map(drop));
-        });
-        // The leases follow at the next tick: behind what has just been said.
-    }
-
     pub(super) fn end_leases(&mut self, dead: NodeId, answer: oneshot::Sender<Result<(), Unavailable>>) {
         let name = self.keys.spaces_of(dead);
         let all = self.keys.all();
@@ -228,14 +219,15 @@ async fn end(links: &Links, keys: &Keys, index: &Rc<Link>, name: &str, dead: Nod
             for batch in rooms.chunks(256) {
                 let rooms = batch.iter().filter_map(|room| RoomName::try_from(room.text()?).ok());
                 let ending = rooms.map(|room| {
-                    let call = Call::script(&script::END_LEASES, &[of.who(&room), held.clone()]);
-                    link.call(call.arg(dead.to_string()).arg(room.as_str()))
+                    let keys = [of.who(&room), held.clone(), of.channel(&room)];
+                    let call = Call::script(&script::END_LEASES, &keys).arg(dead.to_string()).arg(room.as_str());
+                    let (before, after) = message::encode_leases_ended(dead);
+                    link.call(call.arg(before).arg(after))
                 });
                 for ended in ending.collect::<Vec<_>>() {
                     ended.await.ok()?;
                 }
             }
-            link.call(Call::new("DEL").arg(&held)).await.ok()?;
             super::limits::free_seats(links, &of, dead).await?;
         }
         index.call(Call::new("SREM").arg(name).arg(tag)).await.ok()?;

@@ -22,7 +22,7 @@ const LEASE: u8 = 3;
 const SIGNAL: u8 = 4;
 const NODE_GONE: u8 = 5;
 const MARK: u8 = 6;
-const NODE_BACK: u8 = 7;
+const LEASES_ENDED: u8 = 7;
 
 /// The bytes of a message's head.
 pub(super) const HEAD_BYTES: usize = 38;
@@ -46,8 +46,11 @@ pub(super) enum Frame {
         body: Bytes,
     },
     NodeGone(NodeId),
-    /// One that was taken to be dead lives, and says what it holds again.
-    NodeBack(NodeId),
+    /// A dead node's leases in the room have been taken back; `version` is that of the room's leases after it.
+    LeasesEnded {
+        version: u64,
+        node: NodeId,
+    },
     /// Stands in the stream of a space where a look at one of its rooms was taken.
     Mark(u64),
 }
@@ -165,7 +168,10 @@ pub(super) fn decode_frame(value: &Bytes) -> Result<Frame, Foreign> {
         Some(RECOVERABLE | PERSISTENT) => Head::decode(value).ok().map(|head| Frame::Message(head, value.clone())),
         Some(LEASE) => lease(&mut reader).map(Frame::Lease),
         Some(SIGNAL) => reader.u64_be().map(|from| Frame::Signal { from: NodeId(from), body: value.slice(10..) }),
-        Some(NODE_BACK) => reader.u64_be().and_then(|node| reader.end(Frame::NodeBack(NodeId(node)))),
+        Some(LEASES_ENDED) => reader.u48_be().and_then(|version| {
+            let node = NodeId(reader.u64_be()?);
+            reader.end(Frame::LeasesEnded { version, node })
+        }),
         Some(NODE_GONE) => reader.u64_be().and_then(|node| reader.end(Frame::NodeGone(NodeId(node)))),
         Some(MARK) => reader.u64_be().and_then(|mark| reader.end(Frame::Mark(mark))),
         // A kind that a later program of the same version may have added.
@@ -206,14 +212,13 @@ pub(super) fn encode_signal(from: NodeId, body: &[u8]) -> Vec<u8> {
     out
 }
 
-pub(super) fn encode_node_gone(node: NodeId) -> Vec<u8> {
-    let mut out = vec![VERSION, NODE_GONE];
-    out.extend_from_slice(&node.0.to_be_bytes());
-    out
+/// What goes before and what goes after the version, which the script knows.
+pub(super) fn encode_leases_ended(node: NodeId) -> ([u8; 2], [u8; 8]) {
+    ([VERSION, LEASES_ENDED], node.0.to_be_bytes())
 }
 
-pub(super) fn encode_node_back(node: NodeId) -> Vec<u8> {
-    let mut out = vec![VERSION, NODE_BACK];
+pub(super) fn encode_node_gone(node: NodeId) -> Vec<u8> {
+    let mut out = vec![VERSION, NODE_GONE];
     out.extend_from_slice(&node.0.to_be_bytes());
     out
 }
@@ -318,15 +323,16 @@ mod tests {
         assert_eq!(decode_frame(&frame(&other)).err(), Some(Foreign::Corrupt), "bob's presence as alice's");
         let signal = decode_frame(&encode_signal(NodeId(9), b"hi").into());
         assert!(matches!(signal, Ok(Frame::Signal { from: NodeId(9), body }) if &body[..] == b"hi"));
+        let (before, after) = encode_leases_ended(NodeId(9));
+        let ended: Bytes = [&before[..], &[0, 0, 0, 0, 0, 4], &after].concat().into();
+        assert!(matches!(decode_frame(&ended), Ok(Frame::LeasesEnded { version: 4, node: NodeId(9) })));
         let gone = decode_frame(&encode_node_gone(NodeId(9)).into());
         assert!(matches!(gone, Ok(Frame::NodeGone(NodeId(9)))));
-        let back = decode_frame(&encode_node_back(NodeId(9)).into());
-        assert!(matches!(back, Ok(Frame::NodeBack(NodeId(9)))));
     }
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..7) {
+        fn whatever_comes_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..8) {
             read_anything(&bytes.clone().into());
             if let [version, second, ..] = bytes.as_mut_slice() {
                 (*version, *second) = (VERSION, kind);

@@ -43,6 +43,8 @@ mod script;
 mod sentinel;
 mod sessions;
 mod settings;
+#[cfg(feature = "model")]
+mod simulated;
 mod slot;
 mod slots_map;
 mod state;
@@ -60,4 +62,6 @@ pub use message::read_anything;
 pub use pipeline::Answer;
 pub use resp::{ErrorCode, ServerError, Value};
 pub use settings::{Address, Login, Password, RedisSettings, SettingsError, TlsSettings, Topology};
+#[cfg(feature = "model")]
+pub use simulated::{Following, Found, Step};
 pub use slot::{Slot, Slots};

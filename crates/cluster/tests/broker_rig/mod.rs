@@ -261,7 +261,9 @@ pub fn leases(heard: &[Heard], name: &str) -> Vec<(NodeId, String)> {
                     None => drop(leases.remove(&key)),
                 }
             }
-            Heard::NodeGone(gone) => leases.retain(|(node, _), ()| node != gone),
+            Heard::LeasesEnded { room, node: gone, .. } if room.as_str() == name => {
+                leases.retain(|(node, _), ()| node != gone);
+            }
             _ => {}
         }
     }

@@ -17,7 +17,7 @@ pub enum Heard {
     Leased { room: RoomName, node: NodeId, user: UserId, info: Option<PresenceInfo> },
     OutOfTouch,
     CaughtUp { epoch: Epoch, as_of: u64, rooms: Vec<CaughtUp> },
-    NodeGone(NodeId),
+    LeasesEnded(RoomName, NodeId),
 }
 
 #[derive(Default)]
@@ -206,7 +206,8 @@ impl Broker {
         for line in self.lines.values_mut() {
             // Who was cut finds the leases gone.
             if !line.cut {
-                line.heard.push_back(Heard::NodeGone(node));
+                let ended = line.follows.keys().map(|room| Heard::LeasesEnded(room.clone(), node));
+                line.heard.extend(ended);
             }
         }
     }

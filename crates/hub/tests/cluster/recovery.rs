@@ -131,8 +131,8 @@ impl World {
                 space.caught_up(epoch, as_of, rooms, now, fx);
                 Received::Taken
             }
-            Heard::NodeGone(node) => {
-                space.node_gone(node, now, fx);
+            Heard::LeasesEnded(room, node) => {
+                space.leases_ended(&room, node, now, fx);
                 Received::Taken
             }
         });
