@@ -8,7 +8,7 @@
 //! reordering, nothing of another tenant, and an acknowledged persistent message survives `kill -9`.
 //!
 //! Everything follows from the seed: time is a counter, and no hash order, thread or clock has a say.
-//! Start reading at [`run`].
+//! Start reading at [`run`]. [`cluster`] is the same for many nodes on one broker.
 
 #![forbid(unsafe_code)]
 
@@ -23,4 +23,5 @@ mod truth;
 mod world;
 
 pub use ground::{Report, Sabotage};
+pub use rng::Rng;
 pub use world::{Violation, run};
