@@ -163,11 +163,11 @@ fn a_user_on_several_nodes_is_one_and_as_present_as_the_most_present() {
     assert_eq!((listed[0].status, listed[0].active_connections), (Status::Busy, 5));
     assert_eq!(listed[0].custom_status.as_deref(), Some("new"));
     assert_eq!(space.connections_of(&user("ada")), [conn(1)], "connections are those to this node");
-    space.node_gone(NodeId(2), 0, &mut fx);
+    space.leases_ended(&room(), NodeId(2), 0, &mut fx);
     space.disconnect(conn(1), true, 0, &mut fx);
     let (listed, _) = space.presence(&room(), 10);
     assert_eq!((listed[0].status, listed[0].active_connections), (Status::Away, 2));
-    space.node_gone(NodeId(3), 0, &mut fx);
+    space.leases_ended(&room(), NodeId(3), 0, &mut fx);
     assert_eq!(space.presence(&room(), 10), (Vec::new(), 0));
 }
 
