@@ -3,7 +3,7 @@
 //! It starts a `redis-server` of its own and real brokers, and divides the server's CPU time (`INFO cpu`) by what was done.
 //! The server is the release that Debian builds, so the figures do not depend on how this program was built; they are rough
 //! to some 20 % on a machine that does other things. docs/scaling.md is made of them.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a measurement")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

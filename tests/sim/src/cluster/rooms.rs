@@ -96,7 +96,7 @@ impl Node {
         let Some(conn) = self.conns.get(&link) else { return };
         let (space, sender) = (conn.tenant, conn.user.clone());
         let unnamed = g.sabotage == Sabotage::RepeatsUnnamed;
-        let key = if unnamed { format!("{number}-{}", g.rng.next()) } else { number.to_string() };
+        let key = if unnamed { format!("{number}-{}", g.rng.number()) } else { number.to_string() };
         let (Some(of), Ok(key), Ok(event)) =
             (g.keys.get(space), IdempotencyKey::try_from(key), EventName::try_from("room:message"))
         else {
