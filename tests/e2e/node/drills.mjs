@@ -116,7 +116,7 @@ name = "public"
 address = "${place.hosts[at]}:${place.ports[at]}"
 [cluster]
 ${internal}redis = "redis://${apart ? `${apart.ours}:${place.redisPort}` : `127.0.0.1:${place.links[at].port}`}"
-node = "node-${at}"
+name = "node-${at}"
 secret = "${SECRET}"
 [realtime]
 broker = "redis"
