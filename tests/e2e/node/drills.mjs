@@ -114,6 +114,8 @@ function configOf(place, at) {
 [[listener]]
 name = "public"
 address = "${place.hosts[at]}:${place.ports[at]}"
+[admin]
+address = "127.0.0.1:0"
 [cluster]
 ${internal}redis = "redis://${apart ? `${apart.ours}:${place.redisPort}` : `127.0.0.1:${place.links[at].port}`}"
 name = "node-${at}"
