@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tidegate_cluster::{Audience, Broker, History, Outgoing};
 use tidegate_hub::{Message, SpaceStart};
 use tidegate_types::{Publication, SpaceKey, UserId};
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -21,11 +22,13 @@ pub(crate) struct ClusterLink {
     pub broker: Arc<dyn Broker>,
     pub restoring: Restoring,
     pub seats: Arc<Seats>,
+    /// Told when the broker is connected (again).
+    pub is_back: Notify,
 }
 
 impl ClusterLink {
     pub fn new(broker: Arc<dyn Broker>) -> Self {
-        Self { broker, restoring: Restoring::default(), seats: Arc::default() }
+        Self { broker, restoring: Restoring::default(), seats: Arc::default(), is_back: Notify::new() }
     }
 
     /// Where the counters of a space stand, if the broker says it in time.

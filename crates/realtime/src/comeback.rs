@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 use tidegate_auth::Principal;
@@ -15,7 +16,7 @@ use tidegate_hub::{Pid, Rejoined, Resume, ResumeFailure, SocketId};
 use tidegate_metrics::{Recovery, StoreLabels, StoreOperation};
 use tidegate_types::{Publication, RoomKey, RoomName, SessionOffset};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::app::{Applicant, Own};
 use crate::call::Call;
@@ -30,6 +31,11 @@ use crate::opening::{self, PATIENCE};
 use crate::rooms_api;
 use crate::shard::Shard;
 use crate::signals::{Signal, Supersede};
+
+/// How long a client waits for a broker that is gone: one whose connection was only cut is back in half a second.
+const BROKER_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two tries to claim a session, if nobody says that the broker is back.
+const CLAIM_AGAIN: Duration = Duration::from_millis(100);
 
 /// Gives a session back to its client; false if it has to start afresh.
 pub(crate) async fn come_back(
@@ -197,8 +203,7 @@ impl Comeback<'_> {
     /// The broker is asked even if the session's connection counts as alive here: another node may have it by now.
     async fn claim(&self, cluster: &ClusterLink) -> Result<(), Recovery> {
         let Self { space, principal, pid, offset, .. } = *self;
-        let claim = cluster.broker.claim(&space.key, pid, &principal.user);
-        let Ok(Ok(Ok(claimed))) = timeout(PATIENCE, claim).await else { return Err(Recovery::TooOld) };
+        let claimed = self.ask_for_record(cluster).await?;
         let Claimed { record, as_of, was_live_on } = claimed.ok_or(Recovery::UnknownSession)?;
         match was_live_on {
             Some(node) if node != cluster.broker.node() => {
@@ -223,6 +228,29 @@ impl Comeback<'_> {
             return Err(Recovery::TooOld);
         }
         if self.conn.is_closed() { Err(Recovery::UnknownSession) } else { Ok(()) }
+    }
+
+    /// What cuts a node's clients often cuts its way to the broker too, and both are back at about the same time: who comes
+    /// first waits for the other, but not for ever.
+    async fn ask_for_record(&self, cluster: &ClusterLink) -> Result<Option<Claimed>, Recovery> {
+        let Self { space, principal, pid, conn, .. } = *self;
+        let give_up = Instant::now() + BROKER_PATIENCE;
+        loop {
+            let back = cluster.is_back.notified();
+            if cluster.broker.is_connected() {
+                let claim = cluster.broker.claim(&space.key, pid, &principal.user);
+                if let Ok(Ok(Ok(claimed))) = timeout(PATIENCE, claim).await {
+                    return Ok(claimed);
+                }
+            }
+            if Instant::now() >= give_up {
+                return Err(Recovery::TooOld);
+            }
+            let _ = timeout(CLAIM_AGAIN, back).await;
+            if conn.is_closed() {
+                return Err(Recovery::UnknownSession);
+            }
+        }
     }
 
     /// Waits until the space is in touch with the cluster, but not for ever.

@@ -67,6 +67,7 @@ fn take_in(node: &Arc<Node>, heard: Heard) {
             let Some(cluster) = &node.cluster else { return };
             if connected {
                 tracing::info!("the cluster's broker is connected");
+                cluster.is_back.notify_waiters();
                 cluster.restoring.begin_soon();
                 node.exchange_revocations();
             } else {

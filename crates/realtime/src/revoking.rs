@@ -25,6 +25,9 @@ use crate::signals::{self, Signal};
 const MOST: usize = 200_000;
 /// Between two tries to read them.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Tries that may fail before it is told: a broker whose connection has just been made may still be busy with what else
+/// comes first.
+const QUIET_TRIES: u32 = 3;
 /// How long one is kept that names no end, ms: ten years.
 const FOR_GOOD_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
@@ -84,11 +87,15 @@ impl Node {
         let node = self.clone();
         ask::tell_one(self, ShardId(0), move |_| {
             spawn_local(async move {
+                let mut failed = 0u32;
                 // Without the broker it is done when that comes.
                 while node.cluster.as_ref().is_some_and(|cluster| cluster.broker.is_connected())
                     && node.read_and_store_revocations().await.is_err()
                 {
-                    tracing::warn!("what the cluster has revoked cannot be read now; trying again");
+                    failed = failed.saturating_add(1);
+                    if failed > QUIET_TRIES {
+                        tracing::warn!("what the cluster has revoked cannot be read now; trying again");
+                    }
                     sleep(PAUSE).await;
                 }
             });

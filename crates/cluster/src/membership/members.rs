@@ -23,6 +23,9 @@ use crate::redis::{LinkError, LinkEvent, Links, RedisSettings, SettingsError};
 const ORDERS: usize = 16;
 /// How long the end of a process may take to tell the others.
 const LEAVING: Duration = Duration::from_secs(1);
+/// How long heartbeats may fail before it is told. A server that has just been connected to, or has just failed over, may
+/// refuse the first ones.
+const QUIET: Duration = Duration::from_secs(3);
 /// After a burial that was not possible, the next try.
 const BURY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -198,6 +201,8 @@ struct Keeper {
     joins: u64,
     load: u64,
     bury: Option<Bury>,
+    /// Since when no call has succeeded.
+    failing_since: Option<Instant>,
     /// A trouble that has been told, so that it is told once.
     trouble: Option<LinkError>,
 }
@@ -225,7 +230,19 @@ impl Keeper {
         })?;
         let calls = Calls::new(links, &prefix, state.settings());
         let start = Instant::now();
-        Ok(Self { calls, state, metrics, view, news, start, joins: 0, load: 0, bury: None, trouble: None })
+        Ok(Self {
+            calls,
+            state,
+            metrics,
+            view,
+            news,
+            start,
+            joins: 0,
+            load: 0,
+            bury: None,
+            failing_since: None,
+            trouble: None,
+        })
     }
 
     fn now(&self) -> Millis {
@@ -292,13 +309,14 @@ impl Keeper {
         };
         match result {
             Ok(noted) => {
-                self.trouble = None;
+                (self.failing_since, self.trouble) = (None, None);
                 self.take(noted);
             }
             Err(error) => {
                 self.state.failed(self.now());
                 // That Redis cannot be reached, and why, is told by the links.
-                if error != LinkError::Unsent && self.trouble.as_ref() != Some(&error) {
+                let is_lasting = self.failing_since.get_or_insert_with(Instant::now).elapsed() >= QUIET;
+                if is_lasting && error != LinkError::Unsent && self.trouble.as_ref() != Some(&error) {
                     tracing::warn!(%error, "the cluster cannot be told that this node lives; trying again");
                     self.trouble = Some(error);
                 }

@@ -1,5 +1,7 @@
 //! Cut sessions that come back on another node.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tidegate_cluster::Lane;
 use tidegate_cluster::model::Limits;
@@ -162,6 +164,42 @@ fn a_recovery_whose_rooms_cannot_be_heard_starts_afresh_and_holds_nothing() {
         let fresh = rig.comes_back(1, "b", &cut).await;
         assert_ne!(fresh.cut.sid, cut.sid);
         rig.cluster.release(Rig::id(1), Lane::Heard);
+    });
+}
+
+#[test]
+fn a_client_that_comes_back_before_the_broker_does_waits_for_it_and_misses_nothing() {
+    local(async {
+        let rig = Rig::of(2).await;
+        let mut sender = rig.client(0, "a").await;
+        sender.join("r").await;
+        let mut client = rig.client(1, "b").await;
+        client.join("r").await;
+        sender.send("r", "1").await;
+        assert_eq!(client.message().await, "1");
+        let cut = client.cut();
+        rig.cluster.cut(Rig::id(1));
+        sender.send("r", "2").await;
+        let mut coming = std::pin::pin!(rig.comes_back(1, "b", &cut));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut coming).await;
+        assert!(early.is_err(), "answered without the broker");
+        rig.cluster.mend(Rig::id(1));
+        let mut back = coming.await;
+        assert_eq!(back.cut.sid, cut.sid);
+        assert_eq!(back.message().await, "2");
+    });
+}
+
+#[test]
+fn a_client_does_not_wait_for_ever_for_a_broker_that_stays_away() {
+    local(async {
+        let rig = Rig::of(2).await;
+        let mut client = rig.client(1, "b").await;
+        client.join("r").await;
+        let cut = client.cut();
+        rig.cluster.cut(Rig::id(1));
+        let fresh = rig.comes_back(1, "b", &cut).await;
+        assert_ne!(fresh.cut.sid, cut.sid);
     });
 }
 
