@@ -1,5 +1,5 @@
 // Three nodes and a Redis as one server: what a client sees does not depend on the node that it is on.
-import { assert, atEnd, connected, joined, next, range, relay, server, settings, token, until } from "./lib.mjs";
+import { assert, atEnd, connected, joined, next, range, refused, relay, request, server, settings, token, until } from "./lib.mjs";
 
 const urls = process.env.TIDEGATE_URLS?.split(" ") ?? [];
 const patient = { reconnection: true, reconnectionDelay: 50, reconnectionDelayMax: 200, randomizationFactor: 0 };
@@ -266,4 +266,86 @@ export async function chat() {
   const typing = next(ada, "message:typing");
   await bob.call("message:typing", { ...conversation, isTyping: true });
   assert.equal((await typing).userId, "bob");
+}
+
+/** A backend's request of a node. */
+async function backend(n, method, path, body) {
+  const answer = await request(`/realtime${path}`, { method, body, headers: { authorization: `Bearer ${settings.apiKey}` }, url: urls[n] });
+  assert.equal(answer.status, 200, `${method} ${path}: ${answer.text}`);
+  return answer.json;
+}
+
+const named = (list, name) => list.map((entry) => entry[name]).sort();
+
+export async function httpApi() {
+  const [ada, bob, eve] = await Promise.all(["ada", "bob", "eve"].map((user, n) => joined(user, "quay", { url: urls[n] })));
+  await bob.call("room:join", { room: "pier" });
+  for (const n of range(3)) {
+    const sent = await backend(n, "POST", "/rooms/quay/messages", { event: "tide", data: { n } });
+    assert.equal(sent.success, true, JSON.stringify(sent));
+  }
+  for (const socket of [ada, bob, eve]) {
+    await until(() => socket.of("tide").length === 3, "what each node was given");
+    assert.deepEqual(named(socket.of("tide"), "n"), range(3));
+  }
+  const whole = (answer) => assert.deepEqual([answer.partial, answer.missing], [undefined, undefined], JSON.stringify(answer));
+  const admins = await Promise.all(range(3).map(async (n) => (await server(`admin ${n}`)).admin));
+  const stats = async (n) => (await request("/stats?scope=cluster", { url: admins[n] })).json;
+  for (const n of range(3)) {
+    const connections = await backend(n, "GET", "/connections");
+    assert.deepEqual(named(connections.connections, "user"), ["ada", "bob", "eve"]);
+    const rooms = await backend(n, "GET", "/rooms");
+    assert.deepEqual(rooms.rooms.map(({ room, users, connections }) => [room, users, connections]).sort(), [["pier", 1, 1], ["quay", 3, 3]]);
+    const quay = await backend(n, "GET", "/rooms/quay");
+    assert.deepEqual([quay.users, quay.connections], [3, 3]);
+    const present = await backend(n, "GET", "/rooms/quay/presence");
+    assert.deepEqual(named(present.presence, "userId"), ["ada", "bob", "eve"]);
+    const history = await backend(n, "GET", "/rooms/quay/history");
+    assert.deepEqual(named(history.messages.map((message) => message.args[0]), "n"), range(3));
+    const all = await stats(n);
+    assert.equal(all.connections, 3, JSON.stringify(all));
+    assert.deepEqual(all.nodes.map(({ name, connections }) => [name, connections]), [["node-0", 1], ["node-1", 1], ["node-2", 1]]);
+    for (const answer of [connections, rooms, quay, present, history, all]) whole(answer);
+  }
+  const put = next(eve, "room:joined");
+  assert.equal((await backend(0, "PUT", "/rooms/dock/members/eve")).connections, 1);
+  assert.equal((await put).room, "dock");
+  const due = next(bob, "due");
+  assert.equal((await backend(2, "POST", "/broadcast", { users: ["bob"], event: "due", data: 7 })).connections, 1);
+  assert.equal(await due, 7);
+  const gone = next(bob, "disconnect");
+  const ended = await backend(0, "DELETE", "/users/bob/connections?reason=over");
+  assert.equal(ended.disconnected, 1);
+  whole(ended);
+  await gone;
+  assert.deepEqual(named((await backend(2, "GET", "/connections")).connections, "user"), ["ada", "eve"]);
+  // One that does not answer is named, and keeps nobody waiting.
+  await server("kill 2");
+  for (const path of ["/connections", "/rooms", "/rooms/quay", "/users/ada/connections"]) {
+    const answer = await backend(0, "GET", path);
+    assert.deepEqual([answer.partial, answer.missing], [true, ["node-2"]], `${path}: ${JSON.stringify(answer)}`);
+  }
+  assert.deepEqual(named((await backend(1, "GET", "/connections")).connections, "user"), ["ada"]);
+  const rest = await stats(1);
+  assert.deepEqual([rest.connections, rest.partial, rest.missing], [1, true, ["node-2"]], JSON.stringify(rest));
+  const late = await backend(1, "DELETE", "/users/ada/connections");
+  assert.deepEqual([late.disconnected, late.partial, late.missing], [1, true, ["node-2"]]);
+}
+
+export async function connectionsPerUser() {
+  const first = await connected("ada", { url: urls[0] });
+  await connected("ada", { url: urls[1] });
+  for (const url of urls) {
+    const error = await refused("ada", { url });
+    assert.equal(error.data.code, "USER_CONNECTION_LIMIT_EXCEEDED");
+  }
+  await connected("bob", { url: urls[2] });
+  const letIn = (url) => until(async () => (await connected("ada", { url }).catch(() => null)) !== null, "a place that has become free");
+  first.disconnect();
+  await letIn(urls[2]);
+  assert.equal((await refused("ada", { url: urls[0] })).data.code, "USER_CONNECTION_LIMIT_EXCEEDED");
+  // A node that has died holds nobody's place.
+  await server("kill 1");
+  await letIn(urls[0]);
+  assert.equal((await refused("ada", { url: urls[2] })).data.code, "USER_CONNECTION_LIMIT_EXCEEDED");
 }

@@ -21,4 +21,5 @@ mod nodes;
 mod raw;
 mod rfc6455;
 mod scenarios;
+mod shared_rates;
 mod webhooks;

@@ -1,6 +1,5 @@
 //! Several nodes and a real Redis as one server, with stock clients. What the scenarios do is in `node/nodes.mjs`.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -16,21 +15,27 @@ struct Nodes {
     redis: RedisServer,
     nodes: Vec<Option<Process>>,
     folder: tempfile::TempDir,
+    config: String,
 }
 
+/// A dead node is found soon.
+const ALERT: &str = "1s";
+/// A dead node is not found before the scenario ends.
+const SLOW: &str = "60s";
+
 impl Nodes {
-    fn start() -> (Self, Vec<String>) {
+    /// `more` stands in `[realtime]`.
+    fn start(node_timeout: &str, more: &str) -> (Self, Vec<String>) {
         let (redis, folder) = (RedisServer::start(), tempfile::tempdir().unwrap());
         let config = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[log]\naccess = \"off\"\n\
+             [realtime]\nbroker = \"redis\"\n{more}\n[realtime.auth]\njwt_secret = \"{JWT_SECRET}\"\n\
+             [[realtime.auth.api_keys]]\nid = \"tests\"\nsecret = \"{API_KEY}\"\nscopes = [\"*\"]\n\
              [cluster]\nredis = \"redis://{}\"\nsecret = \"a secret of all nodes, of more than 32 bytes\"\n\
-             heartbeat = \"200ms\"\nnode_timeout = \"1s\"\n\
-             [realtime]\nbroker = \"redis\"\n[realtime.auth]\njwt_secret = \"{JWT_SECRET}\"\n\
-             [[realtime.auth.api_keys]]\nid = \"tests\"\nsecret = \"{API_KEY}\"\n",
+             heartbeat = \"200ms\"\nnode_timeout = \"{node_timeout}\"\n",
             redis.address()
         );
-        std::fs::write(folder.path().join("tidegate.toml"), config).unwrap();
-        let mut all = Self { redis, nodes: Vec::new(), folder };
+        let mut all = Self { redis, nodes: Vec::new(), folder, config };
         let urls = (0..3).map(|n| {
             all.nodes.push(None);
             all.start_node(n)
@@ -40,8 +45,9 @@ impl Nodes {
     }
 
     fn start_node(&mut self, n: usize) -> String {
-        let config: &Path = &self.folder.path().join("tidegate.toml");
-        let mut process = Process::start(Command::new(binary()).arg("run").arg("--config").arg(config));
+        let file = self.folder.path().join(format!("node-{n}.toml"));
+        std::fs::write(&file, format!("{}name = \"node-{n}\"\n", self.config)).unwrap();
+        let mut process = Process::start(Command::new(binary()).arg("run").arg("--config").arg(file));
         let url = format!("http://{}", process.said("listening on http://"));
         self.nodes[n] = Some(process);
         url
@@ -59,6 +65,10 @@ impl Nodes {
             }
             "pause" => self.nodes[n].as_ref().unwrap().signal("STOP"),
             "go" => self.nodes[n].as_ref().unwrap().signal("CONT"),
+            "admin" => {
+                let address = self.nodes[n].as_mut().unwrap().said("admin on http://");
+                return json!({ "admin": format!("http://{address}") });
+            }
             "start" => return json!({ "url": self.start_node(n) }),
             "redis-kill" => self.redis.kill_9(),
             "redis-start" => self.redis.restart(),
@@ -71,7 +81,12 @@ impl Nodes {
 }
 
 fn scenario(name: &str) {
-    let (mut nodes, urls) = Nodes::start();
+    scenario_with(ALERT, "", name);
+}
+
+/// The processes may still run: what they have said can be looked at.
+fn scenario_with(node_timeout: &str, more: &str, name: &str) -> Nodes {
+    let (mut nodes, urls) = Nodes::start(node_timeout, more);
     let settings = [
         ("TIDEGATE_URL", urls[0].clone()),
         ("TIDEGATE_URLS", urls.join(" ")),
@@ -82,11 +97,26 @@ fn scenario(name: &str) {
     for node in nodes.nodes.iter().flatten() {
         assert!(!node.output().contains("panicked at"), "{}", node.output());
     }
+    nodes
 }
 
 #[test]
-fn members_on_all_nodes_of_a_redis_get_everything_in_one_order() {
-    scenario("oneOrder");
+fn members_on_all_nodes_of_a_redis_get_everything_in_one_order_and_no_node_warns_of_anything() {
+    let nodes = scenario_with(ALERT, "", "oneOrder");
+    for node in nodes.nodes.iter().flatten() {
+        let output = node.output();
+        assert!(!output.contains(r#""level":"WARN""#) && !output.contains(r#""level":"ERROR""#), "{output}");
+    }
+}
+
+#[test]
+fn a_backend_asks_any_node_and_reaches_all_and_is_told_which_one_is_missing() {
+    scenario_with(SLOW, "", "httpApi");
+}
+
+#[test]
+fn a_user_has_so_many_connections_on_all_nodes_together() {
+    scenario_with(ALERT, "connections_per_user = 2", "connectionsPerUser");
 }
 
 #[test]
