@@ -439,6 +439,11 @@ export async function oneServerAtATime() {
   await until(async () => (await a.io.serverSideEmitWithAck("hey").catch(() => [])).includes("tidegate"), "Tidegate to take part");
   write(a, tidegate);
   nginx.signal("SIGHUP");
+  // Until nginx has read it, whoever leaves b would find only a. Tidegate's session ids are the longer ones.
+  await until(async () => {
+    const answer = await fetch(`${url}/socket.io/?EIO=4&transport=polling`, { headers: { connection: "close" } });
+    return /"sid":"[^"]{40}"/.test(await answer.text());
+  }, "nginx to know of Tidegate");
   await new Promise((resolve) => b.io.close(resolve));
   await allAreReached("one of each");
   await until(async () => (await onTidegate(a)) > 0, "clients on Tidegate");
