@@ -218,7 +218,7 @@ fn the_description_names_every_path_and_method_that_there_is() {
                 assert!(status != 405 && !body.contains("No such thing"), "{method} {path}: {status} {body}");
             }
         }
-        assert_eq!(seen, 11);
+        assert_eq!(seen, 12);
     });
 }
 
