@@ -14,6 +14,8 @@ pub struct RoomHead {
     /// The highest `seq` of a message of the room that is no longer kept (or was never known to be kept): what a reader
     /// missed before that cannot be proven.
     pub trimmed_seq: u64,
+    /// The offset before the room's first message, as far back as it is known.
+    pub began: u64,
 }
 
 /// A member of a room by way of another node.

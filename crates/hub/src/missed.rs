@@ -90,6 +90,13 @@ impl Space {
         (room.ring.iter().skip(skip).take(limit).cloned().collect(), head)
     }
 
+    /// Whether the room has or had messages before this offset. Not those that nobody knows of any more: a room that was
+    /// forgotten as a whole begins again.
+    pub fn has_older(&self, room: &RoomName, offset: u64) -> bool {
+        let began = self.rooms.find(room).map_or(self.rooms.base.offset, |room| room.began);
+        offset > 1 && offset != began.saturating_add(1)
+    }
+
     /// Offsets are contiguous: what reaches from the one after `from` to the head without a hole is all.
     fn missed_after_offset(&self, room: &Room, from: u64, stored: Option<&[&Arc<Publication>]>) -> Missed {
         if from == room.head_offset {

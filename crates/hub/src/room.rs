@@ -34,6 +34,8 @@ pub(crate) struct Room {
     pub last_offset: u64,
     /// The last offset released.
     pub head_offset: u64,
+    /// The offset before its first message; 0 if that is not known.
+    pub began: u64,
     /// Messages released and still in memory, by `seq`.
     pub ring: VecDeque<Arc<Publication>>,
     /// The highest `seq` that can be replayed from nowhere: a cursor below it may have a gap.
@@ -96,7 +98,7 @@ impl Room {
     /// The room stands here, with nothing of it in memory.
     pub fn begin_at(&mut self, head: RoomHead) {
         (self.opening, self.lost) = (false, false);
-        (self.last_offset, self.head_offset) = (head.offset, head.offset);
+        (self.last_offset, self.head_offset, self.began) = (head.offset, head.offset, head.began);
         (self.last_persistent_seq, self.stored_seq, self.floor_seq) = (head.seq, head.seq, head.trimmed_seq);
         self.stored_exact = head.seq > head.trimmed_seq;
     }
@@ -162,6 +164,7 @@ impl Rooms {
             name: name.clone(),
             last_offset: self.base.offset,
             head_offset: self.base.offset,
+            began: self.base.offset,
             ring: VecDeque::new(),
             floor_seq: self.base.floor_seq,
             stored_seq: self.base.stored_seq,

@@ -112,7 +112,7 @@ impl Space {
             if known.last_persistent_seq < unproven {
                 room.last_offset = room.last_offset.max(unproven);
             }
-            room.head_offset = room.last_offset;
+            (room.head_offset, room.began) = (room.last_offset, 0);
             room.last_persistent_seq = known.last_persistent_seq;
             room.stored_seq = known.last_persistent_seq;
             room.floor_seq = known.floor_seq.max(unproven);

@@ -53,7 +53,7 @@ fn followed() -> Space {
     assert!(space.join(conn(1), &room(), 0, &mut fx).unwrap().opening);
     assert_eq!(fx, [Effect::Follow { room: room() }], "nothing is stored of a room that is not heard yet");
     fx.clear();
-    let head = RoomHead { offset: 3, seq: 5, trimmed_seq: 2 };
+    let head = RoomHead { offset: 3, seq: 5, trimmed_seq: 2, began: 0 };
     assert_eq!(space.followed(&room(), EPOCH, 6, head, Vec::new(), 0, &mut fx), Received::Taken);
     let joined = space.joined(conn(1), &room()).unwrap();
     assert_eq!((joined.opening, joined.position.offset, joined.joined_seq), (false, 3, 6));
@@ -79,7 +79,7 @@ fn what_is_no_longer_kept_is_told_before_anything_else() {
     let mut fx = Effects::new();
     space.out_of_touch();
     assert_eq!(space.receive(message(7, 4), 0, &mut fx), Received::OutOfTouch);
-    let head = RoomHead { offset: 9, seq: 14, trimmed_seq: 12 };
+    let head = RoomHead { offset: 9, seq: 14, trimmed_seq: 12, began: 0 };
     let rooms = vec![CaughtUp { room: room(), head, missed: Vec::new(), gap: true, leases: Vec::new() }];
     space.caught_up(EPOCH, 20, rooms, 0, &mut fx);
     assert_eq!(space.receive(message(21, 10), 0, &mut fx), Received::Taken);
@@ -114,7 +114,7 @@ fn a_room_opened_out_of_touch_does_not_take_the_head_beyond_a_hole() {
     space.out_of_touch();
     let other = RoomName::try_from("pier").unwrap();
     space.join(conn(1), &other, 0, &mut fx).unwrap();
-    let head = RoomHead { offset: 1, seq: 9, trimmed_seq: 0 };
+    let head = RoomHead { offset: 1, seq: 9, trimmed_seq: 0, began: 0 };
     assert_eq!(space.followed(&other, EPOCH, 9, head, Vec::new(), 0, &mut fx), Received::Taken);
     assert_eq!(space.head_seq(), 6, "7 and 8 may be of the other room");
     assert_eq!(space.joined(conn(1), &other).unwrap().joined_seq, 9);

@@ -586,3 +586,18 @@ fn a_refused_message_is_not_looked_for_in_the_store_after_a_clean_stop() {
     let Resume::Recovered { missed, .. } = answer else { panic!("{answer:?}") };
     assert_eq!(missed.iter().map(|p| p.event.as_str()).collect::<Vec<_>>(), [GAP_EVENT]);
 }
+
+#[test]
+fn a_room_that_begins_late_has_nothing_older_than_its_first_message() {
+    let key = Arc::new(SpaceKey { tenant: TenantId::default_tenant(), namespace: Namespace::root() });
+    let start = SpaceStart { last_seq: 9, ..SpaceStart::fresh(EPOCH) };
+    let mut space = Space::new(key, SpaceConfig::default(), start);
+    let mut fx = enter(&mut space, 1, 1, "r", 0);
+    assert!(!space.has_older(&room("r"), 10), "an empty room");
+    publish(&mut space, "r", Class::Recoverable, 0, &mut fx);
+    publish(&mut space, "r", Class::Recoverable, 0, &mut fx);
+    assert_eq!(space.position(&room("r")).offset, 11);
+    assert!(!space.has_older(&room("r"), 10));
+    assert!(space.has_older(&room("r"), 11));
+    assert!(!space.has_older(&room("other"), 10), "a room that nothing is known of begins after 9");
+}

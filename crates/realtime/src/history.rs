@@ -42,9 +42,10 @@ pub(crate) async fn page(
         None => recent.len() == limit && no_hole(&recent),
     };
     let messages = if complete { recent } else { with_stored(shard, space, room, known, head, recent, limit).await? };
+    let first = messages.first().map_or(head.offset.saturating_add(1), |first| offset(first));
     let truncated = match known {
         Some(since) => !reaches(&messages, since.offset, head.offset, limit),
-        None => since.is_some() || messages.first().is_some_and(|first| offset(first) > 1) || !no_hole(&messages),
+        None => since.is_some() || !no_hole(&messages) || space.lock().has_older(room, first),
     };
     let position = match messages.last().and_then(|last| last.position) {
         Some(last) if known.is_some() && messages.len() == limit => last,

@@ -137,6 +137,15 @@ async function events(url, path, headers = {}) {
 
 export async function readElsewhere() {
   const ada = await joined("ada", "quay", { url: urls[0] });
+  // The numbers of rooms that begin later begin above 1.
+  await ada.call("room:join", { room: "dock" });
+  await send(ada, "dock", 0, 4);
+  await ada.call("room:join", { room: "pier" });
+  await send(ada, "pier", 0, 2);
+  const late = await connected("late", { url: urls[2] });
+  const since = await late.call("room:history", { room: "pier" });
+  assert.deepEqual([since.messages.map((message) => message.payload.n), since.truncated], [range(2), false]);
+  assert.equal((await late.call("room:history", { room: "pier", limit: 1 })).truncated, true);
   await send(ada, "quay", 0, 3, true);
   const bob = await connected("bob", { url: urls[1] });
   const page = await bob.call("room:history", { room: "quay" });

@@ -225,7 +225,12 @@ impl Space {
 
 impl Room {
     fn fresh(seq: u64, expires_at: Millis) -> Self {
-        Self { head: RoomHead { offset: seq, seq: 0, trimmed_seq: seq }, bytes: 0, log: VecDeque::new(), expires_at }
+        Self {
+            head: RoomHead { offset: seq, seq: 0, trimmed_seq: seq, began: seq },
+            bytes: 0,
+            log: VecDeque::new(),
+            expires_at,
+        }
     }
 
     /// Forgets what is too much or too old.

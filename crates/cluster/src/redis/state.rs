@@ -1,4 +1,4 @@
-//! What Redis keeps of a room beside its messages: ten numbers of six bytes, which the publish script writes as a whole.
+//! What Redis keeps of a room beside its messages: eleven numbers of six bytes, which the publish script writes as a whole.
 
 use tidegate_hub::RoomHead;
 use tidegate_types::Millis;
@@ -15,6 +15,8 @@ pub(super) struct RoomState {
     pub(super) seq: u64,
     pub(super) log: LogState,
     pub(super) ring: LogState,
+    /// The offset before its first message.
+    pub(super) began: u64,
 }
 
 /// One of a room's two logs.
@@ -35,13 +37,14 @@ impl RoomState {
         let mut reader = Reader::new(bytes);
         let (offset, seq) = (reader.u48_be()?, reader.u48_be()?);
         let (log, ring) = (LogState::read(&mut reader)?, LogState::read(&mut reader)?);
-        reader.end(Self { offset, seq, log, ring })
+        let began = reader.u48_be()?;
+        reader.end(Self { offset, seq, log, ring, began })
     }
 
     /// Where the room stands. The first entries' heads tell what is missing before them.
     pub(super) fn head(&self, log: Option<&Head>, ring: Option<&Head>) -> RoomHead {
         let trimmed_seq = self.log.trimmed(log).max(self.ring.trimmed(ring));
-        RoomHead { offset: self.offset, seq: self.seq, trimmed_seq }
+        RoomHead { offset: self.offset, seq: self.seq, trimmed_seq, began: self.began }
     }
 }
 
@@ -66,12 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_has_ten_numbers() {
-        let bytes: Vec<u8> = (1..=10u64).flat_map(|number| u64::to_be_bytes(number)[2..].to_vec()).collect();
+    fn a_state_has_eleven_numbers() {
+        let bytes: Vec<u8> = (1..=11u64).flat_map(|number| u64::to_be_bytes(number)[2..].to_vec()).collect();
         let state = RoomState::decode(&bytes).unwrap();
         assert_eq!((state.offset, state.seq, state.log.last, state.ring.last, state.ring.due), (1, 2, 3, 7, 10));
-        assert_eq!(state.head(None, None), RoomHead { offset: 1, seq: 2, trimmed_seq: 7 });
-        assert_eq!(RoomState::decode(&bytes[..59]), None);
+        assert_eq!(state.head(None, None), RoomHead { offset: 1, seq: 2, trimmed_seq: 7, began: 11 });
+        assert_eq!(RoomState::decode(&bytes[..65]), None);
         assert_eq!(RoomState::decode(&[&bytes[..], &[0]].concat()), None);
     }
 }

@@ -71,7 +71,7 @@ impl Broker {
 
     pub fn head(&self, room: &RoomName) -> RoomHead {
         let log = &self.rooms[room];
-        RoomHead { offset: log.head, seq: log.head_seq, trimmed_seq: log.trimmed_seq }
+        RoomHead { offset: log.head, seq: log.head_seq, trimmed_seq: log.trimmed_seq, began: 0 }
     }
 
     pub fn publish(&mut self, room: &RoomName, class: Class) {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 use tidegate_cluster::Lane;
+use tidegate_cluster::model::Limits;
 use tidegate_testkit::local;
 
 use crate::harness::{Rig, until};
@@ -164,6 +165,41 @@ fn a_room_can_be_read_on_a_node_that_nobody_of_it_is_on() {
         let rest = reader.ask("room:history", json!({ "room": "r", "since": position })).await;
         assert_eq!(rest["messages"][0]["payload"], "3");
         assert_eq!(rest["truncated"], false);
+    });
+}
+
+#[test]
+fn a_page_says_that_there_were_older_messages_only_if_there_were_wherever_the_room_s_numbers_begin() {
+    local(async {
+        let mut rig = Rig::with(2, Limits { messages_per_room: 5, ..Limits::default() }).await;
+        let mut member = rig.client(0, "a").await;
+        member.join("before").await;
+        for _ in 0..3 {
+            member.send("before", "x").await;
+        }
+        let mut reader = rig.client(1, "b").await;
+        let page = reader.ask("room:history", json!({ "room": "r" })).await;
+        assert_eq!((&page["messages"], &page["truncated"]), (&json!([]), &json!(false)));
+        member.join("r").await;
+        for sent in [2, 3] {
+            for _ in 0..sent {
+                member.send("r", "x").await;
+            }
+            rig.cluster.settle();
+            for client in [&mut member, &mut reader] {
+                let page = client.ask("room:history", json!({ "room": "r" })).await;
+                assert_eq!(page["truncated"], false, "{page}");
+                let page = client.ask("room:history", json!({ "room": "r", "limit": 1 })).await;
+                assert_eq!(page["truncated"], true, "{page}");
+            }
+        }
+        // Nodes that begin to follow the room later know as much.
+        for (n, truncated) in [(2, false), (3, true)] {
+            rig.add().await;
+            let mut late = rig.client(n, "c").await;
+            assert_eq!(late.ask("room:history", json!({ "room": "r" })).await["truncated"], truncated);
+            member.send("r", "x").await;
+        }
     });
 }
 

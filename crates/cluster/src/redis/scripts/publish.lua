@@ -17,14 +17,14 @@ local state = redis.call('GET', KEYS[2])
 local s = redis.call('HINCRBY', KEYS[1], 's', 1)
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local o, q, lp, lc, lf, ln, rp, rc, rf, rn
-if state and #state == 60 then
-  o, q, lp, lc, lf, ln, rp, rc, rf, rn = struct.unpack('>I6I6I6I6I6I6I6I6I6I6', state)
+local o, q, lp, lc, lf, ln, rp, rc, rf, rn, began
+if state and #state == 66 then
+  o, q, lp, lc, lf, ln, rp, rc, rf, rn, began = struct.unpack('>I6I6I6I6I6I6I6I6I6I6I6', state)
 end
 -- A room not known (any more) starts at the space's number: so no offset is ever given twice in one epoch.
 if not o or o >= s then
   local before = s - 1
-  o, q, lp, lc, lf, ln, rp, rc, rf, rn = before, 0, before, 0, 0, 0, before, 0, 0, 0
+  o, q, lp, lc, lf, ln, rp, rc, rf, rn, began = before, 0, before, 0, 0, 0, before, 0, 0, 0, before
 end
 o = o + 1
 local persistent = ARGV[2] == '2'
@@ -73,7 +73,7 @@ if now >= due or bytes - first >= most + most / 16 then
   redis.call('PEXPIRE', KEYS[3], string.format('%.0f', age + 2 * every + 1000))
 end
 if persistent then lp, lc, lf, ln = s, bytes, first, due else rp, rc, rf, rn = s, bytes, first, due end
-redis.call('SET', KEYS[2], struct.pack('>I6I6I6I6I6I6I6I6I6I6', o, s, lp, lc, lf, ln, rp, rc, rf, rn), 'PX', ARGV[8])
+redis.call('SET', KEYS[2], struct.pack('>I6I6I6I6I6I6I6I6I6I6I6', o, s, lp, lc, lf, ln, rp, rc, rf, rn, began), 'PX', ARGV[8])
 if once then redis.call('SET', once, '\2' .. head .. ARGV[10], 'PX', ARGV[9]) end
 redis.call('SPUBLISH', KEYS[4], value)
 return head

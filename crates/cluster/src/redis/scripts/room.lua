@@ -9,8 +9,8 @@ local space = redis.call('HMGET', KEYS[1], 'e', 'run', 's')
 if space[2] ~= ARGV[1] then return 'run' end
 local s = tonumber(space[3])
 local state = redis.call('GET', KEYS[2])
-if not state or #state ~= 60 or struct.unpack('>I6', state) > s then
-  state = struct.pack('>I6I6I6I6I6I6I6I6I6I6', s, 0, s, 0, 0, 0, s, 0, 0, 0)
+if not state or #state ~= 66 or struct.unpack('>I6', state) > s then
+  state = struct.pack('>I6I6I6I6I6I6I6I6I6I6I6', s, 0, s, 0, 0, 0, s, 0, 0, 0, s)
   if KEYS[6] then redis.call('SET', KEYS[2], state, 'PX', ARGV[5]) end
 elseif KEYS[6] then
   redis.call('PEXPIRE', KEYS[2], ARGV[5])
