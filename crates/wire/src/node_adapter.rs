@@ -91,6 +91,10 @@ impl Event {
         }
         if !attachments.is_empty() {
             socket_io::check_placeholders(payload, attachments.len()).map_err(|_| Error::Event)?;
+            // Binary values elsewhere in the message, where none belongs, would be counted as the event's.
+            if payload.matches("{\"_placeholder\":true,\"num\":").count() != attachments.len() {
+                return Err(Error::Event);
+            }
         }
         Ok(Self { payload: payload.to_owned(), attachments })
     }
