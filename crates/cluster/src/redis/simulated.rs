@@ -210,7 +210,8 @@ fn encode(publication: &Publication) -> (Head, Bytes) {
 }
 
 fn answer((look, messages): Found) -> Option<RoomAnswer> {
-    let numbers = [look.head.offset, look.head.seq, look.head.trimmed_seq, 0, 0, 0, look.head.trimmed_seq, 0, 0, 0];
+    let tidegate_hub::RoomHead { offset, seq, trimmed_seq, began } = look.head;
+    let numbers = [offset, seq, trimmed_seq, 0, 0, 0, trimmed_seq, 0, 0, 0, began];
     let state: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes().into_iter().skip(2)).collect();
     let damaged = messages.is_none();
     let messages = messages.unwrap_or_default();
