@@ -31,8 +31,11 @@ impl RateZone {
     }
 
     pub(crate) fn note(&mut self, key: KeyHash) {
-        if let Some(untold) = &mut self.untold {
-            *untold.entry(key).or_default() += 1;
+        let Some(untold) = &mut self.untold else { return };
+        *untold.entry(key).or_default() += 1;
+        // While nobody can be told, clients must not make this grow: what the zone has forgotten is not told either.
+        if untold.len() > 2 * self.keys.len().max(64) {
+            untold.retain(|key, _| self.keys.find(*key).is_some());
         }
     }
 
@@ -165,6 +168,17 @@ mod tests {
         assert!(cluster.request(1, 11));
         cluster.sync(1, 12);
         assert!(!cluster.request(1, 13), "all of it was used on the other node");
+    }
+
+    #[test]
+    fn nobody_to_tell_costs_no_more_than_the_zone_itself() {
+        let mut zone = RateZone::new(Rate::per_second(1).unwrap(), 100);
+        zone.share();
+        for name in 0..10_000u32 {
+            let key = KeyHasher::new(&[7; 16]).hash(&name.to_be_bytes());
+            zone.take(key, RateUse { burst: 1, undelayed: None }, 0);
+        }
+        assert!(zone.tell().len() <= 200);
     }
 
     #[test]
